@@ -2,18 +2,17 @@
 //! --iterations N --json --layers --first --forward LAYER --adapter cpu|NAME|INDEX --exact
 //! --kernels auto|texture|buffer|naive]`.
 //!
-//! The default network at 128 and 256 px with all three factors if nothing else is said. `style` is
-//! neural-style's objective: style at relu1_1 to relu5_1, content at relu4_2. Every iteration is forward, the
-//! gradient of the picture and a step of Adam, with given weights (no balance), no report between. The picture
-//! is square. Reported are the median and minimum of single iterations, each waited for, after two that warm
-//! up; the device's memory; the largest resident memory of the process where the system reports it (Linux).
+//! The default is the default network at 128 and 256 px with all three factors. `style` is neural-style's
+//! objective: style at relu1_1 to relu5_1, content at relu4_2. An iteration is a forward pass, the gradient with
+//! respect to the picture and a step of Adam, with fixed weights (no balancing) and without reports. The picture
+//! is square. Prints the median and minimum of single, synchronised iterations after two warm-up iterations, the
+//! device memory, and the peak resident memory of the process if the system reports it (Linux).
 //!
-//! `--first` instead of that: seconds from the start of the process to the end of the first iteration, as
-//! `mirage render` would do it, balance and first report included (the last report, which measures the shares
-//! once more, is not). For a cold start give an empty shader cache
-//! (`MESA_SHADER_CACHE_DIR`), which `tools/compare_peers.py` does.
+//! `--first` instead times from the start of the process to the end of the first iteration, as in
+//! `mirage render`, including balancing and the first report (but not the last report, which measures the shares
+//! again). For a cold start use an empty shader cache (`MESA_SHADER_CACHE_DIR`), as `tools/compare_peers.py` does.
 //!
-//! `--forward relu5_1` instead of that: the median and minimum of forward passes up to this layer.
+//! `--forward relu5_1` instead times forward passes up to this layer (median and minimum).
 
 use clap::{Parser, ValueEnum};
 use neural_mirage::gpu::{AdapterChoice, DeviceOptions, Family};
@@ -51,10 +50,10 @@ struct Arguments {
     kernels: Kernels,
     #[arg(long)]
     exact: bool,
-    /// One line of JSON for each side.
+    /// Print one line of JSON for each side.
     #[arg(long)]
     json: bool,
-    /// The steps of one iteration, run one by one.
+    /// Also time the steps of one iteration, run one by one.
     #[arg(long)]
     layers: bool,
     #[arg(long)]
@@ -68,7 +67,7 @@ struct Arguments {
     bench: bool,
 }
 
-/// Largest resident memory of this process so far, in MiB; 0 where the system does not report it.
+/// Returns the peak resident memory of this process in MiB; 0 if the system does not report it.
 fn peak_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -127,7 +126,7 @@ fn main() -> neural_mirage::Result<()> {
             );
         } else {
             println!(
-                "{side:5} px  median {median:8.3} s  min {least:8.3} s an iteration  {device} MiB on the device, {peak} MiB resident at most"
+                "{side:5} px  median {median:8.3} s  min {least:8.3} s per iteration  {device} MiB on the device, {peak} MiB peak resident"
             );
         }
         if arguments.layers {

@@ -1,16 +1,16 @@
 //! Times the kernels at VGG-19's shapes on this machine's adapter, family by family:
 //! `cargo bench --bench kernels [-- FILTER --size PIXELS --all --steps --json FILE]`.
 //!
-//! What `mirage kernels bench` measures on one device, as lines for scripts (`tools/compare_peers.py`,
-//! `tools/plot_performance.py`), and with `--steps` what each dispatch takes. The device's peaks are measured first.
-//! GradientEpilogue each op with the preferred kernel of each family, with `--all` with every kernel that the device can run, the
-//! naive one included (minutes on a CPU). Wall clock of a submission and the wait for it, staging included.
+//! Measures the same as `mirage kernels bench`, as lines for scripts (`tools/compare_peers.py`,
+//! `tools/plot_performance.py`); `--steps` adds the time of each dispatch. The device's peaks are measured first, then
+//! each op with the preferred kernel of each family, or with `--all` every kernel that the device can run, including
+//! the naive one (minutes on a CPU). Times are wall-clock times of a submission and the wait for it, including staging.
 //!
-//! GFLOP/s count a multiply-add as two and are those of the minimum. For Winograd's kernels they are those of
-//! the direct sum (*direct-equivalent*), so they may exceed the peak. GB/s count what an op has to move at least:
-//! inputs, output, weights, once each; maps that stay in a cache may exceed the memory's. The last column says
-//! which of the two bounds the op on this device, by the roofline model. `--json` writes one line for each row, and
-//! one for the peaks.
+//! GFLOP/s count a multiply-add as two operations and use the minimum time. For Winograd kernels the operations are
+//! those of the direct sum (*direct-equivalent*), so they may exceed the peak. GB/s count the minimum traffic of an op:
+//! inputs, output and weights, once each; cached maps may exceed the memory bandwidth. The last column shows which of
+//! the two limits the op on this device, by the roofline model. `--json` writes one line for each row and one for the
+//! peaks.
 
 use clap::Parser;
 use neural_mirage::Error;
@@ -22,12 +22,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 const RUNS: usize = 10;
-/// Runs end when they have taken this many seconds.
+/// Time limit for the runs of a kernel, in seconds.
 const ENOUGH: f64 = 2.0;
 
 #[derive(Parser)]
 struct Arguments {
-    /// A part of the names of ops and shapes.
+    /// Only run cases whose name (op and shape) contains this.
     #[arg(default_value = "")]
     filter: String,
     #[arg(long, default_value_t = 256)]
@@ -43,7 +43,7 @@ struct Arguments {
     bench: bool,
 }
 
-/// The least time of each kind of step, run one by one, summed over its dispatches.
+/// Prints the minimum time of each kind of step, run one by one, summed over its dispatches.
 fn steps(program: &Program) -> neural_mirage::Result<()> {
     let runs = (0..RUNS).map(|_| program.time_steps(&[Goals::ALL])).collect::<Result<Vec<_>, _>>()?;
     let mut sums = BTreeMap::<&str, f64>::new();

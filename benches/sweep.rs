@@ -1,12 +1,12 @@
-//! What a contact sheet saves: `mirage sweep` against its cells painted one by one.
+//! Compares `mirage sweep` with painting its cells one by one.
 //!
-//! `cargo bench --bench sweep -- [ITERATIONS]` (10 by default) paints 3x3 cells of 160 pixels of a sample photo by the
-//! default network in three ways, in turn, three rounds; medians count:
-//! - the sweep, as a program;
-//! - its cells inside one process and on one device, each prepared for itself: the sum of their times;
-//! - nine starts of `mirage render`.
+//! `cargo bench --bench sweep -- [ITERATIONS]` (10 by default) paints 3x3 cells of 160 pixels of a sample photo with
+//! the default network in three ways, alternating for three rounds, and reports medians:
+//! - the sweep as a separate process;
+//! - its cells in this process and on one device, each with its own session: the sum of their times;
+//! - nine runs of `mirage render`.
 //!
-//! Twice: shares on both sides, and shares down, iterations to the right (where one run fills a row).
+//! There are two sheets: shares on both axes, and shares on rows with iterations on columns (one run fills a row).
 
 use neural_mirage::gpu::DeviceOptions;
 use neural_mirage::graph::Engine;
@@ -68,7 +68,7 @@ fn root(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// Seconds of a program that paints.
+/// Runs the program and returns the seconds it took.
 fn program(words: &[&str]) -> f64 {
     let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(env!("CARGO_BIN_EXE_mirage"));
@@ -93,7 +93,7 @@ fn programs(cells: &[Cell]) -> f64 {
     cells.iter().map(one).sum()
 }
 
-/// Each cell with a session of its own; the device is opened and the network loaded before the clock starts.
+/// Paints each cell with its own session. Opening the device and loading the network are not timed.
 fn in_one_process(cells: &[Cell]) -> f64 {
     let engine = Engine::open(&DeviceOptions::default()).expect("a device");
     let network = Network::open(&root("weights/vgg16-narrow.safetensors"), None).expect("the network");

@@ -1,10 +1,10 @@
-//! Dumps activations, losses and the image gradient of one objective, for `tools/check_fullsize.py` to
-//! compare with PyTorch.
+//! Dumps activations, losses and the image gradient of one objective; `tools/check_fullsize.py` compares them
+//! with PyTorch.
 //!
 //! `cargo run --release --example fullsize -- --weights W --photo P --start S --out OURS.safetensors`
 //!
-//! `--decisions FILE` adds the start picture's activations at every ReLU and at the adaptive pool's input:
-//! from them the checker reads which way each ReLU and max pool decided.
+//! `--decisions FILE` also writes the start picture's activations at every ReLU and at the adaptive pool's input.
+//! They show which branch each ReLU and max pool took.
 
 use clap::Parser;
 use neural_mirage::gpu::{AdapterChoice, DeviceOptions};
@@ -31,10 +31,10 @@ struct Arguments {
     out: PathBuf,
     #[arg(long)]
     decisions: Option<PathBuf>,
-    /// From `mirage devices`, or cpu; by default the best GPU, or the CPU without one.
+    /// Adapter as listed by `mirage devices`, or cpu [default: the best GPU, or the CPU without one].
     #[arg(long)]
     adapter: Option<AdapterChoice>,
-    /// Direct sums instead of Winograd's convolution.
+    /// Use direct sums instead of Winograd convolution.
     #[arg(long)]
     exact: bool,
     // Weighted layers; the defaults are REQUEST of tools/check_fullsize.py.
@@ -85,7 +85,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     if let Some(path) = &arguments.decisions {
-        // Only what the objective keeps too: a conv that is wanted itself would not be fused with its ReLU.
+        // Only layers that the objective also keeps: a convolution that is read back is not fused with its ReLU.
         let names = network.layer_names();
         let layers: Vec<&str> =
             names.into_iter().filter(|name| name.starts_with("relu") || *name == "pool5").collect();
@@ -97,7 +97,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         )?;
     }
     let mut request = Request::new(photo);
-    // As tools/check_fullsize.py computes it.
+    // The objective of tools/check_fullsize.py.
     request.pooling = PoolKind::Max.into();
     request.border = Padding::Zeros;
     request.scales = Scales::single(1);

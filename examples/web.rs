@@ -1,4 +1,4 @@
-//! The live page with a run that paints nothing real, to look at the page by hand:
+//! Serves the live page with a simulated run, for manual testing of the page:
 //! `cargo run --example web [PHOTO [PORT]]`.
 
 #[path = "../tests/web/stand_in.rs"]

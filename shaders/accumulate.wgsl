@@ -1,17 +1,17 @@
-// Adds to a tensor in place, or replaces it: `add` elementwise over all stored values, `add_at` a map to a part of another. Maps are
-// bordered quads (see src/ops/core/shape.rs). Row and column at which the part starts are values of `places`; a part that
-// would reach beyond the map is moved back into it.
+// Adds to a tensor in place, or replaces it: `add` works elementwise on all stored values, `add_at` adds a map to a
+// part of another map. Maps are bordered quads (see src/ops/core/shape.rs). The part's first row and column are in
+// `places`; a part that would extend beyond the map is moved back inside.
 
-const REPLACE: u32 = 0u; // 1: instead of what was there
+const REPLACE: u32 = 0u; // 1: replace the old values
 
 struct Params {
     count: u32,  // vec4 values, of `add`
-    height: u32, // of the whole, and all below of `add_at`
+    height: u32, // of the whole map; this and all below: `add_at`
     width: u32,
     part_height: u32,
     part_width: u32,
-    quads: u32, // the same in both
-    at: u32,    // index of the row in `places`; the column follows
+    quads: u32, // in both maps
+    at: u32,    // index of the part's row in `places`; its column follows
     factor: f32,
 }
 
@@ -61,7 +61,7 @@ fn add_at(
     let n = i - quad * plane;
     let row = n / pitch;
     let column = n - row * pitch;
-    // The first row and column are border, and so is what follows the last quad.
+    // The first row and column are border, and so is everything after the last quad.
     if (quad >= params.quads || row == 0u || column == 0u) {
         return;
     }

@@ -1,17 +1,17 @@
-// One step of Adam, in place, elementwise over all stored values: of a picture, a vector, anything.
-// PyTorch's form, with epsilon added after the bias correction.
+// One step of Adam, in place, elementwise over all stored values of a tensor of any shape. PyTorch's form, with epsilon
+// added after the bias correction.
 //
-// state = [t, s1, s2, 0]: the number of steps so far, and s = 1 - beta^t of both betas. These follow
-// s' = s + (1 - beta) (1 - s), which in f32 keeps its precision where 1 - beta^t would cancel.
+// state = [t, s1, s2, 0]: the number of steps so far, and s = 1 - beta^t of both betas. They are updated as s' = s + (1
+// - beta) (1 - s), which keeps f32 precision where 1 - beta^t would cancel.
 //
-// Padding stays zero: there g, m and v are 0, and 0 / (0 + epsilon) is 0.
+// Padding stays zero: its g, m and v are 0, and 0 / (0 + epsilon) is 0.
 
-const CLAMP: u32 = 0u; // 1: keep x within [0, 1]
+const CLAMP: u32 = 0u; // 1: clamp x to [0, 1]
 
 struct Params {
     count: u32, // vec4 values
     beta2: f32,
-    rate1: f32, // 1 - beta1, rounded once: as 1.0 - f32(beta) it would lose half of its digits
+    rate1: f32, // 1 - beta1, rounded once: 1.0 - f32(beta1) would lose half of its digits
     rate2: f32, // 1 - beta2
     epsilon: f32,
 }
@@ -21,11 +21,11 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> m: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> v: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> state: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> control: array<vec4<f32>>; // the learning rate comes first
+@group(0) @binding(5) var<storage, read> control: array<vec4<f32>>; // the learning rate is the first value
 @group(0) @binding(6) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(7) var<uniform> params: Params;
 
-// A dispatch of its own, because every invocation of `step` reads what it writes.
+// A separate dispatch, because every invocation of `step` reads the values written here.
 @compute @workgroup_size(1)
 fn advance() {
     let old = state[0];
@@ -52,7 +52,7 @@ fn step(
     let scale = sqrt(square) / sqrt(corrections.y) + params.epsilon;
     var moved = x[i] - control[0].x / corrections.x * (mean / scale);
     if (CLAMP == 1u) {
-        // clamp() may turn NaN into a bound, and a spoilt picture would look whole: only its bits tell.
+        // clamp() may turn NaN into a bound and so hide it; test the bits instead.
         let is_nan = (bitcast<vec4<u32>>(moved) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
         moved = select(clamp(moved, vec4<f32>(0.0), vec4<f32>(1.0)), moved, is_nan);
     }

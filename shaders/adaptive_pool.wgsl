@@ -1,16 +1,17 @@
 // Adaptive max and average pooling and their adjoints; see src/ops/adaptive_pool.rs.
 // Maps are bordered quads (see src/ops/core/shape.rs). One invocation computes one output texel.
 //
-// Mesa's software driver silently ends all loops of an invocation after 65535 iterations in total: a window
-// must have fewer pixels than that, a quarter where windows overlap and `max_backward` searches four. (7x7
-// windows of the last map of a network whose pools halve five times: pictures of 28000 pixels a side.)
+// Mesa's software driver silently ends all loops of an invocation after 65535 iterations in total: a window must have
+// fewer pixels than that, or a quarter of that where windows overlap and `max_backward` searches four. (With 7x7
+// windows of the last map of a network that halves five times, that limit is reached at pictures of 28000 pixels a
+// side.)
 
 struct Params {
     in_height: u32,
     in_width: u32,
     out_height: u32,
     out_width: u32,
-    quads: u32, // the same in both maps
+    quads: u32, // in both maps
 }
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;    // x
@@ -27,8 +28,8 @@ struct Place {
     quad: u32,
     y: u32,
     x: u32,
-    inside: bool, // a pixel, not border
-    valid: bool,  // within the run of texels at all
+    inside: bool, // true for pixels, false for the border
+    valid: bool,  // true within the run of texels
 }
 
 fn place(i: u32, height: u32, width: u32, quads: u32) -> Place {
@@ -41,10 +42,10 @@ fn place(i: u32, height: u32, width: u32, quads: u32) -> Place {
     return Place(quad, row - 1u, column - 1u, quad < quads && row > 0u && column > 0u, i < quads * plane + pitch + 1u);
 }
 
-// Cell i of `cells` that divide a line of `size` positions covers the positions .x .. .y - 1, from
-// floor(i * size / cells) to ceil((i + 1) * size / cells). The other way round works as well: cell i covers
-// position p exactly if floor(i * size / cells) <= p and ceil((i + 1) * size / cells) > p, which is
-// i * size < (p + 1) * cells and (i + 1) * size > p * cells: so the cells that cover p are span(p, size, cells).
+// Cell i of `cells` that divide a line of `size` positions covers the positions .x .. .y - 1, from floor(i * size /
+// cells) to ceil((i + 1) * size / cells). The inverse has the same form: cell i covers position p if and only if
+// floor(i * size / cells) <= p and ceil((i + 1) * size / cells) > p, which is i * size < (p + 1) * cells and (i + 1) *
+// size > p * cells, so the cells that cover p are span(p, size, cells).
 fn span(i: u32, cells: u32, size: u32) -> vec2<u32> {
     return vec2<u32>(i * size / cells, ((i + 1u) * size + cells - 1u) / cells);
 }
@@ -79,7 +80,7 @@ fn max_forward(
     }
     let rows = row_window(at.y);
     let columns = column_window(at.x);
-    // Starting from the first pixel, not from a large negative number: there is no -infinity in WGSL.
+    // Start from the first pixel: WGSL has no -infinity.
     var best = input[texel(at.quad, rows.x, columns.x, params.in_height, params.in_width)];
     for (var y = rows.x; y < rows.y; y++) {
         for (var x = columns.x; x < columns.y; x++) {
@@ -118,9 +119,9 @@ fn average_forward(
     output[i] = sum / f32((rows.y - rows.x) * (columns.y - columns.x));
 }
 
-// For each channel, whether pixel (py, px) is the first maximum of a window in row-major order: larger
-// than all before it and not smaller than any behind it. Most pixels are beaten soon, which ends the
-// search; that keeps windows as large as the map bearable.
+// For each channel, whether pixel (py, px) is the first maximum of a window in row-major order: larger than all earlier
+// pixels and not smaller than any later one. Most pixels fail early, which ends the search and keeps windows as large
+// as the map affordable.
 fn is_first_maximum(quad: u32, py: u32, px: u32, rows: vec2<u32>, columns: vec2<u32>) -> vec4<bool> {
     let value = input[texel(quad, py, px, params.in_height, params.in_width)];
     var wins = vec4<bool>(true);
@@ -140,7 +141,7 @@ fn is_first_maximum(quad: u32, py: u32, px: u32, rows: vec2<u32>, columns: vec2<
     return wins;
 }
 
-// Gathers per input pixel: each window that holds it is searched again, so that no atomics are needed.
+// Gathers per input pixel: each window that contains it is searched again, so that no atomics are needed.
 @compute @workgroup_size(64)
 fn max_backward(
     @builtin(workgroup_id) group: vec3<u32>,

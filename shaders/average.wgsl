@@ -1,8 +1,8 @@
-// Running mean of a tensor, in place, elementwise over all stored values: the exponential moving average with its
-// bias corrected, a = a + (1 - d) / (1 - d^t) (x - a).
+// Running mean of a tensor, in place, elementwise over all stored values: the bias-corrected exponential moving average
+// a = a + (1 - d) / (1 - d^t) (x - a).
 //
-// state = [t, s, w, 0]: how many x there were, s = 1 - d^t, and the weight w of the last one. s follows
-// s' = s + (1 - d) (1 - s), which in f32 keeps its precision where 1 - d^t would cancel.
+// state = [t, s, w, 0]: the number of x so far, s = 1 - d^t, and the weight w of the last x. s is updated as s' = s +
+// (1 - d) (1 - s), which keeps f32 precision where 1 - d^t would cancel.
 
 struct Params {
     count: u32, // vec4 values
@@ -15,13 +15,13 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(4) var<uniform> params: Params;
 
-// A dispatch of its own, because every invocation of `step` reads what it writes.
+// A separate dispatch, because every invocation of `step` reads the values written here.
 @compute @workgroup_size(1)
 fn advance() {
     let old = state[0];
     let t = old.x + 1.0;
     let s = old.y + params.rate * (1.0 - old.y);
-    // The first weight is 1, which a division need not give exactly.
+    // The first weight must be exactly 1, which the division does not guarantee.
     let weight = select(params.rate / s, 1.0, t == 1.0 || params.rate == 1.0);
     state[0] = vec4<f32>(t, s, weight, 0.0);
     output[0] = vec4<f32>(t, 0.0, 0.0, 0.0);
@@ -38,6 +38,6 @@ fn step(
         return;
     }
     let weight = state[0].z;
-    // With weight 1 what was there counts nothing, not even where it was NaN.
+    // With weight 1 the old values are ignored: they may be NaN.
     average[i] = select(average[i] + weight * (x[i] - average[i]), x[i], weight == 1.0);
 }

@@ -1,5 +1,5 @@
-// The zeros around the pixels of a map in bordered quads (see src/ops/core/shape.rs), for kernels that write only the
-// pixels: of each plane its first row and its first column, and the closing border.
+// Zeroes the border of a map in bordered quads (see src/ops/core/shape.rs), for kernels that write only the pixels: the
+// first row and column of each plane, and the closing border.
 
 struct Params {
     height: u32,
@@ -23,7 +23,7 @@ fn clear(
     let quad = i / each;
     let at = i % each;
     let n = select((at - pitch + 1u) * pitch, at, at < pitch);
-    // Behind the last plane comes a row and one texel more.
+    // The last plane is followed by one more row and texel.
     if (quad < params.quads || (quad == params.quads && at <= pitch)) {
         output[quad * plane + n] = vec4<f32>(0.0);
     }

@@ -1,14 +1,14 @@
 // Mean and standard deviation of each channel of a map, and their gradients. Maps are bordered quads (see
-// src/ops/core/shape.rs): borders are zero, which a sum does not mind but a deviation does.
+// src/ops/core/shape.rs): the zero borders don't affect sums, but must be skipped for deviations.
 
 const GROUP: u32 = 64u;      // invocations per workgroup, a power of 2
-const TERMS: u32 = 16u;      // texels that an invocation of `partial` adds up
-const ADD: u32 = 0u;         // 1: `backward` adds to what is there
-const DEVIATION: u32 = 0u;   // 0: of the values; 1: of their squared distance from the mean
+const TERMS: u32 = 16u;      // texels that an invocation of `partial` sums
+const ADD: u32 = 0u;         // 1: `backward` adds to the output's values
+const DEVIATION: u32 = 0u;   // 0: sum the values; 1: sum their squared distances from the mean
 
 struct Params {
     channels: u32, // of the whole map
-    first: u32,    // quad of the whole map with which this window begins
+    first: u32,    // first quad of this window in the whole map
     quads: u32,    // of this window
     height: u32,
     width: u32,
@@ -105,7 +105,7 @@ fn finish(
     }
 }
 
-// The gradient of either. One invocation writes one texel.
+// Gradient of the mean or of the deviation. One invocation writes one texel.
 @compute @workgroup_size(64)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -147,7 +147,7 @@ fn deviation_backward(
     if (quad < params.quads && is_pixel(i - quad * plane)) {
         let channel = params.first + quad;
         let rates = upstream[channel] * params.scale * (input[i] - mean[channel]);
-        // Channels that only fill up the quad have no deviation.
+        // The padding channels of the last quad have no deviation.
         let channels = vec4<u32>(channel * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
         let inside = channels < vec4<u32>(params.channels);
         gradient = select(vec4<f32>(0.0), rates / select(vec4<f32>(1.0), deviation[channel], inside), inside);

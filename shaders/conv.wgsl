@@ -1,13 +1,13 @@
-// Convolution in its plainest form: any kernel size, stride and padding, zero or replicate borders.
-// The reference of the tuned kernels, and the one that runs where they do not fit. Mesa's software driver
-// silently ends all loops of an invocation after 65535 iterations in total: quads of channels times taps
-// must stay below that (512 channels and 11x11 taps make 15488).
+// Naive convolution: any kernel size, stride and padding, zero or replicate borders. The reference for the tuned
+// kernels, and the fallback where they don't apply. Mesa's software driver silently ends all loops of an invocation
+// after 65535 iterations in total: quads of channels times taps must stay below that (512 channels and 11x11 taps make
+// 15488).
 // Maps are bordered quads (see src/ops/core/shape.rs). One invocation computes one output texel.
 //
 // Weights: texel ((out_quad * in_quads + in_quad) * taps + tap) * 4 + (out channel % 4), each a vec4
 // over four input channels.
 
-const RELU: u32 = 0u;      // forward: rectify the result; backward: mask the upstream gradient by y > 0
+const RELU: u32 = 0u;      // forward: rectify the result; backward: zero the upstream gradient where y <= 0
 const REPLICATE: u32 = 0u; // 1: the border repeats the edge pixel; 0: it is zero
 
 struct Params {
@@ -42,8 +42,8 @@ struct Place {
     quad: u32,
     y: u32,
     x: u32,
-    inside: bool, // a pixel, not border
-    valid: bool,  // within the run of texels at all
+    inside: bool, // true for pixels, false for the border
+    valid: bool,  // true within the run of texels
 }
 
 fn place(i: u32, height: u32, width: u32, quads: u32) -> Place {
@@ -103,8 +103,8 @@ fn forward(
     output[i] = sum;
 }
 
-// First and last source row (or column) that a padded kernel maps onto pixel p: just p itself, and with
-// replicate borders all rows beyond the edge too.
+// First and last source row (or column) that a padded kernel maps to pixel p: p itself, and for an edge pixel with
+// replicate borders also the rows beyond the edge.
 fn sources(p: u32, size: u32, pad: u32) -> vec2<i32> {
     var range = vec2<i32>(i32(p), i32(p));
     if (REPLICATE == 1u && p == 0u) {
@@ -116,7 +116,7 @@ fn sources(p: u32, size: u32, pad: u32) -> vec2<i32> {
     return range;
 }
 
-// Adjoint with respect to the input: every output pixel that read this input pixel gives its share.
+// Adjoint with respect to the input: sums over the output pixels that read this input pixel.
 @compute @workgroup_size(64)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,34 +1,33 @@
-// Matrix product over channels and taps by blocks in shared memory: 3x3 convolution (nine taps), and with one
-// tap the product of a matrix with a map. The buffer family's kernel for discrete and integrated GPUs:
-// implicit GEMM on the linear run of bordered quads (see src/ops/core/shape.rs), where a tap is a constant
-// distance.
+// Matrix product over channels and taps by blocks in shared memory: a 3x3 convolution (nine taps), or with one tap the
+// product of a matrix and a map. The buffer family's kernel for discrete and integrated GPUs: implicit GEMM on the
+// linear run of bordered quads (see src/ops/core/shape.rs), where a tap is a constant distance.
 //
-// A workgroup computes POSITIONS x CHANNELS outputs. Each step over the input brings into shared memory
-// the texels around its positions and the weights of its channels; each invocation then adds up a register
-// tile of PIXELS x OUTS. Nothing depends on the size of a subgroup. The sizes fit WebGPU's default limits.
+// A workgroup computes POSITIONS x CHANNELS outputs. Each step over the input loads the texels around its positions and
+// the weights of its channels into shared memory; each invocation then accumulates a register tile of PIXELS x OUTS.
+// Nothing depends on the subgroup size. The sizes fit WebGPU's default limits.
 //
-// Weights: texel ((block * in_quads + in_quad) * taps + tap) * CHANNELS + channel of the block, each four
-// values over four input channels; a block is CHANNELS output channels. A word holds one texel in f32, or two
-// in f16 (two values per u32, the lower half first); arithmetic is f32 in both.
+// Weights: texel ((block * in_quads + in_quad) * taps + tap) * CHANNELS + channel of the block, each four values over
+// four input channels; a block is CHANNELS output channels. A word holds one texel in f32, or two in f16 (two values
+// per u32, the lower half first); arithmetic is f32 in both.
 
-const POSITIONS: u32 = 128u; // positions of a workgroup
-const CHANNELS: u32 = 64u;   // its output channels
-const PIXELS: u32 = 8u;      // positions of an invocation
-const OUTS: u32 = 8u;        // its output channels, a multiple of 4
-const ROWS: u32 = 3u;        // runs of texels in a step: three rows of one quad, or with one tap ROWS quads
+const POSITIONS: u32 = 128u; // positions per workgroup
+const CHANNELS: u32 = 64u;   // output channels per workgroup
+const PIXELS: u32 = 8u;      // positions per invocation
+const OUTS: u32 = 8u;        // output channels per invocation, a multiple of 4
+const ROWS: u32 = 3u;        // runs of texels per step: three rows of one quad, or with one tap ROWS quads
 const COLUMNS: u32 = 3u;     // horizontal taps: 3, or 1 with one tap
-const BUFFERS: u32 = 1u;     // 2: a step fills one half of the shared memory while the other is still read
+const BUFFERS: u32 = 1u;     // 2: double buffering, a step fills one buffer while the other is still read
 const RELU: u32 = 0u;        // rectify the result
 const MASK: u32 = 0u;        // read the input as zero where `activation` is not positive
 const HALF: u32 = 0u;        // 1: weights are f16
 
 const QUADS: u32 = OUTS / 4u;
 const SUMS: u32 = PIXELS * OUTS;
-const LANES: u32 = POSITIONS / PIXELS; // invocations side by side along the positions
-const TEAMS: u32 = CHANNELS / OUTS;    // and along the channels
+const LANES: u32 = POSITIONS / PIXELS; // invocations along the positions
+const TEAMS: u32 = CHANNELS / OUTS;    // invocations along the channels
 const THREADS: u32 = LANES * TEAMS;
 const SEGMENT: u32 = POSITIONS + COLUMNS - 1u; // texels of one run, with the neighbours at its ends
-const SLICES: u32 = ROWS * COLUMNS;            // taps, or quads with one tap, of a step
+const SLICES: u32 = ROWS * COLUMNS;            // taps per step, or quads with one tap
 const TILE: u32 = ROWS * SEGMENT;
 const WEIGHTS: u32 = SLICES * CHANNELS;
 
@@ -50,8 +49,8 @@ struct Params {
 var<workgroup> tile: array<vec4<f32>, BUFFERS * TILE>;
 var<workgroup> filters: array<vec4<f32>, BUFFERS * WEIGHTS>;
 
-// Texel n of the input. Positions in the outer border have neighbours beyond both ends of the run (a
-// negative n wraps to a huge one): those are zero, and only enter sums that the store drops.
+// Texel n of the input. Positions in the outer border have neighbours beyond both ends of the run (a negative n wraps
+// to a huge one): those read as zero and contribute only to sums that are not stored.
 fn load(n: u32) -> vec4<f32> {
     var value = vec4<f32>(0.0);
     if (n < params.in_texels) {
@@ -88,7 +87,7 @@ fn fill(step: u32, first: u32, block: u32, local: u32) {
         }
         tile[half * TILE + i] = load(n);
     }
-    // The weights of a step lie in memory as they do here.
+    // A step's weights have the same order in memory and here.
     let slices = params.in_quads * select(1u, SLICES, COLUMNS == 3u);
     for (var i = local; i < WEIGHTS; i += THREADS) {
         let slice = step * SLICES + i / CHANNELS;
@@ -108,8 +107,8 @@ fn forward(
 ) {
     let first = (group.y * groups.x + group.x) * POSITIONS;
     let block = group.z;
-    // Neighbours in a subgroup take neighbouring positions, so that loads and stores coalesce; they share
-    // their weights, which shared memory hands to all of them at once.
+    // Neighbours in a subgroup take neighbouring positions, so that loads and stores coalesce; they share their
+    // weights, which shared memory broadcasts.
     let lane = local % LANES;
     let team = local / LANES;
     let steps = select((params.in_quads + ROWS - 1u) / ROWS, params.in_quads, COLUMNS == 3u);
@@ -129,17 +128,18 @@ fn forward(
             let row = half * WEIGHTS + slice * CHANNELS + team * 4u;
             // unroll
             for (var o = 0u; o < OUTS; o++) {
-                // Quads are dealt to the teams in turn: their weights lie next to each other.
+                // Quads are assigned to the teams round-robin: their weights are adjacent.
                 let w = filters[row + o / 4u * (TEAMS * 4u) + o % 4u];
                 // unroll
                 for (var p = 0u; p < PIXELS; p++) {
-                    // Written out: a dot product would cost an addition more.
+                    // Explicit: a dot product would cost one more addition.
                     let sum = fma(pixels[p].x, w.x, sums[o * PIXELS + p]);
                     sums[o * PIXELS + p] = fma(pixels[p].w, w.w, fma(pixels[p].z, w.z, fma(pixels[p].y, w.y, sum)));
                 }
             }
         }
-        // With two buffers the next step fills the half that all have left since the last barrier.
+        // With two buffers the next step fills the buffer that all invocations finished reading before the last
+        // barrier.
         if (BUFFERS == 1u) {
             workgroupBarrier();
         }

@@ -1,21 +1,21 @@
-// 3x3 convolution whose border repeats the edge pixels (replicate padding, step 1), for kernels that know only zeros
-// beyond the edge: only pixels on the edge differ, and these passes correct them. That is as much work as the map has
-// edge pixels, whatever kernel computes the rest.
+// Replicate padding of a 3x3 convolution with stride 1, for kernels that support only zero padding: these passes
+// correct the edge pixels, the only ones that differ. Their cost is proportional to the number of edge pixels,
+// whichever kernel computes the rest.
 //
-// Maps are bordered quads (see src/ops/core/shape.rs), pixels on the edge are numbered: the first row, the last one,
-// what is left of the first column, and of the last one. Weights as in conv.wgsl: texel
-// ((out_quad * in_quads + in_quad) * 9 + tap) * 4 + (out channel % 4), each a vec4 over four input channels.
+// Maps are bordered quads (see src/ops/core/shape.rs). Edge pixels are numbered: the first row, the last row, the rest
+// of the first column, the rest of the last column. Weights as in conv.wgsl: texel ((out_quad * in_quads + in_quad) * 9
+// + tap) * 4 + (out channel % 4), each a vec4 over four input channels.
 
-const PIXELS: u32 = 4u; // edge pixels of an invocation, forward: each weight that is loaded serves all of them
-const RELU: u32 = 0u;   // forward: rectify the result; backward: mask the upstream gradient by `activation`
+const PIXELS: u32 = 4u; // forward: edge pixels per invocation, which share each loaded weight
+const RELU: u32 = 0u;   // forward: rectify the result; backward: zero the upstream gradient where `activation` <= 0
 
 struct Params {
-    height: u32, // of input and output alike
+    height: u32, // of input and output
     width: u32,
     in_quads: u32,   // of the filter
-    first_quad: u32, // of the window of the output, or of the upstream gradient, that is bound
-    quads: u32,      // of this window
-    dx_first_quad: u32, // backward: the same of the gradient that is corrected
+    first_quad: u32, // first quad of the bound window of the output, or of the upstream gradient
+    quads: u32,      // quads of this window
+    dx_first_quad: u32, // backward: first quad of the bound window of the gradient to correct
     dx_quads: u32,
 }
 
@@ -38,7 +38,7 @@ fn edge_pixels() -> u32 {
     return rows * params.width + columns * (params.height - rows);
 }
 
-// The i-th of them, as row and column.
+// Row and column of the i-th edge pixel.
 fn edge_pixel(i: u32) -> vec2<u32> {
     let rows = min(params.height, 2u);
     if (i < rows * params.width) {
@@ -49,7 +49,7 @@ fn edge_pixel(i: u32) -> vec2<u32> {
     return vec2<u32>(1u + rest % inner, rest / inner * (params.width - 1u));
 }
 
-// Computes edge pixels of a quad of outputs anew, from clamped positions.
+// Recomputes edge pixels of a quad of outputs from clamped positions.
 @compute @workgroup_size(64)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -69,7 +69,7 @@ fn forward(
     var sums: array<vec4<f32>, PIXELS>;
     // unroll
     for (var p = 0u; p < PIXELS; p++) {
-        // Those beyond the last repeat it.
+        // Indices beyond the last edge pixel repeat it.
         places[p] = vec2<i32>(edge_pixel(min(first + p, count - 1u)));
         sums[p] = bias[filter_quad];
     }
@@ -100,12 +100,12 @@ fn forward(
     }
 }
 
-// First and last position beyond the edge, or p itself, that reads pixel p of a row or column.
+// Range of positions that read pixel p of a row or column: p itself, and at an edge the position beyond it.
 fn readers(p: u32, size: u32) -> vec2<i32> {
     return vec2<i32>(i32(p) - select(0, 1, p == 0u), i32(p) + select(0, 1, p + 1u == size));
 }
 
-// Adds to the gradient of each edge pixel that of the positions beyond the edge which repeat it.
+// Adds the gradients of the positions beyond the edge to those of the edge pixels that they repeat.
 @compute @workgroup_size(64)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -126,11 +126,11 @@ fn backward(
     for (var sy = rows.x; sy <= rows.y; sy++) {
         for (var sx = columns.x; sx <= columns.y; sx++) {
             for (var tap = 0u; tap < 9u; tap++) {
-                // The output to which this tap takes what lies at (sy, sx).
+                // The output that reads (sy, sx) with this tap.
                 let y = sy + 1 - i32(tap / 3u);
                 let x = sx + 1 - i32(tap % 3u);
                 let inside = y >= 0 && y < i32(params.height) && x >= 0 && x < i32(params.width);
-                // The pixel itself counts already.
+                // The pixel's own gradient is already included.
                 if (!inside || (sy == place.x && sx == place.y)) {
                     continue;
                 }

@@ -1,15 +1,15 @@
-// Matrix product over channels and taps, fed from storage textures: 3x3 convolution (nine taps), and with
-// one tap the product of a matrix with a map. The texture family's kernel for software drivers: storage
-// textures are the one kind of memory that they load for all lanes at once inside a loop.
+// Matrix product over channels and taps, read from storage textures: a 3x3 convolution (nine taps), or with one tap the
+// product of a matrix and a map. The texture family's kernel for software drivers: storage textures are the only memory
+// that they load for all lanes at once inside a loop.
 //
-// Maps are bordered quads (see src/ops/core/shape.rs), so a tap is a constant distance in a linear run. Each
-// invocation holds VECTORS x CHANNELS sums: the lanes of a subgroup are consecutive positions, weights
-// are loaded one channel per lane and handed round by shuffles with a constant lane.
+// Maps are bordered quads (see src/ops/core/shape.rs), so a tap is a constant distance in a linear run. Each invocation
+// holds VECTORS x CHANNELS sums: the lanes of a subgroup are consecutive positions; weights are loaded one channel per
+// lane and broadcast by shuffles from a constant lane.
 //
-// Taps and rectification are parameters: a variant of its own would be one more long compilation.
+// Taps and rectification are parameters: separate variants would each take another long compilation.
 //
-// Weights: texel ((block * in_quads + in_quad) * taps + tap) * CHANNELS + channel of the block, each a
-// vec4 over four input channels; a block is CHANNELS output channels.
+// Weights: texel ((block * in_quads + in_quad) * taps + tap) * CHANNELS + channel of the block, each a vec4 over four
+// input channels; a block is CHANNELS output channels.
 
 const LANES: u32 = 8u;          // the device's subgroup size
 const VECTORS: u32 = 8u;        // runs of LANES positions per invocation
@@ -24,7 +24,7 @@ struct Params {
     out_quads: u32,
     pitch: u32, // texels per row
     plane: u32, // texels per quad
-    first_block: u32, // block of weights and biases that goes with the output's first quad
+    first_block: u32, // block of weights and biases of the output's first quad
     taps: u32, // 9 or 1
     relu: u32, // 1: rectify the result
 }
@@ -49,16 +49,16 @@ fn forward(
     let pitch = params.pitch;
     let plane = params.plane;
 
-    // From a position to its first tap. Before the first texel this wraps to a row beyond the texture, which
-    // reads as zero; only border positions, whose sums are dropped, ever do.
+    // From a position to its first tap. Before the first texel this wraps to a row beyond the texture, which reads as
+    // zero; that affects only border positions, whose sums are not stored.
     let back = select(0u, pitch + 1u, params.taps == 9u);
     let weight_first = weight_block * params.in_quads * params.taps * CHANNELS + lane;
 
     var sums: array<f32, SUMS>;
     var tap = 0u;
     var quad_start = first - back;
-    // One loop over channels and taps: a software driver copies all sums at the head of each loop, so an
-    // inner loop of few turns costs as much as its products.
+    // One loop over channels and taps: a software driver copies all sums at the head of each loop, so an inner loop of
+    // few iterations costs as much as its products.
     for (var step = 0u; step < params.in_quads * params.taps; step++) {
         let start = quad_start + (tap / 3u) * pitch + tap % 3u;
         var pixels: array<vec4<f32>, VECTORS>;
@@ -82,7 +82,7 @@ fn forward(
                 sums[o * VECTORS + v] += dot(pixels[v], w);
             }
         }
-        // Counted, because a division by a parameter would cost as much as many products.
+        // A counter, because division by a parameter would cost as much as many products.
         let next = tap + 1u == params.taps;
         tap = select(tap + 1u, 0u, next);
         quad_start += select(0u, plane, next);

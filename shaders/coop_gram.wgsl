@@ -1,15 +1,16 @@
-// Partial Gram matrices on cooperative matrices, factors in f16 and sums in f32, from a map as columns of
-// matrices (see half_rows.wgsl). The buffer family's kernel for GPUs that have such matrices; gram_sum.wgsl adds up what it leaves.
+// Partial Gram matrices on cooperative matrices, with factors in f16 and sums in f32, from a map as columns of matrices
+// (see half_rows.wgsl). The buffer family's kernel for GPUs with such matrices; gram_sum.wgsl adds up the partial
+// matrices.
 //
-// A workgroup is one subgroup and sums one chunk of the rows for one pair of channel blocks, row block <= column block: a
-// block of ROWS x ROWS matrices. Channels are whole blocks and chunks whole matrices, so nothing is loaded outside.
+// A workgroup is one subgroup and sums one chunk of the rows for one pair of channel blocks, row block <= column block:
+// a block of ROWS x ROWS matrices. Channels are whole blocks and chunks whole matrices, so no load is out of bounds.
 
 enable f16;
 enable wgpu_cooperative_matrix;
 
-const SIDE: u32 = 16u;   // rows and columns of a matrix: 16, or 8, which changes the types below too
-const ROWS: u32 = 4u;    // matrices of a channel block
-const LANES: u32 = 32u;  // invocations of a workgroup
+const SIDE: u32 = 16u;   // rows and columns of a matrix: 16, or 8, which also changes the types below
+const ROWS: u32 = 4u;    // matrices per channel block
+const LANES: u32 = 32u;  // invocations per workgroup
 const HALF: u32 = 1u;    // factors are f16
 const BLOCK: u32 = ROWS * SIDE;
 const SUMS: u32 = ROWS * ROWS;

@@ -1,22 +1,22 @@
-// Notes the first step after which tensors hold values that are NaN or infinite. `search` leaves how many each
-// workgroup found in one tensor, `note` adds these up in a fixed order and updates the record:
-// [steps so far, number of the first bad step or 0, 0, 0], [such values in each tensor after that step].
+// Records the first step after which tensors contain NaN or infinite values. `search` writes each workgroup's count for
+// one tensor; `note` adds them up in a fixed order and updates the record: [steps so far, number of the first bad step
+// or 0, 0, 0], [non-finite values in each tensor after that step].
 //
-// All stored values are visited: padding is zero, which is finite.
+// All stored values are read: padding is zero, which is finite.
 
 const GROUP: u32 = 64u; // invocations per workgroup, a power of 2
-const TENSORS: u32 = 1u; // how many tensors there are, 4 at most
+const TENSORS: u32 = 1u; // number of tensors, at most 4
 
 struct Params {
     count: u32,  // `search`: vec4 values of the tensor; `note`: workgroups of `search` for each tensor
     stride: u32, // invocations of `search`
-    first: u32,  // `search`: where the tensor's workgroups write
+    first: u32,  // `search`: start of the tensor's counts
 }
 
-// As bits: compilers may assume that no value is NaN, so a comparison need not find one.
+// As bits: compilers may assume that no value is NaN, so a comparison may miss one.
 @group(0) @binding(0) var<storage, read> input: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> found: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> partials: array<vec4<f32>>; // what `search` found
+@group(0) @binding(2) var<storage, read> partials: array<vec4<f32>>; // counts of `search`
 @group(0) @binding(3) var<storage, read_write> record: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(5) var<uniform> params: Params;

@@ -5,7 +5,7 @@ const GROUP: u32 = 64u; // invocations per workgroup, a power of 2
 
 struct Params {
     channels: u32,
-    quads: u32, // of a row
+    quads: u32, // per row
     scale: f32,
     ridge: f32,
 }
@@ -57,7 +57,7 @@ fn total(value: vec4<f32>, local: u32) -> vec4<f32> {
     return shares[0];
 }
 
-// dmu = -(dC + dC^T) mu. A workgroup writes one quad: its invocations share the rows and columns of dC.
+// dmu = -(dC + dC^T) mu. A workgroup writes one quad: its invocations split the rows and columns of dC.
 @compute @workgroup_size(GROUP)
 fn mean_backward(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,17 +1,17 @@
-// A part of a map (`forward`), and its adjoint (`backward`): a map that is zero outside the part. Maps are bordered quads
-// (see src/ops/core/shape.rs). Row and column at which the part starts are values of `places`; a part that would reach
-// beyond the map is moved back into it.
+// Crops a map (`forward`), and the adjoint (`backward`): a map that is zero outside the part. Maps are bordered quads
+// (see src/ops/core/shape.rs). The part's first row and column are in `places`; a part that would extend beyond the map
+// is moved back inside.
 
 struct Params {
-    height: u32, // of the whole
+    height: u32, // of the whole map
     width: u32,
     part_height: u32,
     part_width: u32,
-    quads: u32, // the same in both
-    at: u32,    // index of the row in `places`; the column follows
+    quads: u32, // in both maps
+    at: u32,    // index of the part's row in `places`; its column follows
 }
 
-@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;    // the whole
+@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;    // the whole map
 @group(0) @binding(1) var<storage, read> upstream: array<vec4<f32>>; // the gradient of the part
 @group(0) @binding(2) var<storage, read> places: array<f32>;
 @group(0) @binding(3) var<storage, read_write> output: array<vec4<f32>>;
@@ -26,8 +26,8 @@ struct Place {
     quad: u32,
     y: u32,
     x: u32,
-    inside: bool, // a pixel, not border
-    valid: bool,  // within the run of texels at all
+    inside: bool, // true for pixels, false for the border
+    valid: bool,  // true within the run of texels
 }
 
 fn place(i: u32, height: u32, width: u32, quads: u32) -> Place {
@@ -79,7 +79,7 @@ fn backward(
     var value = vec4<f32>(0.0);
     if (at.inside) {
         let first = start();
-        // Huge before the part: unsigned numbers wrap around.
+        // Before the part these wrap around to huge values.
         let y = at.y - first.x;
         let x = at.x - first.y;
         if (y < params.part_height && x < params.part_width) {

@@ -1,5 +1,5 @@
-// Distance of the softmax q of a vector of logits z from a distribution p, sum p (ln p - ln q), and its gradient
-// q sum p - p. One workgroup does it all: vectors of classes are short. They are padded with zeros to whole quads.
+// Kullback-Leibler divergence sum p (ln p - ln q) of the softmax q of a vector of logits z from a distribution p, and
+// its gradient q sum p - p. A single workgroup: class vectors are short. They are padded with zeros to whole quads.
 
 const GROUP: u32 = 256u; // invocations of the workgroup, a power of 2
 
@@ -16,9 +16,9 @@ struct Params {
 
 var<workgroup> partial: array<f32, GROUP>;
 
-// Sum of one value per invocation, for all of them. The order is fixed, so that runs repeat bit for bit.
+// Sum of one value per invocation, returned to all. The order is fixed, so that runs repeat bit for bit.
 fn total(value: f32, local: u32) -> f32 {
-    workgroupBarrier(); // the call before has been read
+    workgroupBarrier(); // reads of the previous call are done
     partial[local] = value;
     for (var stride = GROUP / 2u; stride > 0u; stride /= 2u) {
         workgroupBarrier();
@@ -30,7 +30,7 @@ fn total(value: f32, local: u32) -> f32 {
     return partial[0];
 }
 
-// Largest logit, for all invocations.
+// Largest logit, returned to all invocations.
 fn largest(local: u32) -> f32 {
     var high = -3.4028234e38; // the lowest f32
     for (var i = local; i < params.length; i += GROUP) {
@@ -63,7 +63,7 @@ fn forward(@builtin(local_invocation_index) local: u32) {
     var sum = 0.0;
     for (var i = local; i < params.length; i += GROUP) {
         let p = wanted[i];
-        // p ln p is 0 where p is.
+        // p ln p is 0 at p = 0.
         if (p > 0.0) {
             sum += p * (log(p) - (input[i] - high - normaliser));
         }

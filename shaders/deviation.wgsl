@@ -1,11 +1,11 @@
-// Standard deviation from second moments and means, and its gradients by either. Vectors are padded with zeros to whole
-// vec4.
+// Standard deviation from second moments and means, and its gradients with respect to both. Vectors are padded with
+// zeros to whole vec4.
 
-const BY_MEAN: u32 = 0u; // backward, 1: the gradient by the means; 0: by the second moments
+const BY_MEAN: u32 = 0u; // backward, 1: gradient with respect to the means; 0: to the second moments
 
 struct Params {
     length: u32,
-    smallest: f32, // the least variance
+    smallest: f32, // the smallest variance
 }
 
 @group(0) @binding(0) var<storage, read> square: array<vec4<f32>>;
@@ -15,7 +15,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(5) var<uniform> params: Params;
 
-// Which values of the i-th vec4 are not padding.
+// True for the values of the i-th vec4 that are not padding.
 fn inside(i: u32) -> vec4<bool> {
     return vec4<u32>(i * 4u) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(params.length);
 }
@@ -32,7 +32,7 @@ fn forward(
     }
     let variance = square[i] - mean[i] * mean[i];
     let least = vec4<f32>(params.smallest);
-    let bounded = select(variance, least, variance < least); // unlike max() it keeps NaN
+    let bounded = select(variance, least, variance < least); // unlike max(), this keeps NaN
     output[i] = select(vec4<f32>(0.0), sqrt(bounded), inside(i));
 }
 

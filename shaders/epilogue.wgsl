@@ -1,5 +1,5 @@
-// The last step of a gradient where the kernel that computes it has none of its own: adds it to another one,
-// masks the sum. In place, elementwise over all stored values (padding stays zero).
+// Epilogue of a gradient, for kernels without one of their own: adds the gradient to another one and masks the sum. In
+// place, elementwise over all stored values (padding stays zero).
 
 const ADD: u32 = 0u;  // add `addend`
 const MASK: u32 = 0u; // zero where `activation` is not positive

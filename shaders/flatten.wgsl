@@ -1,6 +1,6 @@
-// A map as a vector in channel, row, column order, and back. The two are each other's adjoint.
-// Maps are bordered quads (see src/ops/core/shape.rs): four channels per texel, planes of height + 1 rows of
-// width + 1 texels of which the first row and column are zero, and one more row and texel at the end.
+// Converts a map to a vector in channel, row, column order, and back. The two are each other's adjoint. Maps are
+// bordered quads (see src/ops/core/shape.rs): four channels per texel, planes of height + 1 rows of width + 1 texels
+// whose first row and column are zero, and one more row and texel at the end.
 
 struct Params {
     channels: u32,
@@ -13,7 +13,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(2) var<uniform> params: Params;
 
-// Map to vector. One invocation gathers four consecutive elements, or the zeros behind the last.
+// Map to vector. One invocation gathers four consecutive elements, or zeros after the last.
 @compute @workgroup_size(64)
 fn flatten(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -60,7 +60,7 @@ fn unflatten(
     var values = vec4<f32>(0.0);
     if (row > 0u && column > 0u) {
         for (var k = 0u; k < 4u; k++) {
-            // Also false throughout the closing border, whose quad is one too high.
+            // Also false in the closing border, whose quad index is one too large.
             let channel = quad * 4u + k;
             if (channel < params.channels) {
                 values[k] = input[(channel * params.height + row - 1u) * params.width + column - 1u];

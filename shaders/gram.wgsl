@@ -1,17 +1,17 @@
-// Gram matrix of a map, G = F F^T * scale, and its adjoint, in their plainest form. F has one row per
-// channel and one column per pixel; scale is 1 / (channels * pixels). Maps are bordered quads and matrix
-// rows are padded to whole quads (see src/ops/core/shape.rs), so a row of G has `quads` vec4 values.
+// Naive Gram matrix of a map, G = F F^T * scale, and its adjoint. F has one row per channel and one column per pixel;
+// scale is 1 / (channels * pixels). Maps are bordered quads and matrix rows are padded to whole quads (see
+// src/ops/core/shape.rs), so a row of G has `quads` vec4 values.
 
 struct Params {
     channels: u32,
-    quads: u32,  // of the map, and of a row of the matrix
+    quads: u32,  // of the map, and per row of the matrix
     plane: u32,  // texels per quad of the map
     texels: u32, // of the whole map, closing border included
     blocks: u32, // forward: quads
     pairs: u32,  // forward: quads * (quads + 1) / 2
-    splits: u32, // forward: chunks of the run
-    chunk: u32,  // forward: texels of a chunk
-    block: u32,  // symmetrise: rows that are packed together
+    splits: u32, // forward: number of chunks of the run
+    chunk: u32,  // forward: texels per chunk
+    block: u32,  // symmetrise: rows per block of the packing
     scale: f32,  // backward
 }
 
@@ -24,10 +24,10 @@ fn index(group: vec3<u32>, groups: vec3<u32>, local: u32) -> u32 {
     return (group.y * groups.x + group.x) * 64u + local;
 }
 
-// One invocation sums one chunk of the run of texels for one pair of quads of channels, row quad <= column
-// quad, and leaves a partial matrix for gram_sum.wgsl. Chunks preserve precision, which a single sum over
-// millions of pixels would lose, and stay below the 65535 loop iterations after which Mesa's software
-// driver silently ends an invocation's loops.
+// One invocation sums one chunk of the run of texels for one pair of quads of channels, row quad <= column quad, and
+// writes a partial matrix for gram_sum.wgsl. Chunks preserve precision, which a single sum over millions of pixels
+// would lose, and stay below the 65535 loop iterations after which Mesa's software driver silently ends an invocation's
+// loops.
 @compute @workgroup_size(64)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -88,10 +88,10 @@ fn backward(
     if (i >= params.texels) {
         return;
     }
-    // The closing border counts to the last quad.
+    // The closing border is counted with the last quad.
     let out_quad = min(i / params.plane, params.quads - 1u);
     let n = i - out_quad * params.plane;
-    // F is zero on borders in all channels, so borders become zero without being told apart.
+    // F is zero on borders in all channels, so borders become zero without a special case.
     var sum = vec4<f32>(0.0);
     for (var quad = 0u; quad < params.quads; quad++) {
         let pixel = input[quad * params.plane + n];
@@ -106,9 +106,9 @@ fn backward(
     output[i] = sum;
 }
 
-// S for the products of other kernels, in the packing of conv_tiles.wgsl with one tap: texel
-// (row / block * quads + quad) * block + row % block. With blocks of 1 that is row after row. One
-// invocation writes 4 x 4 elements: it reads the mirrored ones as rows too, and turns them.
+// S for the products of other kernels, in the packing of conv_tiles.wgsl with one tap: texel (row / block * quads +
+// quad) * block + row % block. With blocks of 1 it is row-major. One invocation writes 4 x 4 elements: it reads the
+// mirrored elements by rows too, and transposes them.
 @compute @workgroup_size(64)
 fn symmetrise(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -132,7 +132,7 @@ fn symmetrise(
     for (var k = 0u; k < 4u; k++) {
         let row = row_quad * 4u + k;
         if (row < rows) {
-            // Rows that only fill up the last block are zero.
+            // Rows that pad the last block are zero.
             var value = vec4<f32>(0.0);
             if (row < params.channels) {
                 value = upstream[row * quads + quad];

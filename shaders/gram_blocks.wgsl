@@ -1,11 +1,11 @@
-// Partial Gram matrices, and the product of a symmetric matrix with a map, by tiles in workgroup memory:
-// the buffer family's kernels for GPUs. 256 invocations compute 64 x 64 values, each 4 x 4 of them.
-// Maps are bordered quads (see src/ops/core/shape.rs); borders are zero and add nothing.
+// Partial Gram matrices, and the product of a symmetric matrix and a map, by tiles in workgroup memory: the buffer
+// family's kernels for GPUs. 256 invocations compute 64 x 64 values, 4 x 4 each. Maps are bordered quads (see
+// src/ops/core/shape.rs); borders are zero and add nothing.
 
 const DEPTH: u32 = 16u;  // texels (forward) or channels (backward) per step
-const QUADS: u32 = 16u;  // quads of a channel block
-const SIDE: u32 = 64u;   // channels of a block; backward: also texels of a block
-const STRIDE: u32 = 17u; // forward: one more than QUADS, so that storing a column meets all banks
+const QUADS: u32 = 16u;  // quads per channel block
+const SIDE: u32 = 64u;   // channels per block; backward: also texels per block
+const STRIDE: u32 = 17u; // forward: one more than QUADS, to avoid bank conflicts when storing a column
 
 struct Params {
     channels: u32,
@@ -14,8 +14,8 @@ struct Params {
     extent: u32, // backward: texels of the last quad, closing border included
     blocks: u32, // channel blocks
     pairs: u32,  // blocks * (blocks + 1) / 2
-    splits: u32, // forward: chunks of the run
-    chunk: u32,  // forward: texels of a chunk, a multiple of DEPTH
+    splits: u32, // forward: number of chunks of the run
+    chunk: u32,  // forward: texels per chunk, a multiple of DEPTH
 }
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
@@ -23,10 +23,10 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>; // forward: partials
 @group(0) @binding(3) var<uniform> params: Params;
 
-// Two tiles, one for each factor.
+// One tile for each factor.
 var<workgroup> tiles: array<vec4<f32>, 544>; // 2 * DEPTH * STRIDE
 
-// A texel of the map, zero outside of the chunk and of the map.
+// A texel of the map, zero outside the chunk and the map.
 fn load(quad: u32, n: u32, end: u32) -> vec4<f32> {
     if (quad < params.quads && n < end) {
         return input[quad * params.plane + n];
@@ -57,7 +57,7 @@ fn forward(
 
     let start = split * params.chunk;
     let end = min(start + params.chunk, params.plane);
-    // A block on the diagonal needs its channels only once.
+    // A block on the diagonal loads its channels only once.
     let other = select(DEPTH * STRIDE, 0u, row == column);
     let quad = local / DEPTH;
     let depth = local % DEPTH;

@@ -1,17 +1,17 @@
-// Adds up the partial Gram matrices that gram_tiles.wgsl, gram_blocks.wgsl and coop_gram.wgsl leave, in a fixed order.
+// Adds up the partial Gram matrices of gram_tiles.wgsl, gram_blocks.wgsl and coop_gram.wgsl in a fixed order.
 //
 // A partial matrix has `count` vec4 values: for each pair of channel blocks in the upper triangle, row
 // after row, a block of QUADS * 4 rows of QUADS quads.
 
-const QUADS: u32 = 4u; // quads of a channel block
-const FOLD: u32 = 32u; // partial matrices that `fold` makes into one
+const QUADS: u32 = 4u; // quads per channel block
+const FOLD: u32 = 32u; // partial matrices that `fold` sums to one
 const SCALED: u32 = 0u; // 1: both factors were multiplied by `scales[0]`, and `scales[1]` is its inverse
 
 struct Params {
     channels: u32,
-    quads: u32,  // of the map, and of a row of the matrix
+    quads: u32,  // of the map, and per row of the matrix
     blocks: u32, // channel blocks
-    splits: u32, // partial matrices
+    splits: u32, // number of partial matrices
     count: u32,  // vec4 values of a partial matrix
     scale: f32,
 }
@@ -21,8 +21,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> scales: array<f32>;
 @group(0) @binding(3) var<uniform> params: Params;
 
-// Every FOLD partial matrices become one: where there are many of them, `finish` alone would have long
-// sums and few invocations.
+// Sums every FOLD partial matrices to one: with many of them, `finish` alone would have long sums and few invocations.
 @compute @workgroup_size(64)
 fn fold(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -43,7 +42,7 @@ fn fold(
     output[i] = sum;
 }
 
-// The sum of all, scaled, and mirrored into the lower triangle. One invocation writes 4 x 4 elements and
+// Sums all partial matrices, scales, and mirrors into the lower triangle. One invocation writes 4 x 4 elements and
 // their mirror image.
 @compute @workgroup_size(64)
 fn finish(

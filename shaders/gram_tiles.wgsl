@@ -1,14 +1,14 @@
-// Partial Gram matrices, fed from storage textures: the texture family's kernel for software drivers (see
-// conv_tiles.wgsl). The lanes of a subgroup are consecutive texels of a plane's linear run, borders
-// included: they are zero. Each invocation holds SIDE x SIDE sums for one pair of channel blocks; only
-// pairs with row block <= column block are computed. A workgroup is one subgroup; it sums one chunk of the
-// run, adds up its lanes at the end, and leaves a partial matrix that gram_sum.wgsl adds to the others.
+// Partial Gram matrices, read from storage textures: the texture family's kernel for software drivers (see
+// conv_tiles.wgsl). The lanes of a subgroup are consecutive texels of a plane's linear run, including borders, which
+// are zero. Each invocation holds SIDE x SIDE sums for one pair of channel blocks; only pairs with row block <= column
+// block are computed. A workgroup is one subgroup; it sums one chunk of the run, adds up its lanes at the end, and
+// writes a partial matrix for gram_sum.wgsl.
 
 const LANES: u32 = 8u;   // the device's subgroup size, 4 to 32
 const STORES: u32 = 2u;  // runs of LANES sums per row of a block: SIDE / LANES, at least 1
 const VECTORS: u32 = 1u; // runs of LANES texels per step
-const QUADS: u32 = 4u;   // quads of a channel block
-const SIDE: u32 = 16u;   // channels of a channel block
+const QUADS: u32 = 4u;   // quads per channel block
+const SIDE: u32 = 16u;   // channels per channel block
 const SUMS: u32 = SIDE * SIDE;
 const VECTOR_SUMS: u32 = SIDE * QUADS; // four sums each
 const PIXELS: u32 = VECTORS * QUADS;
@@ -18,8 +18,8 @@ struct Params {
     plane: u32,  // texels per quad
     blocks: u32, // channel blocks
     pairs: u32,  // blocks * (blocks + 1) / 2
-    splits: u32, // chunks of the run
-    chunk: u32,  // texels of a chunk, a multiple of LANES * VECTORS
+    splits: u32, // number of chunks of the run
+    chunk: u32,  // texels per chunk, a multiple of LANES * VECTORS
 }
 
 @group(0) @binding(0) var input: texture_storage_2d<rgba32float, read>;
@@ -32,7 +32,7 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
-    // Pairs run fastest: all pairs of a chunk find it in the cache.
+    // Pairs vary fastest: all pairs of a chunk find it in the cache.
     let unit = group.y * groups.x + group.x;
     let split = unit / params.pairs;
     if (split >= params.splits) {
@@ -56,12 +56,12 @@ fn forward(
         var right: array<vec4<f32>, PIXELS>;
         // unroll
         for (var v = 0u; v < VECTORS; v++) {
-            // Behind the end of the chunk the plane's first texel is read, which is border: zero.
+            // After the end of the chunk, read the plane's first texel, a zero of the border.
             let k = at + v * LANES + lane;
             let inside = select(0u, k, k < end);
             // unroll
             for (var q = 0u; q < QUADS; q++) {
-                // Behind the last quad the last one is read again; nothing reads those sums.
+                // After the last quad, read the last one again; those sums are not used.
                 let n = min(row * QUADS + q, last) * params.plane + inside;
                 left[v * QUADS + q] = textureLoad(input, vec2<u32>(n & 8191u, n >> 13u));
                 let m = min(column * QUADS + q, last) * params.plane + inside;
@@ -80,8 +80,8 @@ fn forward(
         }
     }
 
-    // Adds up the lanes and deals the columns out to them at once: each step halves the number of values
-    // that a lane holds. After steps 1, 2, 4, ... value q of lane l is column q * LANES + l.
+    // Adds up the lanes and distributes the columns to them at the same time: each step halves the number of values per
+    // lane. After steps 1, 2, 4, ... value q of lane l is column q * LANES + l.
     let odd = (lane & 1u) != 0u;
     let odd2 = (lane & 2u) != 0u;
     let odd4 = (lane & 4u) != 0u;

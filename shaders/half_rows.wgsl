@@ -1,16 +1,17 @@
-// A map as columns of matrices in f16 for cooperative matrices (coop_products.wgsl, coop_gram.wgsl), and columns of sums
-// as a map again. A column has the channels of one matrix, ROW_QUADS quads a row, one row a texel. The values are multiplied
-// by `scales[0]` (see half_scale.wgsl), the sums by `scales[1]`. Maps are bordered quads (see src/ops/core/shape.rs).
+// Packs a map as columns of f16 matrices for cooperative matrices (coop_products.wgsl, coop_gram.wgsl), and unpacks
+// columns of sums to a map. A column has the channels of one matrix, ROW_QUADS quads per row, one row per texel. Values
+// are multiplied by `scales[0]` (see half_scale.wgsl), sums by `scales[1]`. Maps are bordered quads (see
+// src/ops/core/shape.rs).
 
 const RELU: u32 = 0u;      // `unpack`: rectify the result
-const ROW_QUADS: u32 = 4u; // quads of a row of a matrix
+const ROW_QUADS: u32 = 4u; // quads per row of a matrix
 
 struct Params {
     quads: u32,
     plane: u32, // texels per quad
     pitch: u32, // texels per row of the map
-    front: u32, // `pack`: rows of zeros before the first texel's
-    rows: u32,  // of a column; `pack`: behind the last texel's come zeros too
+    front: u32, // `pack`: number of leading rows of zeros
+    rows: u32,  // per column; `pack`: includes trailing rows of zeros
 }
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
@@ -28,7 +29,7 @@ fn pack(
     @builtin(local_invocation_index) local: u32,
 ) {
     let i = (group.y * groups.x + group.x) * 64u + local;
-    // Quad i of the columns, in the order in which they lie.
+    // Quad i in the order of the columns.
     let column = i / ROW_QUADS;
     let row = column % params.rows;
     let quad = column / params.rows * ROW_QUADS + i % ROW_QUADS;

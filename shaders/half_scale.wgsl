@@ -1,6 +1,6 @@
-// By what a map is multiplied before it becomes f16: the power of two that brings its largest magnitude between a half and
-// one, so that nothing overflows, and only what is 2^-24 of it is lost. In two stages: `partial` leaves the largest magnitude
-// of what each workgroup reads, `finish` the factor and its inverse.
+// Scale of a map for rounding to f16: the power of two that brings its largest magnitude between 1/2 and 1, so that
+// nothing overflows and only values below 2^-24 of it are lost. Two stages: `partial` writes the largest magnitude that
+// each workgroup reads, `finish` the factor and its inverse.
 
 const GROUP: u32 = 64u; // invocations per workgroup, a power of 2
 
@@ -16,7 +16,7 @@ struct Params {
 
 var<workgroup> shares: array<f32, GROUP>;
 
-// Leaves the largest share of the workgroup in `shares[0]`.
+// Writes the workgroup's maximum of `mine` to `shares[0]`.
 fn gather(mine: f32, local: u32) {
     shares[local] = mine;
     for (var stride = GROUP / 2u; stride > 0u; stride /= 2u) {
@@ -51,7 +51,7 @@ fn finish(@builtin(local_invocation_index) local: u32) {
     }
     gather(mine, local);
     if (local == 0u) {
-        // The exponent of the power of two above it, as it is stored; a map of zeros or of infinities stays as it is.
+        // Biased exponent of the next power of two; maps of zeros or infinities are not scaled.
         let stored = (bitcast<u32>(shares[0]) >> 23u) + 1u;
         let exponent = select(127u, stored, stored > 1u && stored < 254u);
         scales[0] = bitcast<f32>((254u - exponent) << 23u);

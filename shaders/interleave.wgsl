@@ -1,7 +1,7 @@
-// An image as a list r g b r g b ..., for image files; see src/ops/interleave.rs.
+// Converts a picture to a list r g b r g b ..., for image files; see src/ops/interleave.rs.
 // The map is bordered quads (see src/ops/core/shape.rs) of three channels, so one quad whose fourth lane is zero.
 
-const CLAMP: u32 = 0u; // 1: limit values to 0 .. 1
+const CLAMP: u32 = 0u; // 1: clamp values to 0 .. 1
 
 struct Params {
     height: u32,

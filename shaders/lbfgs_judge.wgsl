@@ -1,6 +1,6 @@
-// First part of a step of L-BFGS: whether the picture that was tried is accepted, and what is done then.
-// `partial` leaves sums of each workgroup, `judge` (with a line search) or `advance` (without) adds these up in
-// a fixed order, decides, and updates the scalars. Their layout is in src/ops/lbfgs/mod.rs.
+// First part of a step of L-BFGS: decides whether the trial picture is accepted, and selects the phase. `partial`
+// writes the sums of each workgroup; `judge` (with a line search) or `advance` (without) adds them up in a fixed order,
+// decides, and updates the scalars. Their layout is in src/ops/lbfgs/mod.rs.
 
 const GROUP: u32 = 64u; // invocations per workgroup, a power of 2
 
@@ -11,8 +11,8 @@ const SHORTER: f32 = 3.0;
 const RESTART: f32 = 4.0;
 const BACK: f32 = 5.0;
 
-const HALVINGS: f32 = 6.0;    // along one direction, at most
-const DECREASE: f32 = 0.0001; // the part of the expected decrease that is enough (Armijo)
+const HALVINGS: f32 = 6.0;    // at most, along one direction
+const DECREASE: f32 = 0.0001; // sufficient fraction of the predicted decrease (Armijo)
 
 struct Params {
     count: u32,  // `partial`: vec4 values; the others: workgroups of `partial`
@@ -20,7 +20,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> gradient: array<vec4<u32>>; // as bits, which alone tell NaN reliably
+@group(0) @binding(1) var<storage, read> gradient: array<vec4<u32>>; // as bits, the only reliable test for NaN
 @group(0) @binding(2) var<storage, read> free: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> accepted: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> accepted_gradient: array<vec4<f32>>;
@@ -33,7 +33,7 @@ struct Params {
 
 var<workgroup> shares: array<vec4<f32>, GROUP>;
 
-// The sum over the workgroup, valid for every invocation.
+// Sum over the workgroup, valid for every invocation.
 fn total(mine: vec4<f32>, local: u32) -> vec4<f32> {
     shares[local] = mine;
     for (var half = GROUP / 2u; half > 0u; half /= 2u) {
@@ -46,8 +46,8 @@ fn total(mine: vec4<f32>, local: u32) -> vec4<f32> {
     return shares[0];
 }
 
-// Sums of |p|, of p^2 (p: the free gradient), of the accepted gradient times the step, and the count of
-// components of the gradient that are not finite.
+// Sums |p|, p^2 (p: the projected gradient), the accepted gradient times the step, and the number of non-finite
+// components of the gradient.
 @compute @workgroup_size(GROUP)
 fn partial(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     var mine = vec4<f32>(0.0);
@@ -75,7 +75,7 @@ fn all_partials(local: u32) -> vec4<f32> {
 
 fn accept(value: f32, all: vec4<f32>) {
     let running = scalars[0].y > 0.0;
-    let first = vec4<f32>(0.0, 0.0, 1.0, 0.0); // no pairs yet, and a first curvature of 1
+    let first = vec4<f32>(0.0, 0.0, 1.0, 0.0); // no pairs yet, and an initial curvature of 1
     let ring = select(first, scalars[1], running) + vec4<f32>(0.0, 0.0, 0.0, 1.0);
     scalars[0] = vec4<f32>(select(FIRST, PAIR, running), 1.0, 0.0, scalars[0].w);
     scalars[1] = ring;

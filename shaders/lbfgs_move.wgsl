@@ -1,10 +1,10 @@
-// Last part of a step of L-BFGS: sums up the direction, if there is a new one, and moves the picture along it from
-// the accepted picture. All elementwise over stored values.
+// Last part of a step of L-BFGS: computes the direction, if there is a new one, and moves the picture along it from the
+// accepted picture. All elementwise over stored values.
 
 const FIRST_WINDOW: u32 = 1u; // 1: the first window of the rings
 const LAST_WINDOW: u32 = 1u;  // 1: the last one
-const CLAMP: u32 = 0u;        // 1: keep the picture within [0, 1]
-const LINE_SEARCH: u32 = 0u;  // 1: what would not be finite stays as it was accepted
+const CLAMP: u32 = 0u;        // 1: clamp the picture to [0, 1]
+const LINE_SEARCH: u32 = 0u;  // 1: elements that would not be finite keep their accepted value
 
 // Phases, see src/ops/lbfgs/mod.rs.
 const SHORTER: f32 = 3.0;
@@ -12,9 +12,9 @@ const BACK: f32 = 5.0;
 
 struct Params {
     count: u32,  // vec4 values of a picture
-    stride: u32, // and of a row of the rings
+    stride: u32, // per row of the rings
     first: u32,  // first row of this window
-    window: u32, // its rows
+    window: u32, // number of rows of this window
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
@@ -54,7 +54,7 @@ fn move_along(
         }
         for (var r = 0u; r < params.window; r++) {
             let factors = scalars[5u + params.first + r].xy;
-            // Rows without a pair may hold anything.
+            // Rows without a pair may hold any values.
             if (factors.x != 0.0 || factors.y != 0.0) {
                 d += factors.x * steps[r * params.stride + i] + factors.y * changes[r * params.stride + i];
             }
@@ -62,7 +62,7 @@ fn move_along(
     }
     if (LAST_WINDOW == 1u) {
         if (CLAMP == 1u) {
-            // Where the gradient leads out of [0, 1] nothing moves, as in `projected_gradient.wgsl`.
+            // Elements whose gradient points out of [0, 1] don't move, as in `projected_gradient.wgsl`.
             let low = (start <= vec4<f32>(0.0)) & (g > vec4<f32>(0.0));
             let high = (start >= vec4<f32>(1.0)) & (g < vec4<f32>(0.0));
             d = select(d, vec4<f32>(0.0), low | high);
@@ -73,7 +73,7 @@ fn move_along(
             moved = select(moved, start, bits >= vec4<u32>(0x7f800000u));
         }
         if (CLAMP == 1u) {
-            // clamp() may turn NaN into a bound, and a spoilt picture would look whole: only its bits tell.
+            // clamp() may turn NaN into a bound and so hide it; test the bits instead.
             let is_nan = vec4<bool>(LINE_SEARCH == 0u) & (bits > vec4<u32>(0x7f800000u));
             moved = select(clamp(moved, vec4<f32>(0.0), vec4<f32>(1.0)), moved, is_nan);
         }

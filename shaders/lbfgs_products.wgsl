@@ -1,6 +1,6 @@
-// Third part of a step of L-BFGS: the dot products of every row of both rings with the free gradient p and with the
-// newest change of the gradient y, in a fixed order. For row r: (s_r . p, s_r . y, y_r . p, y_r . y).
-// Rows that hold no pair, and all of them where no pair is new, give 0.
+// Third part of a step of L-BFGS: dot products of every row of both rings with the projected gradient p and with the
+// newest change y of the gradient, in a fixed order. For row r: (s_r . p, s_r . y, y_r . p, y_r . y). Rows without a
+// pair give 0, and so do all rows if there is no new pair.
 
 const GROUP: u32 = 64u; // invocations per workgroup, a power of 2
 
@@ -9,10 +9,10 @@ const PAIR: f32 = 2.0;
 
 struct Params {
     count: u32,  // vec4 values of a picture
-    stride: u32, // and of a row of the rings
+    stride: u32, // per row of the rings
     rows: u32,   // rows of the rings
     first: u32,  // first row of this window
-    chunks: u32, // workgroups for each row, at most 64
+    chunks: u32, // workgroups per row, at most 64
 }
 
 @group(0) @binding(0) var<storage, read> steps: array<vec4<f32>>;
@@ -38,12 +38,12 @@ fn total(mine: vec4<f32>, local: u32) -> vec4<f32> {
     return shares[0];
 }
 
-// A workgroup sums a part of one row's products.
+// A workgroup computes a part of one row's sums.
 @compute @workgroup_size(GROUP)
 fn partial(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let row = params.first + group.y;
     let head = u32(scalars[1].x);
-    // Pairs are as old as their rows are behind the newest one; the row to come is the oldest of all.
+    // A pair's age is its row's distance from the newest one; the vacant row counts as the oldest.
     let age = (head + params.rows - row) % params.rows;
     let holds = age < u32(scalars[1].y) || age == params.rows - 1u;
     let end = select(0u, params.count, holds && scalars[0].x == PAIR);
@@ -62,7 +62,7 @@ fn partial(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     }
 }
 
-// A workgroup adds up one row's.
+// A workgroup adds up the parts of one row.
 @compute @workgroup_size(GROUP)
 fn finish(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     var mine = vec4<f32>(0.0);

@@ -1,8 +1,8 @@
-// Fourth part of a step of L-BFGS: takes the new pair up, if it curves upwards, and runs the two-loop recursion on
-// dot products alone (vector-free L-BFGS): the direction is a sum of the free gradient p and the rows of the rings,
-// and this computes its factors. One workgroup; invocation j cares for row j of the rings.
+// Fourth part of a step of L-BFGS: adds the new pair if its curvature is positive, and runs the two-loop recursion on
+// dot products alone (vector-free L-BFGS): the direction is a linear combination of the projected gradient p and the
+// rows of the rings, and this computes the factors. One workgroup; invocation j handles row j of the rings.
 //
-// inner: s_i . y_j (i not newer than j) in its first `rows` rows, y_i . y_j in the others.
+// inner: s_i . y_j (i not newer than j) in the first `rows` rows, y_i . y_j in the others.
 
 const LINE_SEARCH: u32 = 1u;
 const GROUP: u32 = 128u; // invocations, at least as many as rows
@@ -12,15 +12,15 @@ const FIRST: f32 = 1.0;
 const PAIR: f32 = 2.0;
 const RESTART: f32 = 4.0;
 
-const CURVATURE: f32 = 1e-10; // least s . y of a pair
+const CURVATURE: f32 = 1e-10; // smallest s . y of a pair
 
 struct Params {
     rows: u32,   // rows of the rings
-    stride: u32, // values from a row of `inner` to the next
+    stride: u32, // values per row of `inner`
 }
 
 @group(0) @binding(0) var<storage, read> products: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> control: array<vec4<f32>>; // the learning rate comes first
+@group(0) @binding(1) var<storage, read> control: array<vec4<f32>>; // the learning rate is the first value
 @group(0) @binding(2) var<storage, read_write> inner: array<f32>;
 @group(0) @binding(3) var<storage, read_write> scalars: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;
@@ -59,12 +59,12 @@ fn recursion(@builtin(local_invocation_index) j: u32) {
     storageBarrier();
     workgroupBarrier();
 
-    // s_j . q and y_j . q, where q is p at first.
+    // s_j . q and y_j . q, where q is initially p.
     var along_s = mine.x;
     var along_y = mine.z;
     let age = (head + rows - min(j, rows - 1u)) % rows;
     let alive = j < rows && age < pairs;
-    // Rows outside the ring read another's values, which then count for nothing.
+    // Invocations beyond the ring read another row's values, which are not used.
     let own_s = min(j, rows - 1u) * params.stride;
     let own_y = (rows + min(j, rows - 1u)) * params.stride;
     let rho = 1.0 / select(1.0, inner[own_s + min(j, rows - 1u)], alive);
@@ -84,7 +84,7 @@ fn recursion(@builtin(local_invocation_index) j: u32) {
         }
     }
     along_y *= gamma;
-    // And back.
+    // From the oldest pair to the newest.
     for (var b = 0u; b < rows; b++) {
         let a = rows - 1u - b;
         if (j < rows && age == a) {
@@ -112,7 +112,7 @@ fn recursion(@builtin(local_invocation_index) j: u32) {
     let counts = scalars[3];
     let l1 = scalars[2].y;
     let square = scalars[2].z;
-    // No invocation may write the scalars before all have read them.
+    // All invocations must have read the scalars before one writes them.
     storageBarrier();
     workgroupBarrier();
     if (phase != FIRST && phase != PAIR && phase != RESTART) {
@@ -121,7 +121,7 @@ fn recursion(@builtin(local_invocation_index) j: u32) {
         }
         return;
     }
-    // NaN is no descent either.
+    // A NaN slope is no descent either.
     let descends = (bitcast<u32>(slope) & 0x7f800000u) != 0x7f800000u && slope < 0.0;
     let restart = LINE_SEARCH == 1u && !descends && pairs > 0u;
     if (restart) {

@@ -1,5 +1,5 @@
-// Second part of a step of L-BFGS: if the picture is accepted, keeps its distance from the one before and that of
-// their gradients in a row of the rings, then the picture and its gradient. All elementwise over stored values.
+// Second part of a step of L-BFGS: if the picture is accepted, stores its difference from the previous one and that of
+// their gradients in a row of the rings, and then the picture and its gradient. All elementwise over stored values.
 
 const LAST: u32 = 1u; // 1: the last window of the rings
 
@@ -9,10 +9,10 @@ const PAIR: f32 = 2.0;
 
 struct Params {
     count: u32,  // vec4 values of a picture
-    stride: u32, // and of a row of the rings
+    stride: u32, // per row of the rings
     rows: u32,   // rows of the rings
     first: u32,  // first row of this window
-    window: u32, // its rows
+    window: u32, // number of rows of this window
 }
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
@@ -38,7 +38,7 @@ fn store(
     let phase = scalars[0].x;
     let at = x[i];
     let g = gradient[i];
-    // The row behind the newest pair's; wraps below `first` to a large number.
+    // The row after the newest pair's; wraps to a large number below `first`.
     let row = (u32(scalars[1].x) + 1u) % params.rows - params.first;
     if (phase == PAIR && row < params.window) {
         steps[row * params.stride + i] = at - accepted[i];

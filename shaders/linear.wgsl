@@ -1,27 +1,26 @@
 // Fully connected layer y = W x + b, and the gradient W^T dy, for a chunk of consecutive rows of W.
 //
-// W lies row by row, each row padded with zeros to whole 16-byte words. A word holds four columns in f32,
-// or eight in f16 (two per u32, the lower half first); arithmetic is f32 in both. The vectors are f32,
-// padded with zeros to whole quads. Large matrices come in chunks, one dispatch each, because a device
-// binds only so many bytes at once; forward each chunk writes rows of its own, backward each adds to what
-// the chunks before it wrote.
+// W is row-major, each row padded with zeros to whole 16-byte words. A word holds four columns in f32, or eight in f16
+// (two per u32, the lower half first); arithmetic is f32 in both. The vectors are f32, padded with zeros to whole
+// quads. Large matrices are split into chunks, one dispatch each, because a device limits the size of a binding.
+// Forward, each chunk writes its own rows; backward, each adds to the result of the chunks before it.
 //
-// Mesa's software driver silently ends all loops of an invocation after 65535 iterations in total. The
-// naive kernels come nearest: words of a row forward, rows of a chunk (see src/ops/linear/matrix.rs) backward.
+// Mesa's software driver silently ends all loops of an invocation after 65535 iterations in total. The naive kernels
+// come nearest: words of a row forward, rows of a chunk (see src/ops/linear/matrix.rs) backward.
 
 const HALF: u32 = 0u;   // 1: weights are f16
-const RELU: u32 = 0u;   // forward: rectify the result; backward: mask the upstream gradient by y > 0
+const RELU: u32 = 0u;   // forward: rectify the result; backward: zero the upstream gradient where y <= 0
 const GROUP: u32 = 64u; // invocations per workgroup
 const ROWS: u32 = 8u;   // forward: rows per workgroup; chunks start at multiples of it
 const QUADS: u32 = ROWS / 4u;
-const SLICES: u32 = 4u; // backward: parts of the rows that a workgroup sums at the same time, a power of 2
+const SLICES: u32 = 4u; // backward: parts of the rows that a workgroup sums in parallel, a power of 2
 const COLUMNS: u32 = GROUP / SLICES; // backward: invocations along the columns
 const WORDS: u32 = 1u;  // backward: words of columns per invocation
 const PARTIALS: u32 = GROUP * 2u;    // two quads per invocation: of rows forward, of columns backward
 
 struct Params {
     rows: u32,         // of this chunk
-    first: u32,        // row of W with which this chunk begins
+    first: u32,        // first row of this chunk in W
     words: u32,        // per row
     column_quads: u32, // vec4 values of x or dx
 }
@@ -36,7 +35,7 @@ struct Params {
 
 var<workgroup> partial: array<vec4<f32>, PARTIALS>;
 
-// The first four columns of a word: all that an f32 word has.
+// The first four columns of a word; an f32 word has only these.
 fn low(word: vec4<u32>) -> vec4<f32> {
     if (HALF == 1u) {
         return vec4<f32>(unpack2x16float(word.x), unpack2x16float(word.y));
@@ -49,8 +48,8 @@ fn high(word: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(word.z), unpack2x16float(word.w));
 }
 
-// Each workgroup computes ROWS rows: its invocations stride over the columns, so that one row's words are
-// read side by side and one read of x serves all rows, and then add up what they have.
+// Each workgroup computes ROWS rows: its invocations stride over the columns, so that a row's words are read
+// contiguously and one read of x serves all rows; then they add up their sums.
 @compute @workgroup_size(GROUP)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -58,7 +57,7 @@ fn forward(
     @builtin(local_invocation_index) local: u32,
 ) {
     let row = (group.y * groups.x + group.x) * ROWS;
-    // A surplus workgroup has nothing to sum, but may not leave: barriers follow.
+    // Surplus workgroups have nothing to sum, but must reach the barriers.
     let words = select(0u, params.words, row < params.rows);
     var sums: array<f32, ROWS>;
     for (var i = local; i < words; i += GROUP) {
@@ -72,7 +71,7 @@ fn forward(
         }
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-            // Rows past the end repeat the last; their sums are dropped.
+            // Rows past the end repeat the last; their sums are not used.
             let word = weights[min(row + r, params.rows - 1u) * params.words + i];
             sums[r] += dot(low(word), x[0]);
             if (HALF == 1u) {
@@ -101,14 +100,14 @@ fn forward(
         if (RELU == 1u) {
             y = select(y, vec4<f32>(0.0), y < vec4<f32>(0.0)); // keeps NaN
         }
-        // Only the matrix's last chunk ends within a quad; what follows there is padding.
+        // Only the matrix's last chunk can end within a quad; the rest is padding.
         let rows = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u);
         output[quad] = select(vec4<f32>(0.0), y, rows < vec4<u32>(params.rows));
     }
 }
 
-// Each invocation owns WORDS words of columns and walks down the rows; SLICES invocations share the rows
-// of the same words and add up what they have.
+// Each invocation handles WORDS words of columns and loops over the rows; SLICES invocations split the rows of the same
+// words and add up their sums.
 @compute @workgroup_size(GROUP)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -116,7 +115,7 @@ fn backward(
     @builtin(local_invocation_index) local: u32,
 ) {
     let first_word = (group.y * groups.x + group.x) * (COLUMNS * WORDS) + local % COLUMNS;
-    // A surplus workgroup has nothing to sum, but may not leave: barriers follow.
+    // Surplus workgroups have nothing to sum, but must reach the barriers.
     let rows = select(0u, params.rows, first_word - local % COLUMNS < params.words);
     var sums_low: array<vec4<f32>, WORDS>;
     var sums_high: array<vec4<f32>, WORDS>;
@@ -127,11 +126,11 @@ fn backward(
         }
         // unroll
         for (var k = 0u; k < 4u; k++) {
-            // Past the last row d is zero padding; any weights do.
+            // After the last row d is zero padding, so any weights will do.
             let row = min(q * 4u + k, params.rows - 1u) * params.words;
             // unroll
             for (var w = 0u; w < WORDS; w++) {
-                // Words past the last repeat it; their sums are dropped.
+                // Words past the last repeat it; their sums are not used.
                 let word = weights[row + min(first_word + w * COLUMNS, params.words - 1u)];
                 sums_low[w] += d[k] * low(word);
                 if (HALF == 1u) {
@@ -142,7 +141,7 @@ fn backward(
     }
     // unroll
     for (var w = 0u; w < WORDS; w++) {
-        workgroupBarrier(); // the word before has been read
+        workgroupBarrier(); // reads of the previous word are done
         partial[local] = sums_low[w];
         partial[GROUP + local] = sums_high[w];
         for (var stride = GROUP / 2u; stride >= COLUMNS; stride /= 2u) {
@@ -152,7 +151,7 @@ fn backward(
                 partial[GROUP + local] += partial[GROUP + local + stride];
             }
         }
-        // From here on each reads and writes only what is its own, and so needs no barrier.
+        // From here on each invocation accesses only its own elements, so no barrier is needed.
         let word = first_word + w * COLUMNS;
         if (local < COLUMNS && word < params.words) {
             let quad = select(word, word * 2u, HALF == 1u);
@@ -164,9 +163,9 @@ fn backward(
     }
 }
 
-// Adds to a quad of dx what this chunk has for it.
+// Adds this chunk's sum to a quad of dx.
 fn add(quad: u32, value: vec4<f32>) {
-    // The first chunk finds whatever the memory held before.
+    // The first chunk overwrites the old memory contents.
     if (params.first == 0u) {
         output[quad] = value;
     } else {
@@ -174,8 +173,8 @@ fn add(quad: u32, value: vec4<f32>) {
     }
 }
 
-// The plainest form, the reference of the kernels above: one invocation computes one quad of rows. (Of one
-// row it can't: writing one component of a quad may touch the others.)
+// Naive kernel, the reference for those above: one invocation computes one quad of rows. (A single row would be unsafe:
+// writing one component of a quad may touch the others.)
 @compute @workgroup_size(64)
 fn naive_forward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -206,11 +205,11 @@ fn naive_forward(
     if (RELU == 1u) {
         sum = select(sum, vec4<f32>(0.0), sum < vec4<f32>(0.0)); // keeps NaN
     }
-    // What follows the last row is padding: its bias is zero, and nothing was added.
+    // Rows after the last are padding: their bias is zero, and nothing was added.
     output[(params.first + row) / 4u] = sum;
 }
 
-// The same for the gradient: one invocation computes one word of columns.
+// Naive kernel of the gradient: one invocation computes one word of columns.
 @compute @workgroup_size(64)
 fn naive_backward(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -1,6 +1,6 @@
-// Linear combination of up to three tensors of one shape, over all stored values.
+// Linear combination of up to three tensors of the same shape, over all stored values.
 
-const COUNT: u32 = 3u; // summands; those behind it are not read
+const COUNT: u32 = 3u; // number of summands; the others are not read
 
 struct Params {
     count: u32, // vec4 values

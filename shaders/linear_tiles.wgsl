@@ -1,20 +1,20 @@
-// Fully connected layer y = W x + b, and the gradient W^T dy, for a chunk of consecutive rows of W, fed from storage
+// Fully connected layer y = W x + b, and the gradient W^T dy, for a chunk of consecutive rows of W, read from storage
 // textures: the texture family's kernel for software drivers, which load storage textures for all lanes at once and
 // buffers lane by lane. Weights are f32.
 //
-// W lies row by row in a linear texture of 8192 columns, each row padded with zeros to whole texels (four columns of
-// W). The vectors are padded with zeros to whole quads. Forward each chunk writes rows of its own, backward each adds
-// to what the chunks before it wrote. A workgroup is one subgroup.
+// W is row-major in a linear texture of 8192 columns, each row padded with zeros to whole texels (four columns of W).
+// The vectors are padded with zeros to whole quads. Forward, each chunk writes its own rows; backward, each adds to the
+// result of the chunks before it. A workgroup is one subgroup.
 
 const LANES: u32 = 8u; // the device's subgroup size
 const ROWS: u32 = 8u;  // forward: rows per workgroup; chunks start at multiples of it
 const QUADS: u32 = ROWS / 4u;
 const WORDS: u32 = 4u; // backward: runs of LANES texels of columns per workgroup
-const RELU: u32 = 0u;  // forward: rectify the result; backward: mask the upstream gradient by y > 0
+const RELU: u32 = 0u;  // forward: rectify the result; backward: zero the upstream gradient where y <= 0
 
 struct Params {
     rows: u32,  // of this chunk
-    first: u32, // row of W with which this chunk begins
+    first: u32, // first row of this chunk in W
     words: u32, // texels per row
 }
 
@@ -26,7 +26,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(6) var<uniform> params: Params;
 
-// The lanes stride over the columns, so that one texel of x serves all rows, and then add up what they have.
+// The lanes stride over the columns, so that one texel of x serves all rows, and then add up their sums.
 @compute @workgroup_size(LANES)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -39,7 +39,7 @@ fn forward(
         let x = textureLoad(input, vec2<u32>(i & 8191u, i >> 13u));
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-            // Rows past the end repeat the last; their sums are dropped.
+            // Rows past the end repeat the last; their sums are not used.
             let n = min(row + r, params.rows - 1u) * params.words + i;
             sums[r] += dot(textureLoad(weights, vec2<u32>(n & 8191u, n >> 13u)), x);
         }
@@ -57,14 +57,14 @@ fn forward(
             if (RELU == 1u) {
                 y = select(y, vec4<f32>(0.0), y < vec4<f32>(0.0)); // keeps NaN
             }
-            // Only the matrix's last chunk ends within a quad; what follows there is padding.
+            // Only the matrix's last chunk can end within a quad; the rest is padding.
             let rows = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u);
             output[quad] = select(vec4<f32>(0.0), y, rows < vec4<u32>(params.rows));
         }
     }
 }
 
-// Each lane owns WORDS texels of columns and walks down the rows, four at a time.
+// Each lane handles WORDS texels of columns and loops over the rows, four at a time.
 @compute @workgroup_size(LANES)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -82,11 +82,11 @@ fn backward(
         }
         // unroll
         for (var k = 0u; k < 4u; k++) {
-            // Past the last row d is zero padding; any weights do.
+            // After the last row d is zero padding, so any weights will do.
             let row = min(q * 4u + k, params.rows - 1u) * params.words;
             // unroll
             for (var w = 0u; w < WORDS; w++) {
-                // Texels past the last repeat it; their sums are dropped.
+                // Texels past the last repeat it; their sums are not used.
                 let n = row + min(first_word + w * LANES, params.words - 1u);
                 sums[w] += d[k] * textureLoad(weights, vec2<u32>(n & 8191u, n >> 13u));
             }

@@ -1,21 +1,21 @@
-// Product of two matrices, D = A B, each of which may come transposed, in its plainest form. Rows are padded with zeros
-// to whole quads (see src/ops/core/shape.rs).
+// Naive product of two matrices, D = A B, each optionally transposed. Rows are padded with zeros to whole quads (see
+// src/ops/core/shape.rs).
 //
-// Everything is done in blocks of 4 x 4. A block in a mat4x4 has the matrix's rows for its columns, so a product of
-// blocks is written the other way round.
+// Everything is done in blocks of 4 x 4. A mat4x4 holds a block's rows as its columns, so products of blocks are
+// written in reverse order.
 
-const TRANSPOSE_A: u32 = 0u; // 1: the first matrix lies transposed
+const TRANSPOSE_A: u32 = 0u; // 1: the first matrix is stored transposed
 const TRANSPOSE_B: u32 = 0u;
 const FINISH: u32 = 0u; // 1: D = scale * A B + plus * I; 2: plus * another matrix instead of I
 
 struct Params {
     rows: u32,    // of D
     depth: u32,   // columns of A, rows of B
-    a_rows: u32,  // as A lies in memory
-    a_quads: u32, // of a row of A, as it lies
+    a_rows: u32,  // as A is stored
+    a_quads: u32, // per row of A, as stored
     b_rows: u32,
     b_quads: u32,
-    quads: u32,   // of a row of D
+    quads: u32,   // per row of D
     scale: f32,
     plus: f32,
 }
@@ -24,7 +24,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> params: Params;
-@group(0) @binding(4) var<storage, read> other: array<vec4<f32>>; // as D
+@group(0) @binding(4) var<storage, read> other: array<vec4<f32>>; // with the layout of D
 
 fn row_of_a(row: u32, quad: u32) -> vec4<f32> {
     return select(vec4<f32>(0.0), a[min(row, params.a_rows - 1u) * params.a_quads + quad], row < params.a_rows);
@@ -52,7 +52,7 @@ fn block_of_b(row: u32, column: u32) -> mat4x4<f32> {
     return mat4x4<f32>(row_of_b(r, column), row_of_b(r + 1u, column), row_of_b(r + 2u, column), row_of_b(r + 3u, column));
 }
 
-// What becomes of the product.
+// Applies the epilogue to the product.
 fn finished(value: vec4<f32>, row: u32, quad: u32) -> vec4<f32> {
     var result = value;
     // static if

@@ -1,13 +1,13 @@
-// Product of two matrices, D = A B, each of which may come transposed, by tiles in workgroup memory: the buffer family's
-// kernel for GPUs. Each invocation computes a block of 4 x 4 values, and loads its share of the next tiles while it
+// Product of two matrices, D = A B, each optionally transposed, by tiles in workgroup memory: the buffer family's
+// kernel for GPUs. Each invocation computes a block of 4 x 4 values, and loads its part of the next tiles while it
 // multiplies. See matmul.wgsl for the layout.
 
-const TRANSPOSE_A: u32 = 0u; // 1: the first matrix lies transposed
+const TRANSPOSE_A: u32 = 0u; // 1: the first matrix is stored transposed
 const TRANSPOSE_B: u32 = 0u;
 const FINISH: u32 = 0u; // 1: D = scale * A B + plus * I; 2: plus * another matrix instead of I
-const SIDE: u32 = 16u;       // quads of rows and columns of a tile
+const SIDE: u32 = 16u;       // quads of rows and of columns per tile
 const DEPTH: u32 = 4u;       // quads of depth per step
-const STRIDE: u32 = SIDE + 1u; // of stored tiles, so that columns meet all banks
+const STRIDE: u32 = SIDE + 1u; // of stored tiles, to avoid bank conflicts between columns
 const THREADS: u32 = SIDE * SIDE;
 const LOADS: u32 = 4u * DEPTH / SIDE; // quads of each tile that an invocation loads
 const TILE: u32 = 4u * DEPTH * STRIDE;
@@ -15,11 +15,11 @@ const TILE: u32 = 4u * DEPTH * STRIDE;
 struct Params {
     rows: u32,    // of D
     depth: u32,   // columns of A, rows of B
-    a_rows: u32,  // as A lies in memory
-    a_quads: u32, // of a row of A, as it lies
+    a_rows: u32,  // as A is stored
+    a_quads: u32, // per row of A, as stored
     b_rows: u32,
     b_quads: u32,
-    quads: u32,   // of a row of D
+    quads: u32,   // per row of D
     strips: u32,  // tiles across
     scale: f32,
     plus: f32,
@@ -29,10 +29,10 @@ struct Params {
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> params: Params;
-@group(0) @binding(4) var<storage, read> other: array<vec4<f32>>; // as D
+@group(0) @binding(4) var<storage, read> other: array<vec4<f32>>; // with the layout of D
 
-// One tile of each, as rows of blocks: row r of block (depth, side) is at (depth * 4 + r) * STRIDE + side. A block lies
-// as in memory, transposed or not.
+// One tile of each matrix, as rows of blocks: row r of block (depth, side) is at (depth * 4 + r) * STRIDE + side. A
+// block keeps its layout in memory, transposed or not.
 var<workgroup> tile_a: array<vec4<f32>, TILE>;
 var<workgroup> tile_b: array<vec4<f32>, TILE>;
 
@@ -50,7 +50,7 @@ fn row_of_b(row: u32, quad: u32) -> vec4<f32> {
     return vec4<f32>(0.0);
 }
 
-// The n-th quad of a tile of A, from `start` quads of depth on. Neighbouring invocations load neighbouring quads.
+// The n-th quad of a tile of A, starting at `start` quads of depth. Neighbouring invocations load neighbouring quads.
 fn load_a(n: u32, first_row: u32, start: u32) -> vec4<f32> {
     if (TRANSPOSE_A == 1u) {
         return row_of_a(start * 4u + n / SIDE, first_row + n % SIDE);
@@ -65,13 +65,13 @@ fn load_b(n: u32, first_column: u32, start: u32) -> vec4<f32> {
     return row_of_b(start * 4u + n / SIDE, first_column + n % SIDE);
 }
 
-// Where it belongs in the stored tile. `by_depth`: the rows of the tile in memory are those of depth.
+// Index of the n-th quad in the stored tile. `by_depth`: the tile's rows in memory run along the depth.
 fn place(n: u32, by_depth: bool) -> u32 {
     let row = n / DEPTH;
     return select(((n % DEPTH) * 4u + row % 4u) * STRIDE + row / 4u, n / SIDE * STRIDE + n % SIDE, by_depth);
 }
 
-// What becomes of the product.
+// Applies the epilogue to the product.
 fn finished(value: vec4<f32>, row: u32, quad: u32) -> vec4<f32> {
     var result = value;
     // static if
@@ -99,7 +99,7 @@ fn forward(
     // The block that this invocation computes.
     let i = local / SIDE;
     let j = local % SIDE;
-    // A surplus workgroup has nothing to sum, but may not leave: barriers follow.
+    // Surplus workgroups have nothing to sum, but must reach the barriers.
     let depth = select(0u, params.depth, first_row * 4u < params.rows);
     var next_a: array<vec4<f32>, LOADS>;
     var next_b: array<vec4<f32>, LOADS>;
@@ -116,7 +116,7 @@ fn forward(
             tile_b[place(local + l * THREADS, TRANSPOSE_B == 0u)] = next_b[l];
         }
         workgroupBarrier();
-        // Beyond the last step these are zeros, which nothing reads.
+        // After the last step these are zeros, which are not used.
         // unroll
         for (var l = 0u; l < LOADS; l++) {
             next_a[l] = load_a(local + l * THREADS, first_row, start + DEPTH);

@@ -1,25 +1,25 @@
-// Product of two matrices, D = A B, each of which may come transposed, fed from storage textures: the texture family's
-// kernel for software drivers, which load storage textures for all lanes at once and buffers lane by lane. See
-// matmul.wgsl for the layout and the blocks of 4 x 4.
+// Product of two matrices, D = A B, each optionally transposed, read from storage textures: the texture family's kernel
+// for software drivers, which load storage textures for all lanes at once and buffers lane by lane. See matmul.wgsl for
+// the layout and the blocks of 4 x 4.
 //
-// The lanes of a workgroup, one subgroup, are neighbouring columns of blocks; each has TALL x WIDE blocks of D.
+// A workgroup is one subgroup; its lanes are neighbouring columns of blocks, with TALL x WIDE blocks of D each.
 
-const TRANSPOSE_A: u32 = 0u; // 1: the first matrix lies transposed
+const TRANSPOSE_A: u32 = 0u; // 1: the first matrix is stored transposed
 const TRANSPOSE_B: u32 = 0u;
 const FINISH: u32 = 0u; // 1: D = scale * A B + plus * I; 2: plus * another matrix instead of I
 const LANES: u32 = 8u; // the device's subgroup size
-const TALL: u32 = 2u;  // blocks of an invocation, down
-const WIDE: u32 = 2u;  // and across, LANES apart
+const TALL: u32 = 2u;  // blocks per invocation, down
+const WIDE: u32 = 2u;  // blocks per invocation, across, LANES apart
 const BLOCKS: u32 = TALL * WIDE;
 
 struct Params {
     rows: u32,    // of D
     depth: u32,   // columns of A, rows of B
-    a_rows: u32,  // as A lies in memory
-    a_quads: u32, // of a row of A, as it lies
+    a_rows: u32,  // as A is stored
+    a_quads: u32, // per row of A, as stored
     b_rows: u32,
     b_quads: u32,
-    quads: u32,   // of a row of D
+    quads: u32,   // per row of D
     strips: u32,  // workgroups across
     scale: f32,
     plus: f32,
@@ -29,7 +29,7 @@ struct Params {
 @group(0) @binding(1) var b: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> params: Params;
-@group(0) @binding(4) var<storage, read> other: array<vec4<f32>>; // as D
+@group(0) @binding(4) var<storage, read> other: array<vec4<f32>>; // with the layout of D
 
 fn row_of_a(row: u32, quad: u32) -> vec4<f32> {
     let n = min(row, params.a_rows - 1u) * params.a_quads + min(quad, params.a_quads - 1u);
@@ -41,7 +41,7 @@ fn row_of_b(row: u32, quad: u32) -> vec4<f32> {
     return select(vec4<f32>(0.0), textureLoad(b, vec2<u32>(n & 8191u, n >> 13u)), row < params.b_rows);
 }
 
-// Blocks beyond the last row or column hold anything; what they would give is not stored.
+// Blocks beyond the last row or column hold arbitrary values; their products are not stored.
 fn block_of_a(row: u32, column: u32) -> mat4x4<f32> {
     if (TRANSPOSE_A == 1u) {
         let r = column * 4u;
@@ -60,7 +60,7 @@ fn block_of_b(row: u32, column: u32) -> mat4x4<f32> {
     return mat4x4<f32>(row_of_b(r, column), row_of_b(r + 1u, column), row_of_b(r + 2u, column), row_of_b(r + 3u, column));
 }
 
-// What becomes of the product.
+// Applies the epilogue to the product.
 fn finished(value: vec4<f32>, row: u32, quad: u32) -> vec4<f32> {
     var result = value;
     // static if

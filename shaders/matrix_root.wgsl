@@ -1,11 +1,11 @@
-// What surrounds the matrix products in the Newton-Schulz iteration for a square root (src/ops/matrix_root.rs). All
+// Steps around the matrix products of the Newton-Schulz iteration for a square root (src/ops/matrix_root.rs). All
 // matrices are square, their rows padded with zeros to whole quads (see src/ops/core/shape.rs).
 
 const GROUP: u32 = 256u; // invocations of the workgroup that sums, a power of 2
 
 struct Params {
     side: u32,
-    quads: u32, // of a row
+    quads: u32, // per row
     scale: f32, // combine: factors of the matrix and of the identity
     identity: f32,
 }
@@ -13,9 +13,9 @@ struct Params {
 @group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> c: array<vec4<f32>>;
-// The norm of A, its root, and the reciprocals of both.
+// The norm of A, its square root, and the reciprocals of both.
 @group(0) @binding(3) var<storage, read> numbers: array<vec4<f32>>;
-// A matrix that is judged, as bits: compilers may assume that no value is NaN.
+// The matrix to judge, as bits: compilers may assume that no value is NaN.
 @group(0) @binding(7) var<storage, read> bits: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(5) var<uniform> params: Params;
@@ -40,7 +40,7 @@ fn diagonal(i: u32) -> vec4<f32> {
     return select(vec4<f32>(0.0), vec4<f32>(1.0), columns == vec4<u32>(row));
 }
 
-// The Frobenius norm of A, with what is derived from it.
+// The Frobenius norm of A, with values derived from it.
 @compute @workgroup_size(GROUP)
 fn norm(@builtin(local_invocation_index) local: u32) {
     var sum = 0.0;
@@ -55,13 +55,13 @@ fn norm(@builtin(local_invocation_index) local: u32) {
     }
 }
 
-// The numbers of A again, or zeros if the iteration shows that A is not positive: if Y is larger than that of any
-// positive matrix, or not finite.
+// Copies the numbers of A, or writes zeros if A is not positive: if Y is not finite, or larger than possible for a
+// positive matrix.
 @compute @workgroup_size(GROUP)
 fn judge(@builtin(local_invocation_index) local: u32) {
     var sum = 0.0;
     for (var i = local; i < params.side * params.quads; i += GROUP) {
-        // Beyond 1e4 a square would count as much as this, and it may be infinite.
+        // Limited to 1e4, which is large enough to reject: the square of a larger value may be infinite.
         let is_large = (bits[i] & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x461c4000u);
         let value = select(bitcast<vec4<f32>>(bits[i]), vec4<f32>(1e4), is_large);
         sum += dot(value, value);
@@ -102,7 +102,7 @@ fn combine(
     }
 }
 
-// The root itself: the iteration's result with the norm put back.
+// The root: the iteration's result with the norm restored.
 @compute @workgroup_size(64)
 fn root(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -115,7 +115,7 @@ fn root(
     }
 }
 
-// Its trace.
+// The trace of the root.
 @compute @workgroup_size(GROUP)
 fn trace(@builtin(local_invocation_index) local: u32) {
     var sum = 0.0;
@@ -128,7 +128,7 @@ fn trace(@builtin(local_invocation_index) local: u32) {
     }
 }
 
-// The trace of X P: both are symmetric but for rounding.
+// The trace of X P: both are symmetric up to rounding.
 @compute @workgroup_size(GROUP)
 fn residue(@builtin(local_invocation_index) local: u32) {
     var sum = 0.0;
@@ -141,8 +141,8 @@ fn residue(@builtin(local_invocation_index) local: u32) {
     }
 }
 
-// The gradient of the trace: (Z + P) / 2 over the root of the norm, and what changes with the norm. a = Z, b = P,
-// c = X, which is A over its norm; upstream = the trace of X P.
+// Gradient of the trace: (Z + P) / 2 over the square root of the norm, plus the derivative of the norm. a = Z, b = P, c
+// = X, which is A divided by its norm; upstream = the trace of X P.
 @group(0) @binding(6) var<storage, read> upstream: array<vec4<f32>>;
 
 @compute @workgroup_size(64)

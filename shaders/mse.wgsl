@@ -1,7 +1,7 @@
-// Mean squared difference of two tensors, and its gradient, over all stored values: padding is zero in
-// both and adds nothing.
+// Mean squared difference of two tensors, and its gradient, over all stored values: padding is zero in both and adds
+// nothing.
 
-const TERMS: u32 = 16u; // vec4 values that an invocation of `forward` adds up
+const TERMS: u32 = 16u; // vec4 values that an invocation of `forward` sums
 
 struct Params {
     count: u32,    // vec4 values of a tensor
@@ -20,7 +20,7 @@ fn index(group: vec3<u32>, groups: vec3<u32>, local: u32) -> u32 {
     return (group.y * groups.x + group.x) * 64u + local;
 }
 
-// Each invocation leaves one partial sum; sum.wgsl does the rest.
+// Each invocation writes one partial sum; sum.wgsl adds them up.
 @compute @workgroup_size(64)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -32,8 +32,8 @@ fn forward(
         return;
     }
     var sum = vec4<f32>(0.0);
-    // A workgroup reads one stretch, neighbouring invocations neighbouring values. What lies behind the end
-    // is read as the last value and not counted: straight code is faster than a loop on software drivers.
+    // A workgroup reads a contiguous range, neighbouring invocations neighbouring values. After the end, the last value
+    // is read and not counted: straight-line code is faster than a loop on software drivers.
     let start = (i - local) * TERMS + local;
     // unroll
     for (var k = 0u; k < TERMS; k++) {

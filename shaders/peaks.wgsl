@@ -1,15 +1,15 @@
-// What a device can do at most: chains of multiply-adds in registers, and a stream through memory. The
-// yardsticks that benches hold kernels against.
+// Peak benchmarks of a device: chains of multiply-adds in registers, and streaming through memory. The reference for
+// the throughput of other kernels.
 
-const VECTORS: u32 = 1u;  // chains that an invocation runs at the same time, each of four values
-const CHAINS: u32 = 12u;  // chains in all, a multiple of VECTORS
-const REPEAT: u32 = 16u;  // multiply-adds of a chain per step
+const VECTORS: u32 = 1u;  // chains that an invocation computes in parallel, each of four values
+const CHAINS: u32 = 12u;  // total number of chains, a multiple of VECTORS
+const REPEAT: u32 = 16u;  // multiply-adds per chain and step
 const FACTOR: f32 = 0.9921875;
 const SUMMAND: f32 = 0.0625;
 
 struct Params {
     count: u32,  // texels
-    length: u32, // values; what follows in the last texel is padding
+    length: u32, // number of values; the rest of the last texel is padding
     steps: u32,
 }
 

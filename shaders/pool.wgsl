@@ -1,21 +1,21 @@
-// Max and average pooling over any windows, and their adjoints; PyTorch's rules, see src/ops/pool.rs.
-// Maps are bordered quads (see src/ops/core/shape.rs). The `halve` entry points do the one case that VGG has,
-// 2x2 windows that touch but don't overlap, without loops; the others do everything.
+// Max and average pooling over any windows, and their adjoints, with PyTorch's rules; see src/ops/pool.rs. Maps are
+// bordered quads (see src/ops/core/shape.rs). The `halve` entry points handle the one case in VGG, adjacent 2x2
+// windows, without loops; the others handle every case.
 //
 // The host guarantees that every window holds at least one pixel (padding <= kernel / 2).
 //
-// Mesa's software driver silently ends all loops of an invocation after 65535 iterations in total: a window's
-// pixels, backward times the windows that share a pixel, must stay below that (15x15 windows at every pixel
-// make 54240 with the loops over rows).
+// Mesa's software driver silently ends all loops of an invocation after 65535 iterations in total: the pixels of a
+// window, backward times the windows that share a pixel, must stay below that (15x15 windows at every pixel make 54240
+// with the loops over rows).
 
-const RECTIFIED: u32 = 0u; // backward: no gradient where x is not positive
+const RECTIFIED: u32 = 0u; // backward: zero the gradient where x is not positive
 
 struct Params {
     in_height: u32,
     in_width: u32,
     out_height: u32,
     out_width: u32,
-    quads: u32, // the same in both maps
+    quads: u32, // in both maps
     kernel_height: u32,
     kernel_width: u32,
     stride_y: u32,
@@ -38,8 +38,8 @@ struct Place {
     quad: u32,
     y: u32,
     x: u32,
-    inside: bool, // a pixel, not border
-    valid: bool,  // within the run of texels at all
+    inside: bool, // true for pixels, false for the border
+    valid: bool,  // true within the run of texels
 }
 
 fn place(i: u32, height: u32, width: u32, quads: u32) -> Place {
@@ -52,8 +52,8 @@ fn place(i: u32, height: u32, width: u32, quads: u32) -> Place {
     return Place(quad, row - 1u, column - 1u, quad < quads && row > 0u && column > 0u, i < quads * plane + pitch + 1u);
 }
 
-// One axis of a window: its pixels are start .. end - 1. `count` is what an average divides by: it includes
-// the padding, but not the part of a last window (ceil mode) that hangs over the padding's end.
+// One axis of a window: its pixels are start .. end - 1. `count` is an average's divisor: it includes the padding, but
+// not the part of a last window (ceil mode) that extends beyond the padding.
 struct Window {
     start: u32,
     end: u32,
@@ -76,7 +76,7 @@ fn column_window(x: u32) -> Window {
     return window(x, params.stride_x, params.kernel_width, params.pad_x, params.in_width);
 }
 
-// The windows that hold pixel p are .x .. .y - 1 (none if .x >= .y): o * stride <= p + pad < o * stride + kernel.
+// The windows that contain pixel p are .x .. .y - 1 (none if .x >= .y): o * stride <= p + pad < o * stride + kernel.
 fn windows_with(p: u32, stride: u32, kernel: u32, pad: u32, count: u32) -> vec2<u32> {
     let padded = p + pad;
     var first = 0u;
@@ -116,7 +116,7 @@ fn max_forward(
     }
     let rows = row_window(at.y);
     let columns = column_window(at.x);
-    // Starting from the first pixel, not from a large negative number: there is no -infinity in WGSL.
+    // Start from the first pixel: WGSL has no -infinity.
     var best = input[texel(at.quad, rows.start, columns.start, params.in_height, params.in_width)];
     for (var y = rows.start; y < rows.end; y++) {
         for (var x = columns.start; x < columns.end; x++) {
@@ -152,8 +152,8 @@ fn average_forward(
     output[i] = sum / f32(rows.count * columns.count);
 }
 
-// For each channel, whether pixel (py, px) is the first maximum of a window in row-major order: larger
-// than all before it and not smaller than any behind it.
+// For each channel, whether pixel (py, px) is the first maximum of a window in row-major order: larger than all earlier
+// pixels and not smaller than any later one.
 fn is_first_maximum(quad: u32, py: u32, px: u32, rows: Window, columns: Window) -> vec4<bool> {
     let value = input[texel(quad, py, px, params.in_height, params.in_width)];
     var wins = vec4<bool>(true);
@@ -173,7 +173,7 @@ fn is_first_maximum(quad: u32, py: u32, px: u32, rows: Window, columns: Window) 
     return wins;
 }
 
-// Gathers per input pixel: each window that holds it is searched again, so that no atomics are needed.
+// Gathers per input pixel: each window that contains it is searched again, so that no atomics are needed.
 @compute @workgroup_size(64)
 fn max_backward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -203,7 +203,7 @@ fn max_backward(
     output[i] = sum;
 }
 
-// A gradient by average at this texel of x.
+// Zeroes an average's gradient at this texel where x is not positive.
 fn rectify(d: vec4<f32>, n: u32) -> vec4<f32> {
     // static if
     if (RECTIFIED == 1u) {
@@ -279,14 +279,14 @@ fn halve_average_forward(
     output[i] = mean;
 }
 
-// The backward `halve` entry points let one invocation write a block of 2x2 texels, so that each window
-// is read once. Block (by, bx) of a plane holds its rows 2 * by - 1 and 2 * by and the columns alike: row
-// and column 0 are border, so block (by, bx) is just the window of output pixel (by - 1, bx - 1).
+// In the backward `halve` entry points one invocation writes a block of 2x2 texels, so that each window is read once.
+// Block (by, bx) of a plane holds its rows 2 * by - 1 and 2 * by, and the same columns. Row and column 0 are border, so
+// block (by, bx) is the window of output pixel (by - 1, bx - 1).
 struct Block {
     quad: u32,
     row: u32,    // upper row of the plane; wraps around to a huge number in the first block
     column: u32,
-    window: bool, // it is a window, not only border or pixels that no window holds
+    window: bool, // true for a window, false for border or pixels outside every window
 }
 
 fn block(i: u32) -> Block {
@@ -340,7 +340,7 @@ fn halve_max_backward(
         if (RECTIFIED == 1u) {
             d = select(vec4<f32>(0.0), d, max(max(v0, v1), max(v2, v3)) > vec4<f32>(0.0));
         }
-        // Larger than all before, not smaller than any behind.
+        // Larger than all earlier values, not smaller than any later one.
         wins[0] = (v0 >= v1) & (v0 >= v2) & (v0 >= v3);
         wins[1] = (v1 > v0) & (v1 >= v2) & (v1 >= v3);
         wins[2] = (v2 > v0) & (v2 > v1) & (v2 >= v3);

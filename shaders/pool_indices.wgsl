@@ -1,13 +1,12 @@
-// Where the maxima of a rectified map's 2x2 windows are, for kernels that do not find that out themselves: a pass
-// of its own behind the convolution (`find`) and before its adjoint (`route`). See
-// src/ops/conv/pool_indices.rs.
+// Pool indices of a rectified map's 2x2 windows, for kernels that don't compute them: a separate pass after the
+// convolution (`find`) and before its adjoint (`route`). See src/ops/conv/pool_indices.rs.
 //
-// Maps are bordered quads (see src/ops/core/shape.rs). A pool index has four bits a channel, of which the one of the window's
-// first maximum in row-major order is set, none if that is not positive. A texel of indices is for 2x2 windows,
-// that is 4x4 pixels.
+// Maps are bordered quads (see src/ops/core/shape.rs). A pool index has four bits per channel, with the bit of the
+// window's first maximum in row-major order set, or none if the maximum is not positive. A texel of indices covers 2x2
+// windows, which is 4x4 pixels.
 
 struct Params {
-    height: u32, // of the map that is pooled
+    height: u32, // of the map before the pool
     width: u32,
     quads: u32,
 }
@@ -27,8 +26,8 @@ struct Place {
     quad: u32,
     y: u32,
     x: u32,
-    inside: bool, // a pixel, not border
-    valid: bool,  // within the run of texels at all
+    inside: bool, // true for pixels, false for the border
+    valid: bool,  // true within the run of texels
 }
 
 fn place(i: u32, height: u32, width: u32, quads: u32) -> Place {
@@ -58,7 +57,7 @@ fn pool_index(quad: u32, y: u32, x: u32) -> f32 {
     let v2 = input[below];
     let v3 = input[below + 1u];
     let none = vec4<i32>(0);
-    // Larger than all before, not smaller than any behind.
+    // Larger than all earlier values, not smaller than any later one.
     let bits = select(none, vec4<i32>(1), (v0 >= v1) & (v0 >= v2) & (v0 >= v3))
         | select(none, vec4<i32>(2), (v1 > v0) & (v1 >= v2) & (v1 >= v3))
         | select(none, vec4<i32>(4), (v2 > v0) & (v2 > v1) & (v2 >= v3))
@@ -67,7 +66,7 @@ fn pool_index(quad: u32, y: u32, x: u32) -> f32 {
     return f32(kept.x | (kept.y << 4u) | (kept.z << 8u) | (kept.w << 12u));
 }
 
-// One invocation for each texel of indices.
+// One invocation per texel of indices.
 @compute @workgroup_size(64)
 fn find(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -90,7 +89,7 @@ fn find(
     output[i] = found;
 }
 
-// One invocation for each texel of the map.
+// One invocation per texel of the map.
 @compute @workgroup_size(64)
 fn route(
     @builtin(workgroup_id) group: vec3<u32>,

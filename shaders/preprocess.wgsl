@@ -1,4 +1,4 @@
-// Preprocessing of the image for the network and its adjoint; see src/ops/preprocess.rs.
+// Preprocessing of the picture for the network, and the adjoint; see src/ops/preprocess.rs.
 // Maps are bordered quads (see src/ops/core/shape.rs) of three channels, so one quad whose fourth lane is zero.
 
 struct Params {
@@ -23,8 +23,8 @@ struct Params {
 
 // Texel i of the run.
 struct Place {
-    inside: bool, // a pixel, not border
-    valid: bool,  // within the run of texels at all
+    inside: bool, // true for pixels, false for the border
+    valid: bool,  // true within the run of texels
 }
 
 fn place(i: u32) -> Place {
@@ -45,7 +45,7 @@ fn preprocess(
     if (!at.valid) {
         return;
     }
-    // The bias would turn borders and the fourth lane non-zero.
+    // The bias would make borders and the fourth lane nonzero.
     var result = vec4<f32>(0.0);
     if (at.inside) {
         let rgb = input[i];
@@ -71,7 +71,7 @@ fn preprocess_backward(
     var result = vec4<f32>(0.0);
     if (at.inside) {
         let d = upstream[i].xyz * vec3<f32>(params.scale_0, params.scale_1, params.scale_2);
-        // Channel c of the picture gets the sum of all channels that were made of it.
+        // Channel c of the picture gets the sum over all network channels computed from it.
         let lanes = vec4<u32>(0u, 1u, 2u, 3u);
         result = select(vec4<f32>(0.0), vec4<f32>(d.x), lanes == vec4<u32>(params.order_0))
             + select(vec4<f32>(0.0), vec4<f32>(d.y), lanes == vec4<u32>(params.order_1))

@@ -1,5 +1,4 @@
-// The gradient without the components that the picture can't follow because they lead out of [0, 1],
-// elementwise over all stored values.
+// Projected gradient: zeroes the components along which a step would leave [0, 1], elementwise over all stored values.
 
 struct Params {
     count: u32, // vec4 values

@@ -1,8 +1,8 @@
-// A tensor to one number: sum, sum of sizes, the count of values that are not finite, a dot product.
-// In two stages: `partial` (or `partial_dot`) leaves one number per workgroup, `finish` adds those up.
-// The order is fixed, so that runs repeat bit for bit. Results are the first component of a quad.
+// Reduces a tensor to one number: sum, sum of absolute values, count of non-finite values, dot product. Two stages:
+// `partial` (or `partial_dot`) writes one number per workgroup, `finish` adds them up. The order is fixed, so that runs
+// repeat bit for bit. Results are the first component of a quad.
 //
-// All stored values are visited: padding is zero, which adds nothing.
+// All stored values are read: padding is zero, which adds nothing.
 
 const KIND: u32 = 0u; // 0 sum, 1 sum of |x|, 2 count of NaN and Inf
 const GROUP: u32 = 64u; // invocations per workgroup, a power of 2
@@ -12,7 +12,7 @@ struct Params {
     stride: u32,  // invocations of the first stage
 }
 
-// As bits: compilers may assume that no value is NaN, so a comparison need not find one.
+// As bits: compilers may assume that no value is NaN, so a comparison may miss one.
 @group(0) @binding(0) var<storage, read> input: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> other: array<vec4<u32>>; // second factor of the dot product
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
@@ -20,7 +20,7 @@ struct Params {
 
 var<workgroup> shares: array<f32, GROUP>;
 
-// What the components of texel i add.
+// Terms of the components of texel i.
 fn term(i: u32) -> vec4<f32> {
     let bits = input[i];
     let value = bitcast<vec4<f32>>(bits);
@@ -34,7 +34,7 @@ fn term(i: u32) -> vec4<f32> {
     return value;
 }
 
-// Adds up one quad per invocation and writes the sum of the workgroup.
+// Adds up one quad per invocation and writes the workgroup's sum.
 fn write(mine: vec4<f32>, group: u32, local: u32) {
     let pairs = mine.xy + mine.zw;
     shares[local] = pairs.x + pairs.y;

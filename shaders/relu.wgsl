@@ -1,4 +1,4 @@
-// Rectifier, elementwise over all stored values, padding too. NaN stays NaN, so that a run notices it.
+// ReLU, elementwise over all stored values including padding. Keeps NaN, so that a run detects it.
 
 struct Params {
     count: u32, // vec4 values

@@ -1,17 +1,17 @@
 // Bilinear and bicubic resizing; see src/ops/resize.rs.
 // Maps are bordered quads (see src/ops/core/shape.rs). One invocation computes one output texel.
 //
-// Positions are computed with integers: as floats, (p + 0.5) * in / out - 0.5 would lose digits that the
-// taps' weights need on wide pictures. The host guarantees that 2 * (in + 3) * out fits an i32.
+// Positions are computed with integers: as floats, (p + 0.5) * in / out - 0.5 would lose digits that the weights need
+// on wide pictures. The host guarantees that 2 * (in + 3) * out fits an i32.
 
-const TAPS: u32 = 2u; // pixels along each axis that make one: 2 bilinear, 4 bicubic
+const TAPS: u32 = 2u; // input pixels per output pixel along each axis: 2 bilinear, 4 bicubic
 
 struct Params {
     in_height: u32,
     in_width: u32,
     out_height: u32,
     out_width: u32,
-    quads: u32, // the same in both maps
+    quads: u32, // in both maps
 }
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
@@ -27,8 +27,8 @@ struct Place {
     quad: u32,
     y: u32,
     x: u32,
-    inside: bool, // a pixel, not border
-    valid: bool,  // within the run of texels at all
+    inside: bool, // true for pixels, false for the border
+    valid: bool,  // true within the run of texels
 }
 
 fn place(i: u32, height: u32, width: u32, quads: u32) -> Place {
@@ -41,9 +41,9 @@ fn place(i: u32, height: u32, width: u32, quads: u32) -> Place {
     return Place(quad, row - 1u, column - 1u, quad < quads && row > 0u && column > 0u, i < quads * plane + pitch + 1u);
 }
 
-// Cubic convolution kernel (Keys) with A = -0.75. Weights of the pixel at distance d and, beyond it, of the
-// one at distance 1 + d, for d in 0 .. 1. The second is A x^3 - 5A x^2 + 8A x - 4A at x = 1 + d, as a product:
-// written out, its terms are a hundred times larger than what is left of them.
+// Cubic convolution kernel (Keys) with A = -0.75. Weights of the pixel at distance d and of the next one, at distance 1
+// + d, for d in 0 .. 1. The second is A x^3 - 5A x^2 + 8A x - 4A at x = 1 + d, written as a product: the terms of the
+// expanded form are a hundred times larger than their sum.
 fn near(d: f32) -> f32 {
     return (1.25 * d - 2.25) * d * d + 1.0;
 }
@@ -52,16 +52,16 @@ fn far(d: f32) -> f32 {
     return -0.75 * d * (1.0 - d) * (1.0 - d);
 }
 
-// What pixel p of a line of `out_size` is made of: the weights of the pixels first, first + 1, ... of the
-// line of `in_size`. Indices beyond the line's ends mean its end pixels.
+// Interpolation of pixel p of a line of `out_size`: the weights of the pixels first, first + 1, ... of the line of
+// `in_size`. Indices beyond the line's ends are clamped to its end pixels.
 struct Taps {
     first: i32,
-    weights: vec4<f32>, // TAPS of them
+    weights: vec4<f32>, // the first TAPS are used
 }
 
 fn taps(p: u32, out_size: u32, in_size: u32) -> Taps {
-    // Source position: (p + 0.5) * in / out - 0.5 = ((2p + 1) * in - out) / (2 * out). It is above -1, so
-    // one is added to stay with unsigned numbers.
+    // Source position: (p + 0.5) * in / out - 0.5 = ((2p + 1) * in - out) / (2 * out). It is above -1; adding one keeps
+    // the arithmetic unsigned.
     let whole = 2u * out_size;
     let shifted = (2u * p + 1u) * in_size + out_size;
     let at = shifted / whole; // floor(position) + 1

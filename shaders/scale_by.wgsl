@@ -1,4 +1,4 @@
-// A tensor times a number that lies on the device, over all stored values; and the reciprocal of a number.
+// Product of a tensor and a number on the device, over all stored values; and the reciprocal of a number.
 
 struct Params {
     count: u32,   // vec4 values
@@ -7,7 +7,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> number: array<vec4<f32>>; // the first value counts
+@group(0) @binding(1) var<storage, read> number: array<vec4<f32>>; // only the first value is used
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> params: Params;
 

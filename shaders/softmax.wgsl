@@ -1,5 +1,5 @@
 // Softmax of a vector, y = exp(x - max x) / sum exp(x - max x), and its adjoint dx = y (dy - sum y dy).
-// One workgroup does it all: vectors of classes are short. Vectors are padded with zeros to whole quads.
+// A single workgroup: class vectors are short. Vectors are padded with zeros to whole quads.
 
 const GROUP: u32 = 256u; // invocations of the workgroup, a power of 2
 
@@ -15,9 +15,9 @@ struct Params {
 
 var<workgroup> partial: array<f32, GROUP>;
 
-// Sum of one value per invocation, for all of them. The order is fixed, so that runs repeat bit for bit.
+// Sum of one value per invocation, returned to all. The order is fixed, so that runs repeat bit for bit.
 fn total(value: f32, local: u32) -> f32 {
-    workgroupBarrier(); // the call before has been read
+    workgroupBarrier(); // reads of the previous call are done
     partial[local] = value;
     for (var stride = GROUP / 2u; stride > 0u; stride /= 2u) {
         workgroupBarrier();
@@ -29,7 +29,7 @@ fn total(value: f32, local: u32) -> f32 {
     return partial[0];
 }
 
-// Largest of one value per invocation, for all of them.
+// Maximum of one value per invocation, returned to all.
 fn largest(value: f32, local: u32) -> f32 {
     partial[local] = value;
     for (var stride = GROUP / 2u; stride > 0u; stride /= 2u) {

@@ -1,7 +1,7 @@
-// Sum of a list of numbers in a fixed order, in levels: the end of every op whose output is one number.
-// Lists have a multiple of four numbers.
+// Sum of a list of numbers in a fixed order, in levels: the last step of every op whose output is one number. The
+// length of a list is a multiple of four.
 
-const TERMS: u32 = 16u; // vec4 values that an invocation of `fold` adds up
+const TERMS: u32 = 16u; // vec4 values that an invocation of `fold` sums
 
 struct Params {
     count: u32,   // vec4 values in the list
@@ -14,7 +14,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> params: Params;
 
-// Makes a long list into one about 64 times shorter.
+// Shortens a long list by a factor of about 64.
 @compute @workgroup_size(64)
 fn fold(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -26,7 +26,7 @@ fn fold(
         return;
     }
     var sum = vec4<f32>(0.0);
-    // A workgroup reads one stretch, neighbouring invocations neighbouring values.
+    // A workgroup reads a contiguous range, neighbouring invocations neighbouring values.
     let start = (i - local) * TERMS + local;
     // unroll
     for (var k = 0u; k < TERMS; k++) {
@@ -38,7 +38,7 @@ fn fold(
 
 var<workgroup> shared_sums: array<vec4<f32>, 256>;
 
-// One workgroup adds up what is left and writes a vector of length one, with its padding.
+// One workgroup sums the remaining numbers and writes a vector of length 1, with its padding.
 @compute @workgroup_size(256)
 fn finish(@builtin(local_invocation_index) local: u32) {
     var sum = vec4<f32>(0.0);

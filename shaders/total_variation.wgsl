@@ -1,12 +1,12 @@
 // Total variation of a map by one of three definitions, and its gradient. Maps are bordered quads (see
-// src/ops/core/shape.rs); their zero borders are no pixels and take no part.
+// src/ops/core/shape.rs); their zero borders are not pixels and are excluded.
 //
-// 0 squared:  half the squared differences to the right and below, at all pixels but those of the last row and column.
+// 0 squared:  half the squared differences to the right and below, at all pixels except in the last row and column.
 // 1 absolute: the absolute differences to the right and below.
-// 2 diagonal: squared differences to the right and below, and along both diagonals between the corners of all cells,
-//    those around the picture included: the map continues there with its edge.
+// 2 diagonal: squared differences to the right and below, and along both diagonals of all 2x2 cells, including those
+//             around the picture, where the edge is repeated.
 
-const TERMS: u32 = 8u; // texels that an invocation of `forward` adds up
+const TERMS: u32 = 8u; // texels that an invocation of `forward` sums
 const KIND: u32 = 0u;
 
 struct Params {
@@ -16,7 +16,7 @@ struct Params {
     texels: u32,   // of the whole map, closing border included
     partials: u32, // forward: numbers written, a multiple of the workgroup size
     straight: f32, // diagonal: weight of a squared difference to the right or below
-    slanted: f32,  // diagonal: weight of one along a diagonal
+    slanted: f32,  // diagonal: weight of a squared difference along a diagonal
 }
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
@@ -40,14 +40,14 @@ fn place(i: u32) -> Place {
     return Place(i - n, row, n - row * pitch);
 }
 
-// A pixel of the plane that starts at `start`; outside of the map the edge.
+// A pixel of the plane that starts at `start`, clamped to the map's edge.
 fn pixel(start: u32, row: u32, column: u32) -> vec4<f32> {
     let y = clamp(row, 1u, params.height);
     return input[start + y * (params.width + 1u) + clamp(column, 1u, params.width)];
 }
 
-// What one texel adds: its differences to the right and below, and the diagonals of the cell that it is the upper left
-// corner of. (Texels of the border are corners too.)
+// Terms of one texel: its differences to the right and below, and the diagonals of the cell whose upper left corner it
+// is. (Texels of the border are corners too.)
 fn term(n: u32, at: Place) -> vec4<f32> {
     var sum = vec4<f32>(0.0);
     if (KIND == 2u) {
@@ -74,7 +74,7 @@ fn term(n: u32, at: Place) -> vec4<f32> {
     return sum + select(params.straight, 1.0, KIND == 0u) * (dx * dx + dy * dy);
 }
 
-// Each invocation leaves one partial sum; sum.wgsl does the rest.
+// Each invocation writes one partial sum; sum.wgsl adds them up.
 @compute @workgroup_size(64)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -87,7 +87,7 @@ fn forward(
     }
     let plane = (params.height + 1u) * (params.width + 1u);
     var sum = vec4<f32>(0.0);
-    // A workgroup reads one stretch, neighbouring invocations neighbouring texels.
+    // A workgroup reads a contiguous range, neighbouring invocations neighbouring texels.
     let start = (i - local) * TERMS + local;
     for (var k = 0u; k < TERMS; k++) {
         let n = start + k * 64u;
@@ -98,7 +98,7 @@ fn forward(
     sums[i] = (sum.x + sum.y) + (sum.z + sum.w);
 }
 
-// Derivative of a difference's term by its first pixel, for kinds that weigh all pixels alike.
+// Derivative of a difference's term with respect to its first pixel, for kinds with equal weights for all pixels.
 fn slope(difference: vec4<f32>) -> vec4<f32> {
     if (KIND == 1u) {
         return sign(difference);
@@ -106,7 +106,7 @@ fn slope(difference: vec4<f32>) -> vec4<f32> {
     return difference * select(2.0 * params.straight, 1.0, KIND == 0u);
 }
 
-// What the diagonals that end at this pixel add. Beyond the edge stand copies of it, which have diagonals of their own.
+// Gradient of the diagonals that end at this pixel or at its copies beyond the edge.
 fn slanted(at: Place) -> vec4<f32> {
     let here = pixel(at.start, at.row, at.column);
     var sum = vec4<f32>(0.0);
@@ -131,8 +131,7 @@ fn slanted(at: Place) -> vec4<f32> {
     return sum * (2.0 * params.slanted);
 }
 
-// One invocation computes one texel: what its pixel adds to its own term, its left neighbour's and that
-// of the pixel above.
+// One invocation computes one texel: the derivatives of its own term, its left neighbour's and that of the pixel above.
 @compute @workgroup_size(64)
 fn backward(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -148,7 +147,7 @@ fn backward(
     if (at.row > 0u && at.column > 0u) {
         let pitch = params.width + 1u;
         let here = input[n];
-        // The squared kind leaves out the differences of the last row and column.
+        // The squared kind omits the differences of the last row and column.
         let row = at.row < params.height || KIND != 0u;
         let column = at.column < params.width || KIND != 0u;
         if (row && at.column < params.width) {

@@ -1,9 +1,9 @@
-// One summand of a weighted sum of tensors, over all stored values: output = output + weights[index] * a, and
-// for the first one output = weights[0] * a, whatever was there.
+// One summand of a weighted sum of tensors, over all stored values: output = output + weights[index] * a, and for the
+// first summand output = weights[0] * a, ignoring the old values.
 
 struct Params {
     count: u32, // vec4 values
-    index: u32, // which summand
+    index: u32, // index of the summand
 }
 
 @group(0) @binding(0) var<storage, read> weights: array<f32>;

@@ -1,12 +1,12 @@
-// Winograd convolution, the transform of the filter: U = G g G^T for each pair of channels, once per filter.
+// Transform of the filter of a Winograd convolution: U = G g G^T for each pair of channels, once per filter.
 //
-// The three transforms are here, in winograd_input.wgsl and in winograd_output.wgsl (Lavin and Gray 2015): an output
-// tile of TILE x TILE pixels follows from SIDE x SIDE inputs (SIDE = TILE + 2) by SIDE * SIDE products instead of
-// 9 * TILE * TILE. Between the transforms of input and output comes a matrix product for each of the SIDE * SIDE
-// positions (winograd_tiles.wgsl, winograd_blocks.wgsl).
+// The method has three transforms, here, in winograd_input.wgsl and in winograd_output.wgsl (Lavin and Gray 2015): an
+// output tile of TILE x TILE pixels is computed from SIDE x SIDE inputs (SIDE = TILE + 2) with SIDE * SIDE products
+// instead of 9 * TILE * TILE. Between the transforms of input and output there is a matrix product for each of the SIDE
+// * SIDE positions (winograd_tiles.wgsl, winograd_blocks.wgsl, coop_products.wgsl).
 //
-// Interpolation points are 0, infinity, +-A and +-B. 3/4 and 3/2 instead of the usual 1 and 2 halve the
-// rounding error (measured: docs/accuracy.md), and all their products are exact in f32.
+// Interpolation points are 0, infinity, +-A and +-B. 3/4 and 3/2 instead of the usual 1 and 2 halve the rounding error
+// (measured: docs/accuracy.md), and all their products are exact in f32.
 //
 // Transformed weights: texel ((position * blocks of 32 out channels + out / 32) * in_quads + in_quad) * 32 + out % 32,
 // each a vec4 over four input channels.
@@ -34,7 +34,7 @@ alias Line = array<vec4<f32>, 6>;
 
 var<private> tile: array<vec4<f32>, 36>;
 
-// G of F(TILE, 3): the filter's polynomial at each point, over the product of the differences of the points.
+// G of F(TILE, 3): the filter's polynomial at each point, divided by the product of the differences of the points.
 fn filter_line(g0: vec4<f32>, g1: vec4<f32>, g2: vec4<f32>) -> Line {
     if (TILE == 2u) {
         let even = 0.5 * (g0 + g2);

@@ -1,26 +1,25 @@
-// Winograd convolution, the transform of the input (see winograd_filter.wgsl for the method and its points).
+// Transform of the input of a Winograd convolution (see winograd_filter.wgsl for the method and its points).
 //
-// `transform` reads a map. `transform_routed`, in the backward pass through a convolution that is pooled where it is
-// made, reads the gradient of the pooled map and the pool indices instead of the gradient of the map (see
+// `transform` reads a map. `transform_routed`, in the backward pass of a convolution with a fused pool, reads the
+// gradient of the pooled map and the pool indices instead of the gradient of the full map (see
 // src/ops/conv/pool_indices.rs).
 //
-// The adjoint is the convolution with the filter turned by 180 degrees. Turning the input tile and the
-// output tile instead of the filter gives the same, so one set of transformed weights serves both. Whether they are
-// turned is a parameter: a variant of its own would be one more long compilation.
+// The adjoint is the convolution with the filter rotated by 180 degrees. Rotating the input tile and the output tile
+// instead of the filter is equivalent, so one set of transformed weights serves both. The rotation is a parameter: a
+// separate variant would take another long compilation.
 //
-// Maps are bordered quads (see src/ops/core/shape.rs). Work goes in chunks of `chunk` tiles. Transformed: texel
-// position * stride + (tile / run * in_quads + in_quad) * run + tile % run, where a run is as many tiles as an
-// invocation of winograd_tiles.wgsl takes, or for winograd_blocks.wgsl all of the chunk. For coop_products.wgsl they are
-// columns of matrices in f16, multiplied by `scales[0]` (see half_scale.wgsl): quad
-// position * stride + (in_quad / ROW_QUADS * chunk + tile) * ROW_QUADS + in_quad % ROW_QUADS; all quads are bound at once
-// then.
+// Maps are bordered quads (see src/ops/core/shape.rs). Work is split into chunks of `chunk` tiles. Transformed values:
+// texel position * stride + (tile / run * in_quads + in_quad) * run + tile % run, where a run is the number of tiles
+// per invocation of winograd_tiles.wgsl, or for winograd_blocks.wgsl the whole chunk. For coop_products.wgsl they are
+// columns of f16 matrices, multiplied by `scales[0]` (see half_scale.wgsl): quad position * stride + (in_quad /
+// ROW_QUADS * chunk + tile) * ROW_QUADS + in_quad % ROW_QUADS; all quads are then bound at once.
 
-const TEXTURES: u32 = 0u;  // where all maps and transformed values lie: 1 in textures of 8192 columns, 0 in buffers
-const ROWS: u32 = 0u;      // 1: transformed values are rows of matrices in f16, and lie in buffers
-const ROW_QUADS: u32 = 4u; // quads of such a row
+const TEXTURES: u32 = 0u;  // memory of all maps and transformed values: 1 for textures of 8192 columns, 0 for buffers
+const ROWS: u32 = 0u;      // 1: transformed values are rows of f16 matrices, in buffers
+const ROW_QUADS: u32 = 4u; // quads per row
 const TILE: u32 = 4u;      // 4 or 2
 const SIDE: u32 = 6u;      // TILE + 2
-const HALF: u32 = 2u;      // windows of a tile along each axis where it is pooled: TILE is 4 then
+const HALF: u32 = 2u;      // pooled: windows per tile along each axis; TILE is then 4
 const SPAN: u32 = 4u;      // HALF + 2: side of the pooled gradient under an input tile
 const COVER: u32 = 3u;     // side of the pool indices under it
 const STRIDE: u32 = 6u;    // of the array of a tile
@@ -30,18 +29,18 @@ const A2: f32 = A * A;
 const B2: f32 = B * B;
 
 struct Params {
-    height: u32, // of the map that is transformed, before a pool
+    height: u32, // of the transformed map, before a pool
     width: u32,
-    quads: u32,  // of the window that is bound
-    first_quad: u32, // of that window
+    quads: u32,  // of the bound window
+    first_quad: u32, // first quad of that window
     tiles: u32,  // of the whole map
     tiles_across: u32,
     first_tile: u32, // of this chunk
-    chunk: u32,      // tiles of this chunk, whole runs
+    chunk: u32,      // tiles per chunk, whole runs
     run: u32,
     stride: u32,     // texels from one position to the next
     texels: u32,     // of the window
-    turned: u32,     // 1: the adjoint
+    turned: u32,     // 1: rotate by 180 degrees, for the adjoint
 }
 
 @group(0) @binding(0) var map_texture: texture_storage_2d<rgba32float, read>; // the map, or the pooled gradient
@@ -93,7 +92,7 @@ fn store_transformed(n: u32, value: vec4<f32>) {
     }
 }
 
-// The tile of the chunk and the quad that an invocation transforms. Neighbours store next to each other.
+// Tile of the chunk and quad that an invocation transforms. Neighbours store to adjacent memory.
 fn place(i: u32) -> vec2<u32> {
     if (ROWS == 1u) {
         let column = i / ROW_QUADS;
@@ -137,7 +136,7 @@ fn store_tile(t: u32, quad: u32) {
             tile[r * STRIDE + c] = line[r];
         }
     }
-    // A window of the quads has but one run.
+    // A window of the quads has only one run.
     let run = params.run;
     var start = (t / run * params.quads + params.first_quad + quad) * run + t % run;
     if (ROWS == 1u) {
@@ -154,12 +153,12 @@ fn store_tile(t: u32, quad: u32) {
     }
 }
 
-// How a tile's input is read: from which texel, how far to the next row, how far to the next column. It begins one
-// row above and one column left of the tile's output, so that of the first tile is the map's first texel. Turned, it is
-// read from its last pixel backwards. Tiles at the far edges reach into the next row or plane: what they read there
-// enters only into outputs that are not stored.
+// Addressing of a tile's input: first texel, distance to the next row, distance to the next column. The input starts
+// one row above and one column left of the tile's output, so that of the first tile starts at the map's first texel. If
+// rotated, it is read backwards from its last pixel. Tiles at the far edges reach into the next row or plane; those
+// values contribute only to outputs that are not stored.
 fn walk(t: u32, quad: u32) -> vec3<u32> {
-    // Tiles beyond the last repeat it; nothing reads what comes of them.
+    // Tiles beyond the last repeat it; their results are not used.
     let at = min(params.first_tile + t, params.tiles - 1u);
     let row = at / params.tiles_across * TILE;
     let column = at % params.tiles_across * TILE;
@@ -184,7 +183,7 @@ fn transform(
         return;
     }
     let way = walk(t, quad);
-    let last = params.texels - 1u; // border, so zero
+    let last = params.texels - 1u; // a border texel, so zero
     // unroll
     for (var r = 0u; r < SIDE; r++) {
         // unroll
@@ -195,17 +194,17 @@ fn transform(
     store_tile(t, quad);
 }
 
-// Where the pooled gradient and the pool indices under an input tile start, in their own maps.
+// Start of the pooled gradient and of the pool indices under an input tile, in their own maps.
 struct PooledCorner {
     texel: u32,
     pitch: u32,
     index: u32,
     index_pitch: u32,
-    last_index: u32, // border, so zero
+    last_index: u32, // a border texel, so zero
 }
 
-// In both maps the border stands for what the tile has above and left of the first pixel. Beyond the far edges
-// it is as with `walk`.
+// In both maps the border stands for the part of the tile above and left of the first pixel. Beyond the far edges it
+// works as for `walk`.
 fn pooled_corner(t: u32, quad: u32) -> PooledCorner {
     let at = min(params.first_tile + t, params.tiles - 1u);
     let row = at / params.tiles_across;
@@ -213,7 +212,7 @@ fn pooled_corner(t: u32, quad: u32) -> PooledCorner {
     let height = params.height / 2u;
     let width = params.width / 2u;
     let pitch = width + 1u;
-    // A texel of pool indices is for 2x2 pooled pixels.
+    // A texel of pool indices covers 2x2 pooled pixels.
     let index_height = (height + 1u) / 2u;
     let index_pitch = (width + 1u) / 2u + 1u;
     return PooledCorner(
@@ -224,21 +223,21 @@ fn pooled_corner(t: u32, quad: u32) -> PooledCorner {
         (params.quads * (index_height + 1u) + 1u) * index_pitch);
 }
 
-// Routes the pooled gradient into `tile`, turned: each value goes to the pixel of its window that its index names.
+// Routes the pooled gradient into `tile`, rotated: each value goes to the pixel of its window that its index selects.
 fn route() {
     // unroll
     for (var j = 0u; j < SPAN; j++) {
         // unroll
         for (var i = 0u; i < SPAN; i++) {
             let d = pooled[j * SPAN + i];
-            // The first pooled pixel is the last of its texel of pool indices.
+            // The first pooled pixel is the last one of its texel of pool indices.
             let bits = vec4<i32>(i32(
                 routes[(j + 1u) / 2u * COVER + (i + 1u) / 2u][(j + 1u) % 2u * 2u + (i + 1u) % 2u]));
             // unroll
             for (var y = 0u; y < 2u; y++) {
                 // unroll
                 for (var x = 0u; x < 2u; x++) {
-                    // The tile begins with the second row and column of its first window.
+                    // The tile starts at the second row and column of its first window.
                     let r = 2u * j + y;
                     let c = 2u * i + x;
                     if (r >= 1u && r <= SIDE && c >= 1u && c <= SIDE) {

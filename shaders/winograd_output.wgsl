@@ -1,24 +1,23 @@
-// Winograd convolution, the transform of the products into the output (see winograd_filter.wgsl for the method and its
-// points, winograd_input.wgsl for the order of tiles and for turned ones).
+// Transform of the products of a Winograd convolution into the output (see winograd_filter.wgsl for the method and its
+// points, winograd_input.wgsl for the order of tiles and for rotated ones).
 //
-// `transform` stores the output's pixels. `transform_pooled`, of a convolution that is rectified and pooled, stores the
-// largest value of each 2x2 window in their place, and the pool indices that say which it was (see
-// src/ops/conv/pool_indices.rs). What lies around the pixels is written by border.wgsl.
+// `transform` stores the output's pixels. `transform_pooled`, for a convolution with ReLU and fused pool, stores the
+// maximum of each 2x2 window instead, and the pool indices of the maxima (see src/ops/conv/pool_indices.rs).
+// border.wgsl writes the border.
 //
-// Maps are bordered quads (see src/ops/core/shape.rs). Products: texel position * stride + out_quad * chunk + tile; those of
-// coop_products.wgsl are columns of matrices, to be multiplied by `scales[1]` (see half_scale.wgsl): texel
-// position * stride + (out_quad / ROW_QUADS * chunk + tile) * ROW_QUADS + out_quad % ROW_QUADS.
-// Whether the result is rectified is a parameter, as is whether tiles are turned: a variant of its own would be one more
-// long compilation.
+// Maps are bordered quads (see src/ops/core/shape.rs). Products: texel position * stride + out_quad * chunk + tile;
+// those of coop_products.wgsl are columns of matrices, to be multiplied by `scales[1]` (see half_scale.wgsl): texel
+// position * stride + (out_quad / ROW_QUADS * chunk + tile) * ROW_QUADS + out_quad % ROW_QUADS. Rectification and the
+// rotation of tiles are parameters: separate variants would each take another long compilation.
 
-const TEXTURES: u32 = 0u;  // where the products lie: 1 in a texture of 8192 columns, 0 in a buffer
-const ROWS: u32 = 0u;      // 1: products are rows of matrices, and lie in a buffer
-const ROW_QUADS: u32 = 4u; // quads of such a row
+const TEXTURES: u32 = 0u;  // memory of the products: 1 for a texture of 8192 columns, 0 for a buffer
+const ROWS: u32 = 0u;      // 1: products are rows of matrices, in a buffer
+const ROW_QUADS: u32 = 4u; // quads per row
 const TILE: u32 = 4u;      // 4 or 2
 const SIDE: u32 = 6u;      // TILE + 2
-const HALF: u32 = 2u;      // windows of a tile along each axis where it is pooled: TILE is 4 then
+const HALF: u32 = 2u;      // pooled: windows per tile along each axis; TILE is then 4
 const MASK: u32 = 0u;      // zero the result where `activation` is not positive
-const ADD: u32 = 0u;       // add the result to what `output` holds, before the mask
+const ADD: u32 = 0u;       // add the output's previous values, before the mask
 const STRIDE: u32 = 6u;    // of the array of a tile
 const A: f32 = 0.75;
 const B: f32 = 1.5;
@@ -28,14 +27,14 @@ const B2: f32 = B * B;
 struct Params {
     height: u32, // of the output, before a pool
     width: u32,
-    quads: u32,  // of the window that is bound
-    first_quad: u32, // of that window
+    quads: u32,  // of the bound window
+    first_quad: u32, // first quad of that window
     tiles: u32,  // of the whole map
     tiles_across: u32,
     first_tile: u32, // of this chunk
-    chunk: u32,      // tiles of this chunk
+    chunk: u32,      // tiles per chunk
     stride: u32,     // texels from one position to the next
-    turned: u32,     // 1: the adjoint
+    turned: u32,     // 1: rotate by 180 degrees, for the adjoint
     relu: u32,       // 1: rectify the result
 }
 
@@ -66,7 +65,7 @@ fn load_product(n: u32) -> vec4<f32> {
     }
 }
 
-// Where the first product of a tile lies.
+// Index of the first product of a tile.
 fn first_product(t: u32, quad: u32) -> u32 {
     if (ROWS == 1u) {
         return (quad / ROW_QUADS * params.chunk + t) * ROW_QUADS + quad % ROW_QUADS;
@@ -74,7 +73,7 @@ fn first_product(t: u32, quad: u32) -> u32 {
     return (params.first_quad + quad) * params.chunk + t;
 }
 
-// The tile of the chunk and the quad that an invocation transforms. Neighbours load what lies next to each other.
+// Tile of the chunk and quad that an invocation transforms. Neighbours load adjacent memory.
 fn place(i: u32) -> vec2<u32> {
     if (ROWS == 1u) {
         let column = i / ROW_QUADS;
@@ -83,7 +82,7 @@ fn place(i: u32) -> vec2<u32> {
     return vec2<u32>(i % params.chunk, i / params.chunk);
 }
 
-// A^T of F(TILE, 3); the first TILE values count.
+// A^T of F(TILE, 3); only the first TILE values are used.
 fn output_line(m: Line) -> Line {
     if (TILE == 2u) {
         return Line(m[0] + m[1] + m[2], m[1] - m[2] + m[3], m[0], m[0], m[0], m[0]);
@@ -169,7 +168,7 @@ fn transform(
     }
 }
 
-// NaN stays NaN.
+// ReLU that keeps NaN.
 fn rectified(value: vec4<f32>) -> vec4<f32> {
     return select(value, vec4<f32>(0.0), value < vec4<f32>(0.0));
 }
@@ -179,11 +178,11 @@ fn larger(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
     return select(select(a + b, a, a >= b), b, b >= a);
 }
 
-// Four bits a channel, of which the one of the window's first maximum in row-major order is set; none if the
-// maximum is not positive. As a whole number, which f32 holds exactly.
+// Four bits per channel, with the bit of the window's first maximum in row-major order set, or none if the maximum is
+// not positive. The result is an integer, which f32 represents exactly.
 fn pool_index(v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32>) -> f32 {
     let none = vec4<i32>(0);
-    // Larger than all before, not smaller than any behind.
+    // Larger than all earlier values, not smaller than any later one.
     let bits = select(none, vec4<i32>(1), (v0 >= v1) & (v0 >= v2) & (v0 >= v3))
         | select(none, vec4<i32>(2), (v1 > v0) & (v1 >= v2) & (v1 >= v3))
         | select(none, vec4<i32>(4), (v2 > v0) & (v2 > v1) & (v2 >= v3))
@@ -232,7 +231,7 @@ fn transform_pooled(
             }
         }
     }
-    // The last tile may have an odd row or column alone.
+    // The last tile may have only a single odd row or column.
     if (row >= height || column >= width) {
         return;
     }

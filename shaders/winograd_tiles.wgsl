@@ -1,11 +1,11 @@
-// The products of a Winograd convolution, fed from storage textures: for each position p of the transformed
-// tile, out[p] = weights[p] * input[p]. The texture family's kernel for software drivers; the inner loop is
-// that of conv_tiles.wgsl. See winograd_filter.wgsl and winograd_input.wgsl for the layouts.
+// Products of a Winograd convolution, read from storage textures: for each position p of the transformed tile, out[p] =
+// weights[p] * input[p]. The texture family's kernel for software drivers; the inner loop is that of conv_tiles.wgsl.
+// See winograd_filter.wgsl and winograd_input.wgsl for the layouts.
 
 const LANES: u32 = 8u;          // the device's subgroup size
 const VECTORS: u32 = 8u;        // runs of LANES tiles per invocation
 const CHANNELS: u32 = 32u;      // output channels per invocation, 4 to 32
-const WEIGHT_QUADS: u32 = 1u;   // quads of output channels whose weights a lane loads: QUADS / LANES, at least 1
+const WEIGHT_QUADS: u32 = 1u;   // quads of output channels per lane for loading weights: QUADS / LANES, at least 1
 const QUADS: u32 = CHANNELS / 4u;
 const SUMS: u32 = VECTORS * CHANNELS;
 const BLOCK_QUADS: u32 = 8u;    // quads of output channels in a block of weights
@@ -16,9 +16,9 @@ struct Params {
     chunk: u32,         // tiles
     input_stride: u32,  // texels from one position to the next
     output_stride: u32,
-    weight_blocks: u32, // groups of BLOCK output channels of the filter
-    weight_quads: u32,  // quads of its input channels
-    adjoint: u32,       // 1: the weights' inputs and outputs change places
+    weight_blocks: u32, // blocks of BLOCK output channels of the filter
+    weight_quads: u32,  // quads of input channels of the filter
+    adjoint: u32,       // 1: swap the weights' inputs and outputs
 }
 
 @group(0) @binding(0) var input: texture_storage_2d<rgba32float, read>;
@@ -47,8 +47,8 @@ fn forward(
             let n = start + v * LANES;
             tiles[v] = textureLoad(input, vec2<u32>(n & 8191u, n >> 13u));
         }
-        // Each lane loads the four by four weights of this quad of inputs and a quad of outputs: a texel for each
-        // of the filter's outputs. These are our outputs, or in the adjoint our inputs: then the other way round.
+        // Each lane loads the 4 x 4 weights of this quad of inputs and a quad of outputs: one texel per output of the
+        // filter. These are this product's outputs, or in the adjoint its inputs; then the block is transposed.
         var lane_weights: array<vec4<f32>, WEIGHT_QUADS * 4u>;
         // unroll
         for (var g = 0u; g < WEIGHT_QUADS; g++) {

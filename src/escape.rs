@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_control_character_is_left() {
+    fn control_characters_are_escaped() {
         assert_eq!(one_line("a\nb\u{7f}\u{9b}\u{202e}"), "a\\u000ab\\u007f\\u009b\\u202e");
         assert_eq!(one_line("tag \u{e0041}"), "tag \\udb40\\udc41");
         assert!(matches!(one_line("plain ü 漢 \\ text"), Cow::Borrowed(_)));

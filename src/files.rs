@@ -280,12 +280,12 @@ mod tests {
     /// Reading it would take gigabytes.
     #[cfg(target_os = "linux")]
     #[test]
-    fn of_a_file_of_the_kernel_nothing_is_read() {
+    fn proc_files_read_as_empty() {
         assert!(read_up_to(Path::new("/proc/self/pagemap"), 1 << 31).unwrap().is_empty());
     }
 
     #[test]
-    fn a_file_is_replaced_whole_and_nothing_else_is_left() {
+    fn files_are_replaced_atomically() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a file.json");
         write_whole(&path, b"first", "writing", false).unwrap();
@@ -302,7 +302,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn pipes_are_written_to_and_links_are_followed() {
+    fn pipes_and_links_are_written_through() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_made_or_the_reason_is_stated() {
+    fn folders_are_created_or_the_error_has_a_reason() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         make_folder(&path("a/b")).unwrap();
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_ends_in_a_separator_is_no_files() {
+    fn names_ending_in_a_separator_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["new.json/", "new.json//", "new.json/.", "new.json/..", "new.json//./"] {
             let path = folder.path().join(name);
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_no_file_can_have_are_found() {
+    fn impossible_file_names_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         check_name(&folder.path().join("plain.png")).unwrap();
         check_name(&folder.path().join("x".repeat(200))).unwrap();
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn only_ordinary_files_of_the_right_size_are_read() {
+    fn only_ordinary_files_within_the_limit_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a file");
         std::fs::write(&path, b"12345").unwrap();

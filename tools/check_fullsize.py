@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Checks the program against PyTorch at full size: VGG-19 with all its 143,667,240 parameters, a 384x256 photo.
+"""Compares the program with PyTorch at full size: VGG-19 with all 143,667,240 parameters, a 384x256 photo.
 
-How to run it (it installs nothing itself; about 3 GB of memory and 2 GB of disk):
+Usage (nothing is installed automatically; needs about 3 GB of memory and 2 GB of disk):
 
     python3 -m venv tools/.venv
     tools/.venv/bin/pip install torch numpy safetensors pillow
@@ -12,27 +12,27 @@ How to run it (it installs nothing itself; about 3 GB of memory and 2 GB of disk
         --start $D/start.png --out $D/ours.safetensors --decisions $D/decisions.safetensors
     $P tools/check_fullsize.py compare $D/ours.safetensors --dir $D --decisions $D/decisions.safetensors
 
-The weights are random, drawn as torchvision does (convolutions Kaiming normal over fan-out, linear layers
+The weights are random, initialised as in torchvision (convolutions Kaiming normal over fan-out, linear layers
 N(0, 0.01^2), biases 0), with torchvision's state-dict keys. The request is REQUEST below: three factors, targets
 and style from the photo, picture values in [0,1] with torchvision's mean and deviation, max pooling, adaptive max
-pooling to 7x7 before fc6 (torchvision itself averages; --adaptive avg does too), dropout off, no total variation.
+pooling to 7x7 before fc6 (torchvision averages, as does --adaptive avg), no dropout, no total variation.
 
-The reference holds, computed in f64 and stored as F32:
+The reference contains, computed in f64 and stored as F32:
     relu5_1 (C,H,W), fc6, fc8       of the photo
     losses                          of the start picture, weighted, one per entry of REQUEST["terms"]
     gradient (3,H,W)                of their sum with respect to the start picture in [0,1]
     start/relu5_1, start/fc6, start/fc8   of the start picture; compared only if the other file has them
-and in its metadata "f32_noise" how far PyTorch's own f32 run is from it. For the gradient that is 1.6e-3, and not
-rounding (2e-6 once the f32 run is made to take the f64 run's decisions): of some 30 million ReLUs and max pools six
-lie so close to zero or to a tie that they decide otherwise in f32. The other tensors have no such excuse.
+Its metadata "f32_noise" contain the distance of PyTorch's own f32 run from it. For the gradient this is 1.6e-3, which
+is not rounding (2e-6 if the f32 run is forced to use the f64 run's decisions): of some 30 million ReLUs and max pools,
+six are so close to zero or a tie that they decide differently in f32. This doesn't affect the other tensors.
 
-So `compare --decisions FILE` takes our activations of the start picture (every ReLU layer, and pool5, which goes into
-the adaptive pool) and fails unless
+Therefore `compare --decisions FILE` reads our activations of the start picture (every ReLU layer, and pool5, the input
+of the adaptive pool) and fails unless
     each of those layers is within the tolerance of the f64 run's;
-    every decision that differs from the f64 run's is a close one: the f64 value before the ReLU, or what the pool
-    lost by not taking its own maximum, is at most MARGIN of the layer's root mean square;
-    the gradient is within the tolerance of an f64 gradient whose ReLUs and max pools decide as ours do.
-The plain gradient's error is then printed for information only.
+    every decision that differs from the f64 run's is a close one: the f64 input of the ReLU, or the difference between
+    the pool's maximum and the chosen element, is at most MARGIN of the layer's root mean square;
+    the gradient is within the tolerance of an f64 gradient that uses our decisions of ReLUs and max pools.
+The error of the plain gradient is then only printed for information.
 """
 
 import argparse
@@ -58,8 +58,8 @@ REQUIRED = ["relu5_1", "fc6", "fc8", "losses", "gradient"]
 MARGIN = 1e-4  # of a layer's root mean square; see --decisions
 
 # spatial and abstract: weight * mean((F-T)^2); style: weight * mean over C^2 of (G-A)^2, G = F F^T / (C*N).
-# The weights give each spatial and abstract term a gradient norm of about 1, each style term one of about 0.4 (the
-# Gram matrices of a random network are small, hence the large numbers).
+# With these weights each spatial and abstract term has a gradient norm of about 1, each style term one of about 0.4
+# (the Gram matrices of a random network are small, hence the large weights).
 REQUEST = {
     "pooling": "max",
     "terms": [
@@ -75,7 +75,7 @@ REQUEST = {
 
 
 class VGG19(torch.nn.Module):
-    """torchvision.models.vgg19: the same modules, so the same state-dict keys and shapes."""
+    """Replicates torchvision.models.vgg19: the same modules, state-dict keys and shapes."""
 
     def __init__(self):
         super().__init__()
@@ -95,10 +95,10 @@ class VGG19(torch.nn.Module):
         )
 
     def forward(self, rgb, wanted, adaptive, relu=lambda name, x: F.relu(x), pool=lambda source, x, find: find(x)):
-        """The `wanted` named activations of one picture (3,H,W) in [0,1].
+        """Returns the `wanted` activations, by name, of one picture (3,H,W) in [0,1].
 
-        `relu` is called with the layer's name and input; `pool` with the name of the layer it pools, that layer's
-        output and the max pool to do (a function that takes return_indices)."""
+        `relu` is called with the layer's name and input; `pool` with the name of the pooled layer, its output and the
+        max pooling function (which accepts return_indices)."""
         out = {}
         column = lambda v: torch.tensor(v, dtype=rgb.dtype).reshape(1, 3, 1, 1)
         x = (rgb[None] - column(MEAN)) / column(STD)
@@ -179,7 +179,7 @@ def weighted_losses(start, photo):
 
 
 def compute(directory, dtype, adaptive):
-    """The reference's tensors; prints each term's loss and how much it contributes to the gradient."""
+    """Computes the reference's tensors; prints loss and gradient norm of each term."""
     model = read_model(directory, dtype)
     terms = REQUEST["terms"]
     wanted = {"relu5_1", "fc6", "fc8"} | {t["layer"] for t in terms}
@@ -199,12 +199,12 @@ def compute(directory, dtype, adaptive):
 
 
 class Decisions:
-    """What our run decided about the start picture, read from its activations (f32, exact)."""
+    """The decisions of our run for the start picture, read from its activations (f32, exact)."""
 
     def __init__(self, path):
         self.values = load_file(path)
-        self.relus = self.pools = 0  # how many decisions were looked at
-        self.flips = []  # (kind, layer, margin) of those that the f64 run takes otherwise
+        self.relus = self.pools = 0  # number of decisions compared
+        self.flips = []  # (kind, layer, margin) of decisions that differ in the f64 run
         self.errors = {}  # relative L2 of each layer against the f64 run
 
     def ours(self, name, shape):
@@ -216,11 +216,11 @@ class Decisions:
         return value.reshape(shape)
 
     def record(self, kind, name, own, others, lost, scale):
-        """Notes where two sets of decisions differ; `lost` is how far the f64 run was from ours, elementwise."""
+        """Records differing decisions; `lost` returns the f64 run's distance from our decision, elementwise."""
         margins = (lost()[own != others].abs() / scale).tolist()
         self.flips += [(kind, name, margin) for margin in margins]
 
-    # For VGG19.forward, without gradients: decides by itself and notes where ours differs.
+    # For VGG19.forward, without gradients: uses its own decisions and records where ours differ.
     def watch_relu(self, name, x):
         ours, out = self.ours(name, x.shape), F.relu(x)
         self.errors[name] = relative_l2(ours, out)
@@ -237,7 +237,7 @@ class Decisions:
         self.record("pool", source, own, others, lambda: out - pick(x, others), x.square().mean().sqrt())
         return out
 
-    # For VGG19.forward: the values are its own, the decisions ours.
+    # For VGG19.forward: uses its own values and our decisions.
     def take_relu(self, name, x):
         return x * (self.ours(name, x.shape) > 0)
 
@@ -246,12 +246,12 @@ class Decisions:
 
 
 def pick(x, indices):
-    """The elements of each plane that max_pool2d's indices name."""
+    """Returns the elements of each plane at max_pool2d's indices."""
     return x.flatten(2).gather(2, indices.flatten(2)).reshape(indices.shape)
 
 
 def compare_decisions(directory, adaptive, ours, path, tolerance):
-    """The gradient against an f64 one that decides as ours did; whether it and the decisions pass."""
+    """Compares the gradient with an f64 one that uses our decisions; returns whether it and the decisions pass."""
     model = read_model(directory, torch.float64)
     decisions = Decisions(path)
     wanted = {t["layer"] for t in REQUEST["terms"]}
@@ -295,8 +295,8 @@ def relative_l2(ours, reference):
 
 
 def compare(ours, reference, noise, tolerance, gradient_tolerance):
-    """Prints one line per tensor; returns whether all of them pass. Anything missing, misshapen or NaN fails.
-    With an infinite gradient tolerance the gradient is information."""
+    """Prints one line per tensor; returns whether all pass. Missing, misshapen and NaN tensors fail.
+    With an infinite gradient tolerance the gradient is only information."""
     good = True
     for key in REQUIRED + sorted(k for k in reference if k.startswith("start/") and k in ours):
         if key not in ours:
@@ -328,7 +328,7 @@ def main():
             command.add_argument("--seed", type=int, default=19)
         if name == "reference":
             command.add_argument("--photo", type=Path, default=root / "docs/photos/summer-palace.jpg")
-            command.add_argument("--start-seed", type=int, default=20, help="of the start picture's noise")
+            command.add_argument("--start-seed", type=int, default=20, help="seed of the start picture's noise")
             command.add_argument("--dtype", choices=["float64", "float32"], default="float64")
             command.add_argument("--adaptive", choices=["max", "avg"], default="max")
             command.add_argument("--out", type=Path, help="default: reference.safetensors in --dir")

@@ -1,34 +1,34 @@
 #!/usr/bin/env python3
-"""Times this program against PyTorch, ncnn and Burn on the same machine, and prints Markdown tables.
+"""Compares the speed of this program with PyTorch, ncnn and Burn on the same machine, and prints Markdown tables.
 
     python3 tools/compare_peers.py [--rounds 7] [--sides 256 512] [--dir DIR] [--starts 5] [--adapter cpu]
-    python3 tools/compare_peers.py --ncnn                 forward passes of VGG-19 to relu5_1 against ncnn and PyTorch
-    python3 tools/compare_peers.py --burn                 single convolutions against Burn
-    python3 tools/compare_peers.py --pixels FILE.json     one run of each side for every size from 64 to 2040 px
+    python3 tools/compare_peers.py --ncnn                 forward passes of VGG-19 to relu5_1, with ncnn and PyTorch
+    python3 tools/compare_peers.py --burn                 single convolutions, with Burn
+    python3 tools/compare_peers.py --pixels FILE.json     one run of each program for every size from 64 to 2040 px
 
-Installs the newest torch, numpy and safetensors into a virtual environment of its own (tools/.venv-peers, or
-PEERS_PYTHON names a Python that has them), builds `benches/iteration.rs`, then runs in turn: ours, PyTorch, ours,
-PyTorch, ... Each run is a process of its own that warms up twice and takes the median of its iterations; the table
-holds the medians of the rounds with their smallest and largest. PyTorch runs on 2 threads with contiguous (NCHW) and
-with channels_last tensors; the faster one of the two counts.
+Installs the newest torch, numpy and safetensors into a virtual environment (tools/.venv-peers; PEERS_PYTHON overrides
+it with a Python that has them), builds `benches/iteration.rs`, then alternates: ours, PyTorch, ours, PyTorch, ... Each
+run is a separate process with two warm-up iterations and reports the median of its iterations; the table contains the
+median, minimum and maximum over the rounds. PyTorch runs on 2 threads with contiguous (NCHW) and with channels_last
+tensors; the faster of the two is used.
 
-The objective is the same on both sides: forward, gradient of the picture, a step of Adam.
+Both programs do the same per iteration: forward pass, gradient with respect to the picture, a step of Adam.
     style   VGG-19 up to relu5_1 (random weights): Gram losses at relu1_1 relu2_1 relu3_1 relu4_1 relu5_1, MSE at relu4_2
     three   the network in weights/: the same style and spatial layers, MSE at fc8; total variation
-PyTorch optimises the preprocessed picture itself, so it is spared the preprocessing, its adjoint and the clamp.
+PyTorch optimises the preprocessed picture, so it does no preprocessing, its adjoint and no clamp.
 
---adapter: the device of ours, as `mirage devices` lists it; the default without a GPU is the CPU device.
+--adapter: our device, as listed by `mirage devices`; the default without a GPU is the CPU device.
 
---ncnn: f32, two threads, its Winograd convolutions on. The package `ncnn` is installed into the virtual environment.
+--ncnn: f32, two threads, with its Winograd convolutions. The package `ncnn` is installed into the virtual environment.
 
---burn: single 3x3 convolutions (forward) by our preferred kernel of the texture family and by Burn's wgpu backend
-(tools/burn_peer, built here), in turn on the same adapter. BURN_PEER names a binary that is built already.
+--burn: single 3x3 convolutions (forward) with our preferred kernel of the texture family and with Burn's wgpu backend
+(tools/burn_peer, built here), alternating on the same adapter. BURN_PEER is the path of an existing binary.
 
---pixels keeps time, resident memory and our plan for tools/plot_performance.py. A size that would need more than
-three quarters of the machine's memory, by the last one's figures, is left out.
+--pixels writes time, resident memory and our planned memory for tools/plot_performance.py. Skips sizes that would need
+more than three quarters of the machine's memory, extrapolated from the previous size.
 
-Cold and warm start are ours alone: seconds from process start to the end of the first iteration, balance included.
-Results and how to read them: docs/performance.md.
+Cold and warm starts are only measured for our program: seconds from process start to the end of the first iteration,
+including balancing. Results and their interpretation: docs/performance.md.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NARROW = ROOT / "weights" / "vgg16-narrow.safetensors"
-# The PyTorch side of iterations, which `mirage report --against pytorch` runs too.
+# PyTorch's iterations; also used by `mirage report --against pytorch`.
 PYTORCH = ROOT / "src" / "cli" / "report" / "pytorch.py"
 BLOCKS = [2, 2, 4, 4, 4]
 
@@ -66,7 +66,7 @@ def make_vgg19(path):
 
 
 def vgg19_to_relu5_1():
-    """The convolutions in order, with None where a pooling is."""
+    """Returns the convolutions in order, with None for a pooling."""
     names = []
     for b, count in enumerate(BLOCKS, 1):
         names += [f"conv{b}_{i}" for i in range(1, count + 1)]
@@ -141,7 +141,7 @@ def forward_side(peer, side, weights, runs):
         forward()
         times.append(time.perf_counter() - start)
     times = sorted(times[2:])
-    if peer == "ncnn":  # that it computes the same
+    if peer == "ncnn":  # check that it computes the same
         import numpy as np
 
         wanted = torch_forward(side, state, picture)()
@@ -224,7 +224,7 @@ def compare_burn(rounds, directory):
         ms = [spread([1e3 * t for t in side], 1) for side in (mine, times)]
         ratio = statistics.median(times) / statistics.median(mine)
         print(f"| {op.removeprefix('conv ')} | {ms[0]} | {ms[1]} | **{ratio:.0f}** | {spread(ratios, 0)} |", flush=True)
-    print(f"\n{rounds} rounds in turn, the least of a round's runs.")
+    print(f"\n{rounds} alternating rounds, the minimum of each round's runs.")
 
 
 def compare_forward(rounds, sides, ours, interpreter, vgg19):
@@ -248,12 +248,12 @@ def compare_forward(rounds, sides, ours, interpreter, vgg19):
             f"{medians[0] / medians[2]:.2f} |",
             flush=True,
         )
-    print(f"\nVGG-19 to relu5_1, forward; {rounds} rounds in turn, medians of 9 passes.")
+    print(f"\nVGG-19 to relu5_1, forward; {rounds} alternating rounds, medians of 9 passes.")
 
 
 def sweep_pixels(path, ours, interpreter, vgg19):
     rows, last = [], {}
-    # Not 2048: a plane of 2049 x 2049 texels is 64 MiB and a hair, lavapipe binds 128 MiB and windows of whole pairs.
+    # Not 2048: a plane of 2049 x 2049 texels slightly exceeds 64 MiB. lavapipe binds 128 MiB, and windows hold pairs.
     for side in (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1448, 2040):
         count = 7 if side <= 256 else 3 if side <= 768 else 1
         commands = {
@@ -263,7 +263,7 @@ def sweep_pixels(path, ours, interpreter, vgg19):
         for name, command in commands.items():
             pixels = side * side
             if name in last and last[name]["peak_mib"] * pixels / last[name]["side"] ** 2 > 0.75 * machine_mib():
-                print(f"{name} at {side} px is left out: too little memory", flush=True)
+                print(f"{name} at {side} px is skipped: not enough memory", flush=True)
                 continue
             found = run(command)
             seconds = found.get("min", found.get("least_seconds"))
@@ -287,11 +287,11 @@ def main():
     parser.add_argument("--iterations", type=int, default=5)
     parser.add_argument("--objectives", nargs="+", default=["style", "three"], choices=["style", "three"])
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "compare-peers")
-    parser.add_argument("--starts", type=int, default=5, help="cold and warm starts to time; 0 for none")
-    parser.add_argument("--adapter", help="of ours")
-    parser.add_argument("--ncnn", action="store_true", help="forward passes against ncnn, instead of the rest")
-    parser.add_argument("--burn", action="store_true", help="single convolutions against Burn, instead of the rest")
-    parser.add_argument("--pixels", type=Path, help="sizes from 64 to 2040 px into this file, instead of the rest")
+    parser.add_argument("--starts", type=int, default=5, help="number of cold and warm starts; 0 for none")
+    parser.add_argument("--adapter", help="adapter of our program")
+    parser.add_argument("--ncnn", action="store_true", help="only compare forward passes with ncnn")
+    parser.add_argument("--burn", action="store_true", help="only compare single convolutions with Burn")
+    parser.add_argument("--pixels", type=Path, help="only measure sizes from 64 to 2040 px, and write them to this file")
     arguments = parser.parse_args()
     arguments.dir.mkdir(parents=True, exist_ok=True)
     if arguments.burn:
@@ -331,7 +331,7 @@ def main():
                 f"{spread(ratios, 2)} | {memory[0]:.0f} | {memory[1]:.0f} | **{memory[0] / memory[1]:.2f}** |",
                 flush=True,
             )
-    print(f"\nPyTorch {version}, 2 threads; {arguments.rounds} rounds in turn, {arguments.iterations} iterations each.")
+    print(f"\nPyTorch {version}, 2 threads; {arguments.rounds} alternating rounds, {arguments.iterations} iterations each.")
     if arguments.starts:
         cold, warm = [], []
         for _ in range(arguments.starts):

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Turns VGG weights of other programs into a safetensors file that neural-mirage reads.
+"""Converts VGG weights of other programs to a safetensors file for neural-mirage.
 
     python3 tools/convert_weights.py vgg19.pth vgg19.safetensors [--half]
     python3 tools/convert_weights.py --self-test
 
 Reads PyTorch state dicts (.pth, .pt), Keras weights (.h5, .hdf5) and Caffe models (.caffemodel).
 Needs numpy, and torch for .pth or h5py for .h5; Caffe itself is not needed. Tensors keep their
-names and orders (torchvision's, Keras's or Caffe's), which the program recognises. What the network
-expects of its input is noted in the file's metadata under "preprocessing".
+names and dimension orders (torchvision's, Keras's or Caffe's), which the program recognises. The
+preprocessing of the network's input is stored in the file's metadata under "preprocessing".
 
-Exit codes: 0 done, 1 the self-test failed, 2 the input can't be used (the reason is printed).
+Exit codes: 0 success, 1 the self-test failed, 2 the input can't be used (the reason is printed).
 """
 
 import argparse
@@ -22,11 +22,11 @@ import tempfile
 
 
 class Unusable(Exception):
-    """The input can't be used; the message says why and what to do."""
+    """The input can't be used; the message contains the reason and a remedy."""
 
 
 def need(module, why):
-    """Imports a module that not everybody has."""
+    """Imports an optional module."""
     try:
         return __import__(module)
     except ImportError:
@@ -35,17 +35,17 @@ def need(module, why):
 
 # --- PyTorch -------------------------------------------------------------------------------------
 
-# Files that store Caffe's weights under torchvision's names (jcjohnson/pytorch-vgg; neural-style-pt).
+# File name parts of Caffe's weights stored under torchvision's names (jcjohnson/pytorch-vgg; neural-style-pt).
 CAFFE_IN_DISGUISE = ("00b39a1b", "d01eb7cb")
 
 
 def read_torch(path):
-    """Tensors of a state dict, and the preprocessing that goes with it."""
+    """Returns the tensors of a state dict, and its preprocessing."""
     torch = need("torch", "reading PyTorch files")
     try:
         # weights_only: a pickle from the internet must not run code.
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler meets
+    except Exception as error:  # torch raises various exceptions of its unpickler
         first = (str(error).splitlines() or [""])[0]
         raise Unusable(f"{path}: not a PyTorch state dict ({type(error).__name__}: {first}). Save model.state_dict()")
     for key in ("state_dict", "model_state_dict", "model"):
@@ -57,7 +57,7 @@ def read_torch(path):
     for name, value in state.items():
         if isinstance(name, str) and isinstance(value, torch.Tensor) and value.is_floating_point():
             name = name.removeprefix("module.")
-            # A state dict of vgg.features alone has bare positions.
+            # A state dict of only vgg.features has bare indices.
             name = "features." + name if re.match(r"\d+\.", name) else name
             tensors[name] = value.detach().to(torch.float32).contiguous().numpy()
     caffe = any(mark in os.path.basename(path) for mark in CAFFE_IN_DISGUISE)
@@ -69,7 +69,7 @@ def read_torch(path):
 
 
 def read_keras(path):
-    """Variables of a Keras weights file, by their path in it."""
+    """Returns the variables of a Keras weights file by path, and the preprocessing."""
     numpy, h5py = need("numpy", "conversion"), need("h5py", "reading Keras files")
     tensors = {}
 
@@ -82,7 +82,7 @@ def read_keras(path):
         if match:
             name = f"{match[1]}/{('kernel', 'bias')[int(match[2])]}"
         elif re.search(r"/vars/\d+$", name):
-            raise Unusable(f"{path}: the layers have lost their names ({name}). Save with model.save('vgg.h5')")
+            raise Unusable(f"{path}: the layers have no names ({name}). Save with model.save('vgg.h5')")
         tensors[name] = numpy.asarray(item, dtype=numpy.float32)
 
     try:
@@ -94,21 +94,21 @@ def read_keras(path):
     return tensors, "caffe"
 
 
-# --- Caffe: the few fields of caffe.proto that matter --------------------------------------------
+# --- Caffe: the required fields of caffe.proto ---------------------------------------------------
 
 NET_V1_LAYERS, NET_LAYERS = 2, 100
-# Field numbers of name, type and blobs, and the types that have weights.
+# Field numbers of name, type and blobs, and the types with weights.
 V1_LAYER = (4, 5, 6, {4: "Convolution", 14: "InnerProduct"})
 LAYER = (1, 2, 7, {b"Convolution": "Convolution", b"InnerProduct": "InnerProduct"})
 BLOB_OLD_SHAPE, BLOB_DATA, BLOB_SHAPE, BLOB_DOUBLES = (1, 2, 3, 4), 5, 7, 8
 
 
 def varint(data, at):
-    """A protobuf integer and the position after it."""
+    """Reads a protobuf integer; returns it and the position after it."""
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:
-            raise Unusable("not a complete Caffe model: a number runs over its end")
+            raise Unusable("not a complete Caffe model: it ends within a number")
         byte = data[at]
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
@@ -117,7 +117,7 @@ def varint(data, at):
 
 
 def fields(data):
-    """Number, wire type and value of each field of a protobuf message."""
+    """Yields number, wire type and value of each field of a protobuf message."""
     at = 0
     while at < len(data):
         key, at = varint(data, at)
@@ -133,13 +133,13 @@ def fields(data):
         else:
             raise Unusable(f"not a Caffe model: protobuf wire type {kind}")
         if at + length > len(data):
-            raise Unusable("not a complete Caffe model: a field runs over its end")
+            raise Unusable("not a complete Caffe model: it ends within a field")
         yield key >> 3, kind, data[at : at + length]
         at += length
 
 
 def read_blob(data):
-    """A BlobProto as an array."""
+    """Reads a BlobProto as an array."""
     numpy = need("numpy", "conversion")
     old, shape, pieces = {}, None, []
     for number, kind, value in fields(data):
@@ -172,7 +172,7 @@ def read_blob(data):
 
 
 def read_caffe(path):
-    """Filters, matrices and biases of a Caffe model as conv1_1.weight, fc6.bias, ..."""
+    """Returns filters, matrices and biases of a Caffe model as conv1_1.weight, fc6.bias, ..., and the preprocessing."""
     with open(path, "rb") as file:
         data = memoryview(file.read())
     tensors = {}
@@ -199,7 +199,7 @@ def read_caffe(path):
         if types[layer_type] == "InnerProduct":
             if weight.ndim < 2 or any(side != 1 for side in weight.shape[:-2]):
                 raise Unusable(f"{path}: layer {name} has weights of shape {list(weight.shape)}, which is no matrix")
-            weight = weight.reshape(weight.shape[-2:])  # the old format writes [1, 1, out, in]
+            weight = weight.reshape(weight.shape[-2:])  # the old format has [1, 1, out, in]
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight, bias.reshape(-1)
     return tensors, "caffe"
 
@@ -211,33 +211,33 @@ READERS = {".pth": read_torch, ".pt": read_torch, ".h5": read_keras, ".hdf5": re
 
 
 def check_target(path, source, overwrite):
-    """Refuses a target that would replace the source, or, without --overwrite, another file."""
+    """Rejects a target that would replace the source or, without --overwrite, another file."""
     if os.path.exists(path) and os.path.samefile(path, source):
-        raise Unusable(f"{path} would replace the file that is converted. Name another target")
+        raise Unusable(f"{path} would replace the source. Choose another target")
     if os.path.lexists(path):
         if os.path.exists(path) and not os.path.isfile(path):
-            raise Unusable(f"{path} is no ordinary file. Name another target")
+            raise Unusable(f"{path} is not a regular file. Choose another target")
         if not overwrite:
-            raise Unusable(f"{path} exists already. Name another target, or replace it with --overwrite")
+            raise Unusable(f"{path} already exists. Choose another target, or replace it with --overwrite")
 
 
 def publish(part, path, overwrite):
-    """Gives a finished file its name."""
+    """Renames a finished file to its final name."""
     if overwrite:
         os.replace(part, os.path.realpath(path))
         return
     try:
-        os.link(part, path)  # Replaces nothing, as os.replace would.
+        os.link(part, path)  # Unlike os.replace, never replaces a file.
     except FileExistsError:
-        raise Unusable(f"{path} exists by now. Name another target, or replace it with --overwrite") from None
-    except OSError:  # A disk without hard links: look first, then rename.
+        raise Unusable(f"{path} exists by now. Choose another target, or replace it with --overwrite") from None
+    except OSError:  # A disk without hard links: check, then rename.
         if os.path.lexists(path):
-            raise Unusable(f"{path} exists by now. Name another target") from None
+            raise Unusable(f"{path} exists by now. Choose another target") from None
         os.replace(part, path)
 
 
 def write_safetensors(path, tensors, metadata, half, overwrite=False):
-    """Writes tensors and metadata; the file gets its name only when it is complete."""
+    """Writes tensors and metadata; the file gets its final name only when it is complete."""
     numpy = need("numpy", "conversion")
     stored, header, offset = [], {"__metadata__": metadata}, 0
     for name in sorted(tensors):
@@ -248,7 +248,7 @@ def write_safetensors(path, tensors, metadata, half, overwrite=False):
             with numpy.errstate(over="ignore"):
                 array = array.astype("<f2")
             if not numpy.isfinite(array).all():
-                raise Unusable(f"tensor {name} has values too large for half precision. Leave out --half")
+                raise Unusable(f"tensor {name} has values too large for half precision. Omit --half")
         array = numpy.ascontiguousarray(array, dtype="<f2" if half else "<f4")
         header[name] = {"dtype": "F16" if half else "F32", "shape": list(array.shape),
                         "data_offsets": [offset, offset + array.nbytes]}
@@ -256,7 +256,7 @@ def write_safetensors(path, tensors, metadata, half, overwrite=False):
         stored.append(array)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    # A name that nobody can guess, in a folder that others may write to.
+    # An unpredictable name, because others may be able to write to the folder.
     handle, part = tempfile.mkstemp(prefix=".mirage-", suffix=".tmp", dir=os.path.dirname(path) or ".")
     try:
         with open(handle, "wb") as file:
@@ -273,18 +273,18 @@ def write_safetensors(path, tensors, metadata, half, overwrite=False):
 
 
 def convert(source, target, preprocessing=None, half=False, overwrite=False):
-    """Converts one file; returns the tensors and the preprocessing noted."""
+    """Converts one file; returns the tensors and the preprocessing."""
     check_target(target, source, overwrite)
     reader = READERS.get(os.path.splitext(source)[1].lower())
     if reader is None:
-        raise Unusable(f"{source}: unknown kind of file. Known: {', '.join(READERS)}")
+        raise Unusable(f"{source}: unknown kind of file. Supported: {', '.join(READERS)}")
     tensors, usual = reader(source)
     keys = re.compile(r"features\.\d+\.|conv\d+_\d+\.|(.*/)?block\d+_conv\d+/")
     if not any(keys.match(name) for name in tensors):
         some = ", ".join(sorted(tensors)[:4]) or "nothing"
         raise Unusable(f"{source}: not the weights of a VGG network; it holds {some}")
     preprocessing = preprocessing or usual
-    # A header is UTF-8, which a file's name need not be.
+    # The header must be UTF-8; a file name may contain other bytes.
     name = os.fsencode(os.path.basename(source)).decode("utf-8", "replace")
     metadata = {"format": "pt", "preprocessing": preprocessing, "source": name}
     write_safetensors(target, tensors, metadata, half, overwrite)
@@ -295,7 +295,7 @@ def convert(source, target, preprocessing=None, half=False, overwrite=False):
 
 
 def read_back(path):
-    """A safetensors file as (metadata, {name: (dtype, array)})."""
+    """Reads a safetensors file as (metadata, {name: (dtype, array)})."""
     numpy = need("numpy", "conversion")
     with open(path, "rb") as file:
         data = file.read()
@@ -310,7 +310,7 @@ def read_back(path):
 
 
 def self_test(keep):
-    """Converts tiny files of each kind, into the folder `keep` if given, and compares every number."""
+    """Converts tiny files of each kind, in the folder `keep` if given, and compares every number."""
     numpy = need("numpy", "conversion")
     random = numpy.random.default_rng(1)
     make = lambda *shape: random.integers(-64, 64, shape).astype(numpy.float32) / 32  # noqa: E731
@@ -366,7 +366,7 @@ def self_test(keep):
                 assert dtype == ("F16" if half else "F32"), (what, name)
                 # The test's numbers are exact in half precision.
                 assert array.shape == expected[name].shape and (array == expected[name]).all(), (what, name)
-        print(f"{what}: as it should be")
+        print(f"{what}: ok")
 
     def refuse(what, path, content, part):
         with open(path, "wb") as file:
@@ -393,7 +393,7 @@ def self_test(keep):
                 convert(join("new.caffemodel"), join(target))
                 raise AssertionError(f"{target} was replaced")
             except Unusable as error:
-                assert "Name another target" in str(error), error
+                assert "Choose another target" in str(error), error
         whole = caffemodel(False)
         refuse("Caffe, cut short", join("cut.caffemodel"), whole[:-5], "not a complete")
         refuse("Caffe, noise", join("noise.caffemodel"), b"\x0f" * 50, "not a Caffe model")
@@ -455,7 +455,7 @@ def self_test(keep):
             torch.save(state, join("vgg19-d01eb7cb.pth"))
             check("PyTorch (Caffe's weights)", join("vgg19-d01eb7cb.pth"), wanted, "caffe")
             refuse("PyTorch, not a state dict", join("bad.pth"), b"text", "not a PyTorch state dict")
-    print("all as it should be")
+    print("self-test passed")
 
 
 def main():
@@ -466,16 +466,16 @@ def main():
     parser.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
     parser.add_argument("--half", action="store_true", help="store half-precision numbers: half the size")
     parser.add_argument("--preprocessing", choices=("caffe", "torchvision"),
-                        help="what the network expects of its input, where it isn't the usual for such files")
-    parser.add_argument("--self-test", action="store_true", help="convert tiny made-up files and compare them")
-    parser.add_argument("--keep", metavar="FOLDER", help="with --self-test: leave its files here")
+                        help="preprocessing of the network's input [default: the usual one for this kind of file]")
+    parser.add_argument("--self-test", action="store_true", help="convert tiny synthetic files and compare them")
+    parser.add_argument("--keep", metavar="FOLDER", help="with --self-test: keep its files in this folder")
     options = parser.parse_args()
     try:
         if options.self_test:
             self_test(options.keep)
             return 0
         if not options.source:
-            parser.error("name a file to convert")
+            parser.error("a file to convert is required")
         target = options.target or os.path.splitext(options.source)[0] + ".safetensors"
         tensors, preprocessing = convert(options.source, target, options.preprocessing, options.half,
                                          options.overwrite)
@@ -486,7 +486,7 @@ def main():
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{target}: {len(tensors)} tensors, preprocessing {preprocessing} "
-          "(if that is wrong for this network, say --preprocessing)")
+          "(if that is wrong for this network, set --preprocessing)")
     return 0
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Paints the pictures of README.md and docs/recipes.md, but for the sheet of recipes (recipe_sheet.py).
+"""Paints the pictures of README.md and docs/recipes.md, except for the recipe sheet (see recipe_sheet.py).
 
     python3 tools/doc_pictures.py PROGRAM [--folder docs/pictures]
 
@@ -36,12 +36,12 @@ GAP = 6
 
 def paint(program, options, picture):
     command = [program, "render", PHOTO, "-o", picture, "--overwrite", "-q", *options.split()]
-    # Options record the paths as they are given, so they are relative to the checkout.
+    # Pictures record the paths in their options, so they are relative to the checkout.
     subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
 
 
 def sheet(files, columns, target):
-    """Pictures of one size in rows of so many."""
+    """Arranges pictures of one size in `columns` columns."""
     pictures = [Image.open(file).convert("RGB") for file in files]
     width, height = pictures[0].width + GAP, pictures[0].height + GAP
     rows = -(-len(pictures) // columns)

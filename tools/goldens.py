@@ -1,26 +1,26 @@
-"""What the scripts that write the PyTorch goldens share: random numbers, a few operations, and the files' format.
+"""Shared by the scripts that write the PyTorch goldens: random numbers, a few operations, and the file format.
 
-The Rust tests read the goldens from tests/golden. Each script says what its files hold:
+The Rust tests read the goldens from tests/golden. Each script documents its files:
 
     make_op_goldens.py          ops.safetensors                               single operations and their gradients
     make_objective_goldens.py   tiny_vgg.safetensors, objective.safetensors   a tiny network; losses, gradients, runs
     make_statistic_goldens.py   statistics.safetensors                        statistics of feature maps
     make_optimizer_goldens.py   optimizers.safetensors                        L-BFGS, and moments between scales
 
-How to run one (it installs nothing itself):
+Running one (nothing is installed automatically):
 
     python3 -m venv tools/.venv
-    tools/.venv/bin/pip install torch numpy safetensors      # any CPU build of torch will do
-    tools/.venv/bin/python tools/make_op_goldens.py          # seconds each; the objective's half a minute
+    tools/.venv/bin/pip install torch numpy safetensors      # any CPU build of torch works
+    tools/.venv/bin/python tools/make_op_goldens.py          # seconds; make_objective_goldens.py takes half a minute
 
-Conventions of all of them:
-  Random numbers come from numpy generators seeded by the case's name. Every input is rounded to f32 first, everything
-  is then computed in f64 and stored as F32. The cases are JSON in the metadata key "cases", where losses and totals
-  stand as f64 numbers; keys in it name tensors of the file.
+Conventions:
+  Random numbers come from numpy generators seeded with the case's name. Every input is rounded to f32; everything else
+  is computed in f64 and stored as F32. The cases are JSON in the metadata key "cases". It contains losses and totals as
+  f64 numbers, and keys of tensors in the file.
   There is no batch dimension: maps are (C,H,W), vectors (N,), matrices (R,C), conv weights OIHW, linear weights
   (out,in); scalars are vectors of length 1.
-  The same torch gives the same bytes on the same machine (`save` writes safetensors itself, as the official writer
-  orders metadata at random); on another one a loss may differ in its last digit.
+  The same version of torch gives the same bytes on the same machine (`save` writes safetensors itself, because the
+  official writer orders metadata randomly); on another machine a loss may differ in its last digit.
 """
 
 import argparse
@@ -45,14 +45,14 @@ GOLDEN = Path(__file__).resolve().parent.parent / "tests/golden"
 
 
 def output_path(documentation, default=GOLDEN):
-    """Where to write, as the command line of a script says it."""
+    """Returns the output path from the command line."""
     parser = argparse.ArgumentParser(description=documentation.split("\n")[0])
     parser.add_argument("--out", type=Path, default=default)
     return parser.parse_args().out
 
 
 def save(path, tensors, metadata):
-    """Writes a safetensors file of F32 tensors whose bytes depend on the content alone."""
+    """Writes F32 tensors as a safetensors file whose bytes depend only on the content."""
     header, blobs, offset = {"__metadata__": metadata}, [], 0
     for key in sorted(tensors):
         blob = np.ascontiguousarray(tensors[key], dtype="<f4").tobytes()
@@ -68,7 +68,7 @@ def save(path, tensors, metadata):
 
 
 def save_cases(path, tensors, cases):
-    """Goldens, with the description of the cases and the script that made them."""
+    """Writes goldens with the description of the cases and the name of the script."""
     save(path, tensors, {"format": "pt", "generator": f"tools/{Path(sys.argv[0]).name}",
                          "torch": torch.__version__.split("+")[0],
                          "cases": json.dumps(cases, separators=(",", ":"))})
@@ -82,7 +82,7 @@ def rng(name):
 
 
 def as_f32(array):
-    """An f64 tensor whose values are exact in f32: what the Rust side reads is what is computed with here."""
+    """Rounds to values that are exact in f32, as f64, so both sides compute with the same inputs."""
     with np.errstate(over="ignore"):
         return torch.from_numpy(np.asarray(array, dtype=np.float32).astype(np.float64))
 

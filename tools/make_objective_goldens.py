@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a tiny network and PyTorch goldens of the objective on it: tests/golden/{tiny_vgg,objective}.safetensors.
 
-How to run it, and conventions: see tools/goldens.py.
+Usage and conventions: see tools/goldens.py.
 
 tiny_vgg.safetensors: a VGG-16 with 6, 8, 10, 12, 12 channels and a 20-18-11 head, Caffe key names, metadata like
   weights/vgg16-narrow.safetensors.
@@ -14,18 +14,19 @@ objective.safetensors (on tiny_vgg), metadata "cases": JSON object with
                    terms: {"factor": "spatial"|"abstract"|"style", "layer", "weight", "layer_factor"}
                    style_images: [{"image", "blend"}], A = sum of blend_i * G_i (the blends sum to 1)
                    expected: {"losses" (one per term, weighted), "tv_loss", "total", "gradient" (key; with respect
-                   to the RGB picture), "term_gradient_norms" (L2, to find a culprit), "tv_gradient_norm",
+                   to the RGB picture), "term_gradient_norms" (L2, for debugging), "tv_gradient_norm",
                    "f32_noise" (relative L2 between PyTorch's own f32 gradient and this one)}
     "trajectories": [{"name", "request", "start", "lr", "beta1", "beta2", "eps", "steps", "clamp",
                    "losses" [steps+1][terms], "tv_losses", "totals", "final_image" (key),
                    "f32_noise": {"max_abs", "relative_l2"}}]
-                   the request with another start picture; entry i of the losses is taken after i steps
+                   the request with another start picture; entry i of the losses is the value after i steps
   TV: 0.5 * tv_weight * sum over the (H-1)x(W-1) region of (dx^2+dy^2), on the RGB picture in [0,1] (so tv_weight =
-  255^2 times a weight meant for 0..255). Dropout is the identity. Adaptive pooling before fc6 is always max, also
-  where "pooling" is "avg".
-  One flipped ReLU or max pool changes a gradient by far more than rounding does. So the start pictures are picked
-  from many seeds: "start" and "start_large" for the widest margin of every switch ("switch_margin", relative to the
-  layer's root mean square), "start_calm" for ten-step trajectories that slightly wrong weights hardly disturb.
+  255^2 times a weight meant for 0..255). Dropout is the identity. Adaptive pooling before fc6 is always max, even if
+  "pooling" is "avg".
+  A single flipped ReLU or max pool changes a gradient far more than rounding does. Therefore the start pictures are
+  selected from many seeds: "start" and "start_large" for the largest distance of all decisions from flipping
+  ("switch_margin", relative to the layer's root mean square), "start_calm" for ten-step trajectories that are least
+  sensitive to small errors of the weights.
 """
 
 import numpy as np
@@ -43,8 +44,8 @@ HEAD = [("fc6", 20), ("fc7", 18), ("fc8", 11)]
 
 
 def activations(weights, rgb, pooling, needed=None, before=None):
-    """Every named layer, or only the trunk up to the last of the `needed` ones: a small style image may have nothing
-    left to pool. `before(layer, input)` may change `weights` just before a layer is computed."""
+    """Returns all activations, or only the trunk up to the last of the `needed` layers, because a small style image may
+    be too small to pool further. `before(layer, input)` may change `weights` just before a layer is computed."""
     out, before = {}, before or (lambda layer, x: None)
     x = preprocess(rgb, **CAFFE)
     for b, (count, _) in enumerate(BLOCKS, 1):
@@ -68,8 +69,8 @@ def activations(weights, rgb, pooling, needed=None, before=None):
 
 
 def picture(name, h, w, detail, contrast=1.0):
-    """A random picture in [0,1]: smooth noise at several sizes; `detail` is the share of independent pixels;
-    a contrast above 1 saturates some of them."""
+    """Creates a random picture in [0,1]: smooth noise at several scales. `detail` is the amplitude of per-pixel noise;
+    a contrast above 1 saturates some pixels."""
     random, total = rng(name), np.zeros((3, h, w))
     for cells, amount in [(3, 1.0), (6, 0.5), (12, 0.3)]:
         grid = torch.from_numpy(random.standard_normal((1, 3, cells, cells + 1)))
@@ -80,7 +81,7 @@ def picture(name, h, w, detail, contrast=1.0):
 
 
 def make_tiny_vgg(calibration):
-    """He initialisation, each layer then scaled to a root mean square of 1 (fc8: 2) before ReLU on `calibration`."""
+    """Creates weights by He initialisation, each layer scaled to an RMS of 1 (fc8: 2) before ReLU on `calibration`."""
     weights, c_in = {}, 3
     for b, (count, c_out) in enumerate(BLOCKS, 1):
         for i in range(1, count + 1):
@@ -111,7 +112,7 @@ def make_tiny_vgg(calibration):
 
 
 def targets_of(request, images, weights):
-    """One target per term: features of the photo, or the blended Gram matrix of the style images."""
+    """Returns one target per term: features of the photo, or the blended Gram matrix of the style images."""
     with torch.no_grad():
         photo = activations(weights, images[request["photo"]], request["pooling"])
         needed = {t["layer"] for t in request["terms"] if t["factor"] == "style"}
@@ -144,8 +145,8 @@ def two_digits(value):
 
 
 def request_of(name, terms, images, weights, photo="photo", start="start", pooling="max", tv=0.0, styles=None):
-    """`terms` are (factor, layer, share, layer_factor): the weight is chosen so that the term's own gradient has an
-    L2 norm of about share * layer_factor; `tv` is such a share too."""
+    """Creates a request. `terms` are (factor, layer, share, layer_factor): the weight is chosen so that the term's
+    gradient has an L2 norm of about share * layer_factor; `tv` is also a share."""
     styles = styles or [(photo, 1.0)]
     request = {
         "name": name, "photo": photo, "start": start, "pooling": pooling,
@@ -205,8 +206,8 @@ def trajectory(request, targets, start, weights):
 
 
 def switch_margin(weights, rgb, pooling):
-    """How far the nearest ReLU is from switching and the nearest max pool from choosing another element, relative to
-    the layer's root mean square."""
+    """Returns the smallest distance of a ReLU from switching, or of a max pool from choosing another element, relative
+    to the layer's root mean square."""
     act, nearest = activations(weights, rgb, pooling), np.inf
     for layer, value in act.items():
         rms = value.square().mean().sqrt().item()
@@ -225,21 +226,21 @@ def start_candidates(name, h, w, seeds):
 
 
 def widest_margin(candidates, weights, poolings):
-    """The picture whose nearest switch is farthest, and how far that is."""
+    """Returns the picture with the largest switch margin, and the margin."""
     margins = [min(switch_margin(weights, rgb, p) for p in poolings) for rgb in candidates]
     best = int(np.argmax(margins))
     return candidates[best], float(f"{margins[best]:.2e}")
 
 
 def mixed_terms():
-    """All three factors, for request_of."""
+    """Returns terms of all three factors, for request_of."""
     style = [("style", f"relu{b}_1", 0.4, 1.0) for b in range(1, 6)]
     return [("spatial", "relu4_2", 1.0, 1.0), ("abstract", "fc8", 1.0, 1.0)] + style
 
 
 def trajectory_wobble(requests, start, images, weights, limit, level=1e-5, runs=5):
-    """How far the final pictures move (relative L2) if every weight is off by about `level`, as another way of
-    rounding would have it: the worst of some runs; stops early once above `limit`."""
+    """Returns how far the final pictures move (relative L2) if every weight has a relative error of about `level`, as
+    from rounding: the maximum of several runs; stops early once above `limit`."""
     worst = 0.0
     prepared = [(r, targets_of(r, images, weights)) for r in requests]
     finals = [trajectory(r, targets, images[start], weights)[2] for r, targets in prepared]
@@ -255,7 +256,7 @@ def trajectory_wobble(requests, start, images, weights, limit, level=1e-5, runs=
 
 
 def calmest_start(candidates, requests, images, weights):
-    """The picture whose trajectories rounding disturbs least: no switch that matters is near, all ten steps long."""
+    """Returns the picture whose ten-step trajectories are least sensitive to rounding, and their sensitivity."""
     best, wobble = None, np.inf
     for rgb in candidates:
         value = trajectory_wobble(requests, "candidate", images | {"candidate": rgb}, weights, wobble)
@@ -339,7 +340,7 @@ def make_objective(weights, photo):
         clamped = ((final == 0) | (final == 1)).sum().item()
         print(f"trajectory {request['name']}: {totals[0]:.5f} -> {totals[-1]:.5f}, {clamped} values clamped, "
               f"f32 noise {noise}")
-    print(f"trajectories move by at most {wobble} if weights are off by 1e-5")
+    print(f"trajectories move by at most {wobble} for relative weight errors of 1e-5")
     tensors |= {name: value.numpy() for name, value in images.items()}
     cases = {"images": sorted(images), "activations": listed, "requests": requests, "trajectories": trajectories,
              "switch_margin": {"start": margin, "start_large": margin_large}}

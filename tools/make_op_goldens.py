@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Writes the PyTorch goldens of single operations and their gradients: tests/golden/ops.safetensors.
 
-How to run it, and conventions: see tools/goldens.py.
+Usage and conventions: see tools/goldens.py.
 
 Metadata "cases": JSON list of
     {"name", "op", "attrs", "inputs": [key], "output": key, "upstream": key|null, "gradients": [key|null]}
-  "upstream" is dLoss/dOutput, random, and "gradients" holds dLoss/dInput for each input, or null. Several cases may
-  share input keys (OP/data_...). What is not evident from the attribute names:
+  "upstream" is a random upstream gradient dLoss/dOutput; "gradients" holds dLoss/dInput for each input, or null. Cases
+  may share input keys (OP/data_...). Definitions that the attribute names don't show:
     conv             cross-correlation as in PyTorch; pad_mode "zeros" or "replicate"
-    pool             ceil is PyTorch's ceil_mode; avg counts the padding (count_include_pad true); max sends its
-                     gradient to the first maximum in row-major order; tied inputs are there to see that
+    pool             ceil is PyTorch's ceil_mode; avg counts the padding (count_include_pad true); max passes its
+                     gradient to the first maximum in row-major order, which the tied inputs test
     adaptive_pool    window i is floor(i*n/size) .. ceil((i+1)*n/size); max as above
     gram             G = F F^T / (C*N), N = H*W; upstream is not symmetric
     mse              weight * mean((F-T)^2)
@@ -68,7 +68,7 @@ class Ops:
 
 
 def with_ties(name, *shape):
-    """As after a ReLU: about half exact zeros, and positive values in steps of a quarter, so that maxima tie too."""
+    """Returns values like those after a ReLU: about half exact zeros, and multiples of a quarter, so maxima tie too."""
     return as_f32(np.maximum(np.round(rng(name).standard_normal(shape) * 4) / 4, 0))
 
 
@@ -85,7 +85,7 @@ def add_convs(ops):
         name = f"{label}_{c_in}to{c_out}_{h}x{w}"
         fan_in = c_in * kernel[0] * kernel[1]
         attrs = {"kernel": list(kernel), "stride": list(stride), "padding": list(padding), "pad_mode": mode}
-        data = f"conv/data_{name.replace('_zero', '').replace('_replicate', '')}"  # both paddings share it
+        data = f"conv/data_{name.replace('_zero', '').replace('_replicate', '')}"  # shared by both paddings
         inputs = [
             (f"{data}/x", normal(f"{data}/x", c_in, h, w)),
             (f"{data}/weight", normal(f"{data}/weight", c_out, c_in, *kernel, scale=(2 / fan_in) ** 0.5)),
@@ -135,7 +135,7 @@ def add_activations_and_losses(ops):
 
     for shape in [(3, 5, 7), (5, 4, 9), (16, 6, 11), (5, 1, 1), (18, 17, 3)]:
         name = "x".join(map(str, shape))
-        # A mean other than zero, as after a ReLU, gives off-diagonal entries that matter.
+        # A nonzero mean, as after a ReLU, gives significant off-diagonal entries.
         f = normal(f"gram/{name}", *shape, shift=0.5)
         ops.add("gram", name, {}, [("f", f)], gram)
 
@@ -173,7 +173,7 @@ def add_activations_and_losses(ops):
 
 
 def first_maximum_gradient(x, upstream, windows):
-    """The gradient of max pooling, window by window: what "the first maximum" means, without PyTorch."""
+    """Computes the gradient of max pooling window by window, without PyTorch, as the definition of "first maximum"."""
     grad = np.zeros_like(x)
     for (c, i, j), g in np.ndenumerate(upstream):
         y0, y1, x0, x1 = windows(i, j)
@@ -311,7 +311,7 @@ def add_adams(ops):
                 rows.append(x.detach().clone())
             return torch.stack(rows)
 
-        scales = np.exp(rng(f"adam/{name}/scales").uniform(-4, 2, n)) * grad_scale  # each pixel its own magnitude
+        scales = np.exp(rng(f"adam/{name}/scales").uniform(-4, 2, n)) * grad_scale  # different magnitudes
         inputs = [("x0", as_f32(rng(f"adam/{name}/x0").uniform(0, 1, n)))]
         for k in range(steps):
             g = rng(f"adam/{name}/g_{k + 1}").standard_normal(n) * scales

@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
 """Writes the PyTorch goldens of L-BFGS and of moments between scales: tests/golden/optimizers.safetensors.
 
-How to run it, and conventions: see tools/goldens.py. The files of tools/make_objective_goldens.py have to be there: the
-network, pictures and requests are theirs.
+Usage and conventions: see tools/goldens.py. Run tools/make_objective_goldens.py first: network, pictures and requests
+are from its files.
 
 Metadata "cases": JSON object with
     "trajectories": [{"name", "request", "start", "history", "lr", "totals" [steps+1], "pairs", "final_image" (key),
                       "f32_noise": {"totals", "relative_l2"}}]
-        a request of objective.safetensors, followed from a picture of that file, without clamping. "torch_*" step with
-        torch.optim.LBFGS, one evaluation a step; "neural_style_*" with L-BFGS as Torch's optim.lbfgs defines it and
-        neural-style uses it: no line search, first step min(1, 1/|g|_1), pairs kept if y.s > 1e-10, first guess
-        y.s/y.y. Entry i of the totals is taken after i steps. The noise is how far PyTorch in f32 is from f64.
+        a request of objective.safetensors, optimised from a picture of that file, without clamping. "torch_*" use
+        torch.optim.LBFGS, one evaluation per step; "neural_style_*" use L-BFGS as defined by Torch's optim.lbfgs and
+        used by neural-style: no line search, first step min(1, 1/|g|_1), pairs kept if y.s > 1e-10, initial scale
+        y.s/y.y. Entry i of the totals is the value after i steps. The noise is the distance of PyTorch in f32 from f64.
     "moments": [{"name", "size" [height, width], "first", "second", "carried_first", "carried_second" (keys)}]
-        Adam's moments, maps of three channels, at another size: torch.nn.functional.interpolate without aligned corners,
-        the first bicubic, the second bilinear and cut off at 0.
+        Adam's moments (maps of three channels), resized with torch.nn.functional.interpolate without aligned corners:
+        the first bicubic, the second bilinear and clamped at 0.
 """
 
 import json
@@ -35,7 +35,7 @@ def total(request, targets, weights, x):
 
 def torch_steps(function, start, history, lr):
     x = start.clone().requires_grad_(True)
-    # One evaluation a step: a step with max_iter 1 makes one, and keeps its state for the next.
+    # max_iter 1 makes one evaluation per step; the state is kept between steps.
     lbfgs = torch.optim.LBFGS([x], lr=lr, max_iter=1, history_size=history, tolerance_grad=0, tolerance_change=0)
     totals = []
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Writes tests/golden/statistics.safetensors: the loss of each statistic of docs/statistics.md and its gradient with
-respect to the feature map, from a restatement in PyTorch.
+respect to the feature map, computed with PyTorch.
 
-How to run it, and conventions: see tools/goldens.py.
+Usage and conventions: see tools/goldens.py.
 
 Metadata "cases": JSON list of
     {"name", "statistic", "activation": key, "targets": [{"key", "weight"}], "loss", "gradient": key}
-Several targets are blended; the weights sum to 1. Total variation has none. The targets of "classes" are logits, or a
-distribution with "distribution": true.
+Several targets are blended; the weights sum to 1. Total variation has no targets. The targets of "classes" are logits,
+or a distribution with "distribution": true.
 
-Wasserstein-2 is differentiated by autograd through the twelve steps of the square root, so it is the gradient of the
-number computed, also where the iteration has not converged ("deficient": fewer pixels than channels).
+Wasserstein-2 is differentiated by autograd through the twelve steps of the square root, so the gradient matches the
+computed loss even if the iteration has not converged ("deficient": fewer pixels than channels).
 """
 
 import torch
@@ -37,7 +37,7 @@ def mse(a, b):
 
 
 def square_root(a, steps=12):
-    """The coupled Newton-Schulz iteration of style-transfer-pytorch."""
+    """Computes a matrix square root by the coupled Newton-Schulz iteration of style-transfer-pytorch."""
     size = a.pow(2).sum().sqrt()
     eye = torch.eye(a.shape[0], dtype=a.dtype)
     y, z = a / size, eye
@@ -100,7 +100,7 @@ class Wasserstein:
 
 
 class Classes:
-    """Summaries are logits of the picture, and distributions of the targets."""
+    """Cross entropy. The summary of the picture is its logits, that of a target a distribution."""
 
     def summary(self, z):
         return (z,)
@@ -112,7 +112,7 @@ class Classes:
 
 
 class Squared:
-    """neural-style's."""
+    """Total variation of neural-style."""
 
     def distance(self, x):
         corner = x[:, :-1, :-1]
@@ -120,14 +120,14 @@ class Squared:
 
 
 class Absolute:
-    """neural-style-pt's."""
+    """Total variation of neural-style-pt."""
 
     def distance(self, x):
         return (x[:, 1:] - x[:, :-1]).abs().sum() + (x[:, :, 1:] - x[:, :, :-1]).abs().sum()
 
 
 class Diagonal:
-    """style-transfer-pytorch's."""
+    """Total variation of style-transfer-pytorch."""
 
     def distance(self, x):
         p = F.pad(x[None], (1, 1, 1, 1), "replicate")[0]
@@ -154,7 +154,7 @@ VARIATIONS = {
 
 
 def features(name, channels, height, width):
-    """As after a ReLU: a mean other than zero, channels that go together, some more active than others."""
+    """Returns features with a nonzero mean, correlated channels and different activity, as after a ReLU."""
     plain = rng(name).standard_normal((channels, height * width))
     mixed = plain + 0.5 * plain[::-1] + 0.4
     scale = rng(name + "/scale").uniform(0.3, 2.0, (channels, 1))

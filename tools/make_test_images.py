@@ -1,11 +1,11 @@
-"""Makes tests/images/: the few kinds of pictures that the Rust crates can't write themselves.
+"""Creates tests/images/: the kinds of pictures that the Rust crates can't write.
 
 Needs Pillow, NumPy, tifffile and imagecodecs (made with 13.0.0, 2.4.6, 2026.3.3 and 2026.3.6), and cjpeg and jpegtran of
 libjpeg-turbo (2.1.5). Run from the repository root:
     python3 tools/make_test_images.py
 
-Most are 24x16 with four flat quarters (so that lossy coding hardly matters): red, green over blue, light gray. Those called
-large-... have 203x149 pixels, which no step of a JPEG divides: waves in all colours, an edge and some texture.
+Most are 24x16 with four flat quarters (so lossy coding hardly matters): red, green over blue, light gray. Those called
+large-... have 203x149 pixels, which no block or step size of JPEG divides: waves in all colours, an edge, some texture.
 """
 
 import subprocess
@@ -50,18 +50,18 @@ def large(folder):
     for sampling in ("4:4:4", "4:2:2", "4:2:0"):
         name = folder / f"large-{sampling.replace(':', '')}.jpg"
         picture.save(name, quality=90, subsampling=sampling, progressive=True)
-    # With restart markers, and the same pixels as a baseline JPEG.
+    # Progressive with restart markers, and the same pixels as a baseline JPEG.
     for name, progressive in (("restart", True), ("baseline", False)):
         name = folder / f"large-{name}.jpg"
         picture.save(name, quality=90, subsampling="4:2:0", progressive=progressive, restart_marker_blocks=7)
     picture.convert("L").save(folder / "large-gray.jpg", quality=90, progressive=True)
     picture.convert("CMYK").save(folder / "large-cmyk.jpg", quality=90, progressive=True)
     picture.save(folder / "large-rgb.jpg", quality=90, progressive=True, keep_rgb=True)
-    # The coefficients of large-baseline.jpg with a scan for each component, or for two and one; luminance of half the resolution.
+    # The coefficients of large-baseline.jpg with a scan for each component, or for two and one.
     baseline = (folder / "large-baseline.jpg").read_bytes()
     for name, scans in (("separate", "0;1;2;"), ("pair", "0 1;2;")):
         (folder / f"large-{name}.jpg").write_bytes(transcoded(baseline, scans))
-    # Progressive, with a DC scan for each component, and the quantization table of the colours behind the first of them.
+    # Progressive, with a DC scan for each component, and the chroma quantization table after the first of them.
     dc = "0: 0-0, 0, 0; 1: 0-0, 0, 0; 2: 0-0, 0, 0;"
     data = transcoded(baseline, dc + "0: 1-63, 0, 0; 1: 1-63, 0, 0; 2: 1-63, 0, 0;")
     tables = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xdb"]
@@ -70,6 +70,7 @@ def large(folder):
     scan = data.index(b"\xff\xda")
     second = scan + 2 + data[scan + 2 :].index(b"\xff\xda")
     (folder / "large-late-table.jpg").write_bytes(data[:second] + table + data[second:])
+    # Luminance with half the resolution of the chroma.
     ppm = b"P6\n203 149\n255\n" + picture.tobytes()
     command = ["cjpeg", "-quality", "90", "-sample", "1x1,2x2,2x2"]
     data = subprocess.run(command, input=ppm, stdout=subprocess.PIPE, check=True).stdout
@@ -85,7 +86,7 @@ def main():
     picture.save(folder / "restart.jpg", quality=95, subsampling=2, restart_marker_blocks=1)
     quarters("CMYK").save(folder / "cmyk.jpg", quality=95, subsampling=0)
     quarters("CMYK").save(folder / "cmyk.tif")
-    # Fax coding with white as zero: what scanners write.
+    # Fax coding with white as zero, as scanners write it.
     quarters("1").save(folder / "fax4.tif", compression="group4")
     picture.save(folder / "lossy.webp", quality=95)
     alpha = quarters("RGBA")
@@ -104,7 +105,7 @@ def main():
         append_images=[Image.new("RGB", SIZE, (90 * i, 0, 0)).quantize(2) for i in range(2)],
         duration=100,
     )
-    # JPEG in TIFF: in strips with subsampled colour, as libtiff writes it, and in tiles.
+    # JPEG in TIFF: in strips with subsampled chroma, as libtiff writes it, and in tiles.
     quarters("YCbCr").save(folder / "jpeg-strips.tif", compression="jpeg", quality=95)
     tifffile.imwrite(
         folder / "jpeg-tiles.tif",
@@ -115,7 +116,7 @@ def main():
         subsampling=(2, 2),
         tile=(16, 16),
     )
-    # Colours apart, and in tiles that reach beyond the picture.
+    # Planar, in tiles that extend beyond the picture.
     tifffile.imwrite(
         folder / "planar-tiles.tif",
         numpy.moveaxis(numpy.asarray(picture), -1, 0).copy(),

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Compares the memory that `mirage plan` states with what `mirage render` takes, and prints a Markdown table.
+"""Compares the memory predicted by `mirage plan` with the peak of `mirage render`, and prints a Markdown table.
 
     tools/measure_memory.py [--mirage target/release/mirage] [--adapters cpu,llvmpipe] [--sizes 256,512,1024]
                             [--scales 1,auto] [--iterations 2] [--photo PHOTO] [-- more options of render]
 
-Measured is the largest resident size of the process (ru_maxrss of wait4, as /usr/bin/time -v prints it). The device has to
-share the machine's memory: the CPU device, or a software driver. Exits with 1 if one is further apart than 10 %.
+The measured value is the peak resident size of the process (ru_maxrss of wait4, as in /usr/bin/time -v). The device
+must share the machine's memory: the CPU device, or a software driver. Exits with 1 if any ratio differs from 1 by more
+than 10 %.
 """
 
 import argparse
@@ -19,7 +20,7 @@ LIMIT = 0.10
 
 
 def peak(command):
-    """Largest resident bytes of a command, which must succeed."""
+    """Runs a command, which must succeed; returns its peak resident bytes."""
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(command, stdout=said, stderr=said)
         _, status, usage = os.wait4(child.pid, 0)
@@ -53,11 +54,11 @@ def main():
                     plan = subprocess.run([args.mirage, "plan", *options, "--json"], check=True, stdout=subprocess.PIPE)
                     plan = json.loads(plan.stdout)
                     if not plan["shared_memory"]:
-                        sys.exit(f"{adapter}: it has memory of its own, which no tool of the system measures")
+                        sys.exit(f"{adapter}: it has dedicated memory, which can't be measured here")
                     output = os.path.join(folder, "out.png")
                     measured = peak([args.mirage, "render", *options, "-o", output, "--overwrite"])
                     ratio = plan["peak_bytes"] / measured
-                    # False for anything that is no number.
+                    # False for NaN.
                     near = abs(ratio - 1) <= LIMIT
                     far |= not near
                     mib = [round(n / 2**20) for n in (plan["peak_bytes"], measured)]

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Prints the licences of everything that the program contains: of the crates it is linked with, and of what these carry.
+"""Prints the licences of all third-party code in the program: the linked crates, and code and data included in them.
 
-    tools/notices.py [TARGET]        the target triple; that of this machine unless given
+    tools/notices.py [TARGET]        target triple [default: this machine's]
 
-The texts are those in the crates' sources, as Cargo has unpacked them, each once. tools/package puts them beside the
-program. It ends with an error where a crate has neither a text of its own nor one that is known here.
+Prints each licence text in the crates' unpacked sources once. tools/package adds the output to the release. Fails if a
+crate has no licence text and none is known here.
 """
 
 import json
@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Files with a licence, also deeper in a crate's sources, where foreign code lies.
+# Names of licence files, also in subfolders with third-party code.
 TEXTS = re.compile(r"(licen[cs]e|copying|notice|patents|unlicense)([-._].*)?$", re.IGNORECASE)
-# What a crate contains beyond its own code, without the text.
+# Licence texts that are missing in a crate's sources, for content that isn't its own.
 CARRIED = {"noto-sans-mono-bitmap": ROOT / "docs/licenses/noto-sans-mono.txt"}
 MIT = """Copyright (c) {authors}
 
@@ -37,7 +37,7 @@ OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR
 
 
 def linked(target):
-    """The crates that the program is linked with, without those that only build it."""
+    """Returns the crates linked into the program, without build dependencies."""
     words = ["cargo", "metadata", "--locked", "--format-version", "1", "--features", "embedded-network",
              "--filter-platform", target]
     found = json.loads(subprocess.run(words, cwd=ROOT, check=True, capture_output=True).stdout)
@@ -53,7 +53,7 @@ def linked(target):
 
 
 def texts(crate):
-    """What its sources say of licences."""
+    """Returns the licence texts of a crate."""
     folder = Path(crate["manifest_path"]).parent
     files = [Path(where) / name for where, _, names in os.walk(folder) for name in names if TEXTS.match(name)]
     found = [file.read_text(encoding="utf-8", errors="replace") for file in sorted(files)]
@@ -64,7 +64,7 @@ def texts(crate):
         elif "Apache-2.0" in names:
             found.append((ROOT / "LICENSE-APACHE").read_text(encoding="utf-8"))
         else:
-            sys.exit(f"{crate['name']} ({crate['license']}) has no text of its licence: look for one")
+            sys.exit(f"{crate['name']} ({crate['license']}) has no licence text: add one to this script")
     if crate["name"] in CARRIED:
         found.append(CARRIED[crate["name"]].read_text(encoding="utf-8"))
     return found
@@ -77,9 +77,9 @@ def main():
     groups = {}
     for crate in crates:
         for text in texts(crate):
-            # Copies differ in line breaks.
+            # Copies of a text differ in line breaks.
             groups.setdefault(" ".join(text.split()), (text, []))[1].append(crate["name"])
-    lines = ["What mirage contains beside its own code, and the licences of it.", ""]
+    lines = ["Third-party software in mirage, and its licences.", ""]
     lines += [f"{crate['name']} {crate['version']}: {crate['license']}" for crate in crates]
     lines.append("the Rust standard library, by the Rust Project Developers: MIT OR Apache-2.0")
     for text, names in groups.values():

@@ -5,11 +5,11 @@
     cargo bench --bench kernels -- --json kernels.json
     python3 tools/plot_performance.py pixels.json kernels.json      (needs matplotlib)
 
-The measurements behind the pictures in docs/ are in docs/measurements/.
+The measurements for the plots in docs/ are in docs/measurements/.
 
-pixels.png: seconds per iteration and resident memory against the pixels of the picture, log-log.
-roofline.png: GFLOP/s of each op against its operations per byte, under the device's measured peaks (Williams et al.
-2009). Winograd's kernels are counted as the direct sum, so they may stand above the roof.
+pixels.png: seconds per iteration and resident memory over the number of pixels, log-log.
+roofline.png: GFLOP/s of each op over its operations per byte, with the device's measured peaks (Williams et al. 2009).
+Winograd kernels are counted as the direct sum, so they may lie above the roof.
 """
 
 import json

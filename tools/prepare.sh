@@ -1,7 +1,7 @@
-# Sourced by tools/test and tools/demo: checks that Rust is there, and for tests that a graphics adapter is.
-# Installs Mesa's software Vulkan driver when tests find no adapter and this system is Debian's kind.
+# Sourced by the other scripts: checks for Rust and, for tests, a graphics adapter.
+# Installs Mesa's software Vulkan driver if tests find no adapter and this is a Debian-based system.
 
-# What begins, and after how many minutes: where a long run spends its time.
+# Prints the step that begins, and the minutes since the start.
 say() { printf '== %s (%d:%02d)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
 
 fail() {
@@ -9,17 +9,17 @@ fail() {
   exit 2
 }
 
-# The program as `cargo build` leaves it; $1: debug or release.
+# Prints the path of the built program; $1: debug or release.
 built() {
   program=${CARGO_TARGET_DIR:-target}/$1/mirage
   [ -f "$program" ] || program=$program.exe
   printf '%s' "$program"
 }
 
-# SHA-256 of the network that comes with the program.
+# Prints the SHA-256 of the network shipped with the program.
 shipped_sha256() {
   grep -E '^[0-9a-f]{64} [ *]vgg16-narrow\.safetensors$' weights/SHA256SUMS | cut -d ' ' -f 1 | grep . ||
-    fail "weights/SHA256SUMS does not name the network, or has other line ends than it should."
+    fail "weights/SHA256SUMS does not list the network, or has wrong line endings."
 }
 
 as_root() {
@@ -39,8 +39,8 @@ install_packages() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
-# What the portability tests need: other people's compilers, a browser, and a second Vulkan driver, whose file is left in
-# $swiftshader. Also the first driver where there is none, so that packages are installed once.
+# Installs the requirements of the portability tests: third-party compilers, a browser, and a second Vulkan driver,
+# whose file is in $swiftshader. Also installs a first driver if there is none, so packages are installed only once.
 need_portability() {
   set --
   command -v spirv-val >/dev/null 2>&1 || set -- "$@" spirv-tools
@@ -50,18 +50,18 @@ need_portability() {
   [ $# = 0 ] || install_packages "$@"
   swiftshader=/usr/lib/chromium/vk_swiftshader_icd.json
   [ -f "$swiftshader" ] || fail "A Vulkan driver is missing: $swiftshader comes with Debian's package chromium.
-Elsewhere run ./tools/test --without-portability, see docs/portability.md."
+On other systems run ./tools/test --without-portability, see docs/portability.md."
 }
 
-# $1: driver files with colons between them, then a command that sees just these drivers. (Loaders before 1.3.207
-# know the second variable only.)
+# Runs a command with only these drivers. $1: driver files separated by colons. (Loaders before 1.3.207 only support the
+# second variable.)
 with_drivers() {
   drivers=$1
   shift
   VK_DRIVER_FILES=$drivers VK_ICD_FILENAMES=$drivers "$@"
 }
 
-# Runs a command that tests, and fails where no test ran, which such a command calls a success.
+# Runs a test command, and fails if no test ran, which cargo reports as success.
 some_tests() {
   said=$(mktemp)
   if ! "$@" | tee "$said" || ! grep -q '^test result: ok\. [1-9]' "$said"; then
@@ -71,17 +71,17 @@ some_tests() {
   rm -f "$said"
 }
 
-# Kernels, network and trajectory on a driver that is not the usual one. "$1" is a command that takes the name of a test
-# binary and the tests' names. The two long tests left out say nothing about a driver that the others don't.
+# Tests kernels, network and trajectory on an additional driver. "$1" is a command that takes the name of a test binary
+# and the tests' names. The two skipped tests take long and don't add information about a driver.
 driver_tests() {
   some_tests "$1" network goldens::
   some_tests "$1" optimise trajectory::ten_steps
-  for part in cases:: quirks:: matrices::; do
+  for part in cases:: quirks:: coop_matrix::; do
     some_tests "$1" kernels "$part" --skip few_workgroups_fit --skip unrolled_and_plain
   done
 }
 
-# Rust cannot come from Debian 12: its rustc (1.63) is too old for wgpu.
+# Rust can't be installed from Debian 12: its rustc (1.63) is too old for wgpu.
 need_rust() {
   if [ -f "$HOME/.cargo/env" ] && ! command -v cargo >/dev/null 2>&1; then
     . "$HOME/.cargo/env"
@@ -93,13 +93,13 @@ need_rust() {
   [ "$(printf '%s\n' "$want" "$have" | sort -V | head -n 1)" = "$want" ] ||
     fail "Rust $have is too old: $want or newer is needed. Run 'rustup update', then start again."
   case $(rustc -vV) in
-    # Its linker is Visual Studio's, which Rust finds by itself.
+    # Rust finds the linker of Visual Studio itself.
     *-msvc*) ;;
     *) command -v cc >/dev/null 2>&1 || install_packages gcc libc6-dev ;;
   esac
 }
 
-# Mesa's Wayland part complains on machines without a session.
+# Mesa's Wayland code prints warnings on machines without a session.
 need_session() {
   if [ -z "${XDG_RUNTIME_DIR:-}" ]; then
     XDG_RUNTIME_DIR=$(mktemp -d)
@@ -107,7 +107,7 @@ need_session() {
   fi
 }
 
-# A graphics device, for tests of shaders. $1: the built program.
+# Ensures that there is a graphics device, for tests of shaders. $1: the built program.
 need_adapter() {
   need_session
   case "$("$1" devices 2>/dev/null)" in
@@ -116,7 +116,7 @@ need_adapter() {
       install_packages mesa-vulkan-drivers
       case "$("$1" devices)" in
         0:*) ;;
-        *) fail "No graphics adapter can be used: the tests of shaders need one." ;;
+        *) fail "No usable graphics adapter was found: the tests of shaders need one." ;;
       esac
       ;;
   esac

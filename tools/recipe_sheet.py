@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Paints photos by many recipes and puts the pictures on one sheet: docs/pictures/recipes.jpg of docs/recipes.md.
+"""Paints photos with many recipes and combines the pictures in one sheet: docs/pictures/recipes.jpg of docs/recipes.md.
 
     python3 tools/recipe_sheet.py PROGRAM [--size 256] [--photos FILE...] [--only NAME...] [--folder DIR] [--sheet FILE]
 
-PROGRAM is a release build of `mirage`; needs pillow. Pictures that are in the folder already are not painted again, so
-a run that was cut off goes on. The answer is a Markdown table of options and of the seconds that each picture took,
-without the start of the program.
+PROGRAM is a release build of `mirage`; needs pillow. Pictures that already exist in the folder are not painted again,
+so an interrupted run can be continued. Prints a Markdown table of options and of the seconds for each picture, without
+the startup of the program.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = [ROOT / "docs" / "photos" / name for name in ("summer-palace.jpg", "coffee.png", "chelsea.png", "astronaut.png")]
-# What differs from the default.
+# Options that differ from the default.
 RECIPES = {
     "default": "",
     "gram": "--style-statistic gram",

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Runs `mirage render` for many iterations with film, log, checkpoints and a watched page, and says whether memory and time
-stay flat. Linux only.
+"""Runs `mirage render` for many iterations with film, log, checkpoints and a viewer of the live page, and checks that
+memory and time per iteration stay constant. Linux only.
 
     tools/soak.py [--mirage target/release/mirage] [--adapter cpu] [--iterations 10000] [-- more options of render]
 
-A table: for each tenth of the run the largest resident size, and CPU seconds and seconds for each iteration (CPU seconds don't
-depend on what else the machine does). Exits with 1 if the last tenth takes more than 1.1 times the memory of the second or more
-than 1.15 times its CPU seconds. The first tenth is left out: films, snapshots and allocators fill their buffers there.
+Prints a table: for each tenth of the run the peak resident size, and CPU seconds and seconds per iteration (CPU seconds
+don't depend on the machine's other load). Exits with 1 if the last tenth needs more than 1.1 times the memory of the
+second or more than 1.15 times its CPU seconds. The first tenth is ignored, because films, snapshots and allocators fill
+their buffers there.
 """
 
 import argparse
@@ -25,7 +26,7 @@ MEMORY, TIME = 1.1, 1.15
 
 
 def watch(address):
-    """Reads the page's stream until the run closes it, as a browser that is left open does."""
+    """Reads the page's stream until the run closes it, like an open browser."""
     host, port = re.match(r"http://([^:/]+):(\d+)", address).groups()
     request = (
         f"GET /live HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -46,7 +47,7 @@ watch.received = 0
 
 
 def sample(pid):
-    """Resident bytes and CPU seconds of a process."""
+    """Returns resident bytes and CPU seconds of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     resident = int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) << 10
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -94,7 +95,7 @@ def main():
         ending = json.loads(log.read_text().splitlines()[-1])
         sizes = {path.name: path.stat().st_size for path in Path(folder).iterdir() if path.suffix in (".webp", ".jsonl")}
     print(f"{ending['iterations']} iterations, {ending['ending']}; the page sent {watch.received >> 20} MiB; {sizes} bytes")
-    print("| iterations | largest resident, MiB | CPU s an iteration | s an iteration |")
+    print("| iterations | peak resident, MiB | CPU s per iteration | s per iteration |")
     print("| --- | ---: | ---: | ---: |")
     tenths = []
     for tenth in range(10):
@@ -107,8 +108,8 @@ def main():
         tenths.append(row)
         print(f"| {first} to {last} | {row[0] / (1 << 20):.1f} | {row[1]:.4f} | {row[2]:.4f} |")
     memory, seconds = (tenths[9][at] / tenths[1][at] for at in (0, 1))
-    print(f"last tenth against the second: memory {memory:.3f}, CPU seconds {seconds:.3f}")
-    # False for anything that is no number.
+    print(f"ratio of the last tenth to the second: memory {memory:.3f}, CPU seconds {seconds:.3f}")
+    # False for NaN.
     if not (memory <= MEMORY and seconds <= TIME and watch.received > 0):
         sys.exit(1)
 

@@ -1,26 +1,26 @@
 #!/usr/bin/env python3
-"""Loss against seconds: this program in several ways, and PyTorch's L-BFGS used as neural-style-pt uses it.
+"""Loss over time: several configurations of this program, and PyTorch's L-BFGS as used by neural-style-pt.
 
     python3 tools/time_to_quality.py PROGRAM [PHOTO...] [--size 384] [--runs NAME...] [--out FILE.json]
 
 PROGRAM is a release build of `mirage`. Needs torch, numpy, pillow and safetensors; PyTorch runs on 2 threads.
 
-All sides minimise the same objective from noise, at the same full size, through the shipped network with max pooling
-and zeros beyond the border: SPATIAL * mean((F - T)^2) at relu4_2 plus STYLE * the sum over relu1_1 to relu5_1 of
-mean((G - A)^2), G = F F^T / (C N). The photo is resized beforehand, so both sides read the same pixels.
+All minimise the same objective from noise, at the same full size, with the shipped network, max pooling and zero
+padding: SPATIAL * mean((F - T)^2) at relu4_2 plus STYLE * the sum over relu1_1 to relu5_1 of mean((G - A)^2),
+G = F F^T / (C N). The photo is resized beforehand, so both programs read the same pixels.
 
     pytorch          torch.optim.LBFGS, lr 1, history 100, no line search, 300 iterations, from 0.001 * noise around the
-                     mean colour: what neural-style-pt does by default (`-init random -optimizer lbfgs`)
+                     mean colour: the default of neural-style-pt (`-init random -optimizer lbfgs`)
     adam             this program at one scale, 200 iterations of Adam
     coarse-adam      coarse to fine
     lbfgs            this program at one scale, 150 iterations of L-BFGS
     coarse-lbfgs     coarse to fine
 
-Our runs save pictures on the way; of PyTorch's picture copies are kept. Each is evaluated by the same code of PyTorch
-at full size, as it is in a file of 8 bits; smaller ones are enlarged (bicubic) first.
-Seconds are those of the optimisation, without the start of the program, the reports and what it takes to save a
-picture; PyTorch's also without targets. The answer is a Markdown table: loss at the end of each run, and the seconds
-until a run's loss is as low as PyTorch's at its end.
+Our runs save intermediate pictures; PyTorch's are copied in memory. All are evaluated by the same PyTorch code at full
+size, with values rounded to 8 bits; smaller ones are enlarged (bicubic) first.
+Times are those of the optimisation, without startup, reports and saving pictures; PyTorch's also without computing
+targets. Prints a Markdown table with the final loss of each run, and the seconds until a run reaches PyTorch's final
+loss.
 """
 
 import argparse
@@ -88,7 +88,7 @@ class Objective:
         return SPATIAL * ((found["relu4_2"] - self.spatial) ** 2).mean() + STYLE * style
 
     def of_picture(self, rgb, size):
-        """The loss of a picture of any size as it is saved."""
+        """Returns the loss of a picture of any size, rounded as in a file."""
         rgb = rgb.clamp(0, 1).mul(255).round().div(255)
         if rgb.shape[2:] != size:
             rgb = F.interpolate(rgb, size=size, mode="bicubic", align_corners=False).clamp(0, 1)
@@ -108,7 +108,7 @@ def read(path):
 
 
 def pytorch(objective, size):
-    """neural-style-pt's optimiser on the picture as the network sees it; seconds and loss on the way."""
+    """Runs neural-style-pt's optimiser on the preprocessed picture; returns seconds and loss of intermediate pictures."""
     torch.manual_seed(0)
     picture = torch.randn(1, 3, *size).mul(0.001)  # BGR, mean subtracted, times 255
     picture.requires_grad_(True)
@@ -152,12 +152,12 @@ def ours(program, photo, name, objective, size, folder):
 
 
 def until(curve, loss):
-    """Seconds until a run's loss is no more than this, or None."""
+    """Returns the seconds until a run's loss is at most `loss`, or None."""
     return next((seconds for seconds, value in curve if value <= loss), None)
 
 
 def after(curve, seconds):
-    """Loss of the last picture until then; none before the first, or long after the end."""
+    """Formats the loss of the last picture before `seconds`; empty before the first, or long after the end."""
     passed = [loss for at, loss in curve if at <= seconds]
     return f"{passed[-1]:.3g}" if passed and seconds <= 2 * curve[-1][0] else ""
 
@@ -168,11 +168,11 @@ def main():
     parser.add_argument("photos", type=Path, nargs="*", default=PHOTOS)
     parser.add_argument("--size", type=int, default=384)
     parser.add_argument("--runs", nargs="+", choices=["pytorch", *RUNS], default=["pytorch", *RUNS])
-    parser.add_argument("--out", type=Path, help="keep all curves in this file")
+    parser.add_argument("--out", type=Path, help="write all curves to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     results = {}
-    print("| photo | run | iterations | seconds | loss at the end | seconds to PyTorch's loss at its end | of PyTorch's time |")
+    print("| photo | run | iterations | seconds | final loss | seconds to PyTorch's final loss | of PyTorch's time |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for photo in arguments.photos:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-//! Arguments become a run that can start: all checks that need no device, the cheap ones first.
+//! Turns arguments into a run that can start: does all checks that need no device, the cheap ones first.
 
 use super::args::RenderArgs;
 use super::class_names::ClassNames;
@@ -16,8 +16,7 @@ use crate::error::{Error, Result};
 use crate::image_io::{self, Alpha, Picture};
 use crate::mirage::optimizer::{self, Settings};
 use crate::mirage::preset::{self, FACTORS, Preset};
-use crate::mirage::statistic;
-use crate::mirage::{self, Init, Request, Scale, Strength, Target, not_negative, work};
+use crate::mirage::{self, Init, Request, Scale, Strength, Target, not_negative, statistic, work};
 use crate::shader;
 use crate::vgg::Network;
 use crate::vgg::locate::{self, Location};
@@ -25,33 +24,33 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A checked run.
+/// A run that passed all checks and can start.
 #[derive(Debug)]
 pub(super) struct CheckedRun {
     pub request: Request,
-    /// Iterations of the whole run.
+    /// Number of iterations of the whole run.
     pub iterations: u32,
-    /// The sizes that the run goes through.
+    /// Scales of the run, from the smallest.
     pub scales: Vec<Scale>,
     pub network: Arc<Network>,
     pub names: ClassNames,
     pub files: Files,
     pub options: RecordedOptions,
-    /// The files that were read, with their hashes.
+    /// Files that were read, with their hashes.
     pub inputs: Inputs,
     /// Notes for the user.
     pub notes: Vec<String>,
     /// Width and height in the photo's file.
     pub photo_stored: (usize, usize),
-    /// Bytes that reading the pictures took at most.
+    /// Peak memory of reading the pictures, in bytes.
     pub reading: u64,
-    /// The names that no other run writes to as long as this one goes on.
+    /// Names reserved against other runs until this one ends.
     _reservations: Vec<Reservation>,
 }
 
 impl CheckedRun {
-    /// Checks arguments, then pictures, then places to write, then the network. The run goes on after iteration `first`,
-    /// and reads `read` besides the files that its options name.
+    /// Checks arguments, then pictures, then output paths, then the network. `first` is the number of iterations that a
+    /// resumed run has done; `read` lists files that the run reads besides those named by its options.
     ///
     /// # Errors
     /// The first problem, with its remedy.
@@ -65,11 +64,12 @@ impl CheckedRun {
         Self::with(args, Some((read, first)), resumed, open)
     }
 
-    /// [`CheckedRun::new`] with a network from `open`, which also says whether the network's values have yet to be checked.
-    /// Places to write are only checked with `written`: files that are read besides, and the first iteration.
+    /// Like [`CheckedRun::new`], with a network from `open`, which also returns whether the network's values still need
+    /// to be checked. Output paths are checked only with `written`: the additional files that are read, and the first
+    /// iteration.
     ///
     /// # Errors
-    /// As [`CheckedRun::new`].
+    /// See [`CheckedRun::new`].
     pub(super) fn with(
         args: &RenderArgs,
         written: Option<(&[PathBuf], u32)>,
@@ -81,7 +81,7 @@ impl CheckedRun {
         let mut notes = Vec::new();
         let Pictures { alpha, photo_stored, reading } =
             pictures(args, &mut request, &mut preset, &mut notes)?;
-        // The network may rule out the smallest scales, so the run has at most these iterations.
+        // An upper bound: the network may rule out the smallest scales.
         let most = request.scales.plan(request.size(), 1)?.last().map_or(0, |scale| scale.end);
         let reads = all_read(args, written.map_or(&[][..], |(read, _)| read));
         let files = Files::new(&args.files, &args.photo, alpha, most, resumed, reads);
@@ -142,15 +142,15 @@ impl CheckedRun {
 }
 
 impl CheckedRun {
-    /// The work of all iterations, see [`work`].
+    /// Returns the work of all iterations; see [`work`].
     pub(super) fn work(&self) -> u64 {
         work(&self.scales, u32::MAX)
     }
 
-    /// A picture of one of the run's scales at the size of the last, which all saved pictures have.
+    /// Resizes a picture of one of the run's scales to the size of the last scale, which all saved pictures have.
     ///
     /// # Errors
-    /// If it can't be resized.
+    /// If the picture can't be resized.
     pub(super) fn at_full_size<'a>(&self, picture: &'a Picture) -> Result<Cow<'a, Picture>> {
         let Picture { width, height, .. } = *self.request.photo;
         if (picture.width, picture.height) == (width, height) {
@@ -160,7 +160,7 @@ impl CheckedRun {
     }
 }
 
-/// The request without its pictures, and the preset of its objective, with all numbers checked.
+/// Builds the request without its pictures, and the preset of its objective, and checks all numbers.
 fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
     let blank = Picture { width: 1, height: 1, rgb: vec![0.5; 3] };
     let mut request = Request::new(blank.clone());
@@ -195,12 +195,12 @@ fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
     Ok((request, preset))
 }
 
-/// The preset before any option, with style images or without.
+/// Returns the preset before any option is applied, with or without style images.
 pub(super) fn default_preset(styled: bool) -> Preset {
     if styled { Preset::of_style_images() } else { Preset::default() }
 }
 
-/// The factors as the options state them; style images are `blank` for now.
+/// Builds the preset from the options, with `blank` in place of all images.
 fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
     let mut preset = default_preset(!args.factors.style_image.is_empty());
     let (factors, balance) = (&args.factors, &args.balance);
@@ -226,7 +226,10 @@ fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
             if let Some(factor) = preset.factor_mut(&group.name) {
                 factor.strength = group.strength;
             } else if let Strength::Share(_) = group.strength {
-                return Err(Error::usage(format!("{} has no share: use --tv-weight", group.name)));
+                return Err(Error::usage(format!(
+                    "--balance sets no share of {}: use --tv-weight",
+                    group.name
+                )));
             }
         }
     }
@@ -252,17 +255,17 @@ fn preset(args: &RenderArgs, blank: &Picture) -> Result<Preset> {
     Ok(preset)
 }
 
-/// What is known of pictures once they are read.
+/// Properties of the pictures that were read.
 struct Pictures {
     /// The photo's alpha.
     alpha: Option<Alpha>,
     /// Width and height in the photo's file.
     photo_stored: (usize, usize),
-    /// Bytes that were taken at most.
+    /// Peak memory of reading them, in bytes.
     reading: u64,
 }
 
-/// Reads the pictures that the request lacks.
+/// Reads the pictures into the request and the preset.
 fn pictures(
     args: &RenderArgs,
     request: &mut Request,
@@ -284,7 +287,7 @@ fn pictures(
         if let Target::Images(images) = &factor.target {
             let load = |(path, (_, blend)): (&PathBuf, &(Picture, f32))| {
                 let Loaded { mut picture, memory, .. } = load(path, &options, notes)?;
-                // Layouts are compared place by place.
+                // Layouts are compared position by position.
                 if name == preset::SPATIAL && (picture.width, picture.height) != size {
                     let shape = format!("{}x{} to {}x{}", picture.width, picture.height, size.0, size.1);
                     notes.push(format!("{}: resized from {shape}, the photo's shape", shown(path)));
@@ -308,11 +311,11 @@ fn pictures(
     Ok(Pictures { alpha, photo_stored, reading: most })
 }
 
-/// All files that a run reads: those of its options, the network, the measurements of kernels, and shaders.
+/// Returns all files that a run reads: those named by its options, the network, the tuning cache and shaders.
 fn all_read(args: &RenderArgs, more: &[PathBuf]) -> Vec<PathBuf> {
     let mut read = inputs::files(args);
     read.extend(more.iter().cloned());
-    // What is wrong with the network is said when it is opened.
+    // Problems with the network are reported when it is opened.
     if let Ok(Location::File(path)) = locate::find_weights(args.network.weights.as_deref()) {
         read.push(path);
     }

@@ -13,20 +13,20 @@ use std::path::{Path, PathBuf};
 
 const OPTIONS: &str = "options";
 const INPUTS: &str = "inputs";
-/// What to do about a file that can't be read.
+/// Remedy for a file that can't be read.
 const RESTORE: &str = "Restore it, or give it on the command line";
 const ADAPTER: &str = "adapter";
 const RUN: &str = "run";
 
-/// The texts of a run's checkpoints that stay the same: its options, and the SHA-256 of each file that it reads.
+/// Entries that are the same in all checkpoints of a run: its options, and the SHA-256 of each file that it reads.
 #[derive(Debug)]
 pub(super) struct RunTexts(HashMap<String, String>);
 
 impl RunTexts {
-    /// Of a run with these options, which has read `inputs`.
+    /// Creates the entries of a run with these options that has read `inputs`.
     ///
     /// # Errors
-    /// [`Error::Io`] if the current folder is gone.
+    /// [`Error::Io`] if the current folder no longer exists.
     pub(super) fn new(options: &RecordedOptions, inputs: &Inputs) -> Result<Self> {
         let texts = [
             (OPTIONS, Value::Object(options.absolute()?).to_string()),
@@ -37,11 +37,11 @@ impl RunTexts {
     }
 }
 
-/// Saves a checkpoint; replaces the one before only with `replaces`.
+/// Saves a checkpoint. Replaces an existing file only with `replaces`.
 ///
 /// # Errors
-/// [`Error::Io`] if the system refuses, [`Error::File`] if a file may not be replaced; the one before is then still
-/// there.
+/// [`Error::Io`] if writing fails, [`Error::File`] if an existing file may not be replaced. The previous checkpoint
+/// then remains.
 pub(super) fn save(
     path: &Path,
     replaces: bool,
@@ -56,18 +56,18 @@ pub(super) fn save(
     Checkpoint::save_state(state, &texts, path, replaces)
 }
 
-/// A checkpoint that was checked, and whose texts were read.
+/// A checkpoint that was opened and checked.
 #[derive(Debug)]
 pub(super) struct SavedCheckpoint {
     path: PathBuf,
     pub file: CheckpointFile,
-    /// Options of the run as the file states them. They can be anyone's: see [`accept`](super::record::trusted).
+    /// Recorded options of the run. They are untrusted: see [`accept`](super::record::trusted).
     pub options: Map<String, Value>,
     /// SHA-256 of the network's file.
     pub network: String,
     /// Adapter, backend and driver.
     pub adapter: String,
-    /// The run's identifier.
+    /// Identifier of the run.
     pub run: String,
     /// SHA-256 of each file that the run read, by its path.
     inputs: Map<String, Value>,
@@ -77,14 +77,14 @@ impl SavedCheckpoint {
     /// Opens a checkpoint.
     ///
     /// # Errors
-    /// [`Error::File`] if it can't be read, is none, or is damaged.
+    /// [`Error::File`] if the file can't be read, is not a checkpoint, or is damaged.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = CheckpointFile::open(path)?;
         let text = |name: &str| file.texts().get(name).cloned().unwrap_or_default();
         let object = |name: &str| {
             serde_json::from_str(&text(name)).map_err(|error| {
                 let problem = format!("the checkpoint is damaged: {name}: {error}");
-                Error::file(path, problem, "Start the run anew with `mirage render`")
+                Error::file(path, problem, "Start a new run with `mirage render`")
             })
         };
         let (options, inputs) = (object(OPTIONS)?, object(INPUTS)?);
@@ -92,30 +92,30 @@ impl SavedCheckpoint {
         Ok(Self { path: path.to_owned(), file, options, inputs, network, adapter, run })
     }
 
-    /// True if the run read the same files, and the same in them.
+    /// True if the run read the same files with the same content.
     pub(super) fn has_inputs(&self, inputs: &Inputs) -> Result<bool> {
         Ok(self.inputs == inputs.by_path()?)
     }
 
-    /// Checks that the files that the record names hold what they held before, and that a photo in another place is the
-    /// same one. So a forged record makes the program read only files whose content its author knew already.
+    /// Checks that the files named by the record are unchanged, and that a photo in another place is the same one. A
+    /// forged record can therefore make the program read only files whose content its author already knew.
     ///
     /// # Errors
-    /// [`Error::File`] naming the file that has changed, is gone, or whose SHA-256 the checkpoint doesn't state.
+    /// [`Error::File`] naming the file that has changed, is missing, or has no SHA-256 in the checkpoint.
     pub(super) fn check_inputs(&self, accepted: &Map<String, Value>, photo: Option<&Path>) -> Result<()> {
-        let stated = |file: &str| {
-            let stated = self.inputs.get(file).and_then(Value::as_str);
-            stated.ok_or_else(|| {
+        let recorded = |file: &str| {
+            let sha256 = self.inputs.get(file).and_then(Value::as_str);
+            sha256.ok_or_else(|| {
                 let problem = format!("it has no SHA-256 of {}", one_line(file));
-                Error::file(&self.path, problem, "Start the run anew with `mirage render`")
+                Error::file(&self.path, problem, "Start a new run with `mirage render`")
             })
         };
         for (name, value) in accepted {
-            // The network's hash is checked by itself.
+            // The network's hash is checked separately.
             let form = options::row(name).and_then(options::Row::form).filter(|_| name != "weights");
             for file in form.map(|form| form.files(value)).unwrap_or_default() {
                 let path = path_of_text(file);
-                let before = stated(file)?;
+                let before = recorded(file)?;
                 if hash(&path, RESTORE)? != before {
                     return Err(Error::file(
                         &path,
@@ -127,7 +127,7 @@ impl SavedCheckpoint {
         }
         let before = self.options.get("photo").and_then(Value::as_str).unwrap_or_default();
         match photo {
-            Some(photo) if stated(before)? != hash(photo, RESTORE)? => Err(Error::file(
+            Some(photo) if recorded(before)? != hash(photo, RESTORE)? => Err(Error::file(
                 photo,
                 "this is not the photo that the run was made with",
                 "Give that photo, or start a new run with this one and --init with the last picture",

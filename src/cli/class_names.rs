@@ -12,7 +12,7 @@ use std::path::Path;
 /// Number of classes of ImageNet, whose labels come with the program.
 const IMAGENET: usize = 1000;
 
-/// The class names of one network; without any, classes are called by their numbers.
+/// Class names of a network. Without them, classes are called by their numbers.
 #[derive(Debug)]
 pub(super) struct ClassNames(Option<Labels>);
 
@@ -25,10 +25,10 @@ pub(super) struct Class {
 }
 
 impl ClassNames {
-    /// The labels of `file`, or those that come with the program where they fit the network.
+    /// Loads the labels from `file`, or uses the built-in ImageNet labels if the network has 1000 classes.
     ///
     /// # Errors
-    /// [`Error::File`] if the file can't be used, or has not one name per class.
+    /// [`Error::File`] if the file can't be used, or does not have one name per class.
     pub(super) fn of(network: &Network, file: Option<&Path>) -> Result<Self> {
         let classes = network.classes();
         let Some(file) = file else {
@@ -45,7 +45,7 @@ impl ClassNames {
         }
     }
 
-    /// Classes of a list such as `castle:0.7,lakeside:0.3`, by index.
+    /// Parses a list such as `castle:0.7,lakeside:0.3` into class indices and weights.
     ///
     /// # Errors
     /// [`Error::Usage`] if a class is unknown, or the network has no labels.
@@ -58,25 +58,25 @@ impl ClassNames {
         parse_classes(list, labels)
     }
 
-    /// Name of a class.
+    /// Returns the name of a class.
     pub(super) fn name(&self, index: usize) -> String {
         let label = self.0.as_ref().and_then(|labels| labels.get(index)).filter(|label| !label.is_empty());
         label.map_or_else(|| format!("class {index}"), str::to_owned)
     }
 
-    /// The classes of a readout for the log.
+    /// Returns the classes of a readout for the log.
     pub(super) fn classes(&self, found: &[(usize, f32)]) -> Vec<Class> {
         let class = |&(index, probability)| Class { index, label: self.name(index), probability };
         found.iter().map(class).collect()
     }
 
-    /// The classes of a readout as one line, such as `tabby 43%, tiger cat 21%`.
+    /// Returns the classes of a readout as one line, such as `tabby 43%, tiger cat 21%`.
     pub(super) fn line(&self, found: &[(usize, f32)]) -> String {
         let class = |&(index, probability): &(usize, f32)| named_percent(&self.name(index), probability);
         found.iter().map(class).collect::<Vec<_>>().join(", ")
     }
 
-    /// What the network sees and how far that is from the photo, as one line.
+    /// Returns the classes of a readout and their distance from the photo's, as one line.
     pub(super) fn readout(&self, readout: &Readout) -> String {
         let distance =
             readout.distance.map(|distance| format!("; class distance to the photo {distance:.2}"));

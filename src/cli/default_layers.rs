@@ -1,9 +1,9 @@
-//! Default layers for networks that aren't the usual VGG.
+//! Default layers for networks other than the usual VGGs.
 
 use crate::mirage::preset::{ABSTRACT, LayerWeight, Preset, SPATIAL, STYLE};
 use crate::vgg::{LayerKind, Network};
 
-/// Replaces default layers that the network lacks by similar ones, and returns notes on what it changed.
+/// Replaces default layers that the network lacks by similar ones, and returns notes about the changes.
 pub(super) fn adapt(
     preset: &mut Preset,
     network: &Network,
@@ -39,14 +39,14 @@ pub(super) fn adapt(
     notes
 }
 
-/// Names of the ReLUs, block by block; blocks without any are left out.
+/// Returns the names of the ReLUs, block by block, without empty blocks.
 fn relus(network: &Network) -> Vec<Vec<String>> {
     let mut blocks = vec![Vec::new()];
     for layer in &network.layers {
         match (&layer.kind, blocks.last_mut()) {
             (LayerKind::Relu, Some(block)) => block.push(layer.name.clone()),
             (LayerKind::Pool { .. }, _) => blocks.push(Vec::new()),
-            // What follows belongs to the head.
+            // Later layers belong to the head.
             (LayerKind::AdaptivePool { .. } | LayerKind::Linear(_), _) => break,
             _ => {}
         }

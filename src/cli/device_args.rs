@@ -1,4 +1,4 @@
-//! The options that choose a device and say how it computes.
+//! Options that choose a device and how it computes.
 
 use super::output::escape::shown;
 use super::values::{self, Kernels, Precision, TileArg};
@@ -19,15 +19,15 @@ pub(super) const THREADS: RangeInclusive<i64> = 1..=1024;
 #[derive(Debug, Clone, Args, Serialize)]
 #[command(next_help_heading = "Device")]
 pub(super) struct DeviceArgs {
-    /// Graphics device by number or part of its name, from `mirage devices`, or cpu [default: the most capable GPU; the
-    /// CPU if there is none]
+    /// Graphics device, by its number or part of its name in `mirage devices`, or cpu [default: the most capable GPU;
+    /// the CPU if there is none]
     #[arg(long, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,
-    /// Threads of the CPU device [default: as many as the process may use at once]
+    /// Threads of the CPU device [default: all that the process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(THREADS))]
     #[serde(skip)]
     pub threads: Option<u16>,
-    /// Family of kernels of a graphics device: texture suits software drivers, buffer suits GPUs, naive is the slow
+    /// Family of kernels on a graphics device: texture suits software drivers, buffer suits GPUs, naive is the slow
     /// reference
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub kernels: Kernels,
@@ -35,9 +35,9 @@ pub(super) struct DeviceArgs {
     /// (docs/accuracy.md) [default: off]
     #[arg(long)]
     pub exact: bool,
-    /// single computes in 32 bits; half-weights keeps weights in 16 bits on the device: half the memory for the fully
-    /// connected layers, and for the convolutions of --kernels buffer; half also lets `mirage tune` choose kernels on
-    /// cooperative matrices, with operands of 16 bits and sums of 32, where a GPU has them
+    /// Number format: single is 32 bits; half-weights stores weights in 16 bits, which halves the memory of the fully
+    /// connected layers, and of convolutions with --kernels buffer; half also lets `mirage tune` choose kernels that
+    /// use a GPU's cooperative matrices, with 16-bit operands and 32-bit sums
     #[arg(long, value_name = "KIND", default_value = "single")]
     pub precision: Precision,
     /// Treat a graphics device as hung after this many seconds without an answer
@@ -53,22 +53,22 @@ pub(super) struct DeviceArgs {
     pub tuning: TuningArgs,
 }
 
-/// How a run computes on its device; reading out one picture has no use for these.
+/// How a run computes on its device. Classifying a picture needs none of these.
 #[derive(Debug, Clone, Args, Serialize)]
 #[command(next_help_heading = "Device")]
 pub(super) struct ComputingArgs {
-    /// Compute activations again in the backward pass, block by block where that saves memory, instead of keeping them:
-    /// about a fifth less for activations, a tenth less in all, a tenth slower [default: off]
+    /// Recompute activations in the backward pass instead of keeping them, in the blocks where that saves memory: about
+    /// a fifth less memory for activations, a tenth less in total, a tenth slower [default: off]
     #[arg(long)]
     pub checkpoint_activations: bool,
-    /// Cut the picture into tiles of N pixels a side for the network's first layers, where the feature maps of the whole
-    /// take too much memory: the same picture to rounding, slower. auto takes the whole picture if it fits into the
-    /// memory that the run may take, else the largest tiles that do
+    /// Compute the network's first layers in tiles of N pixels a side, if the feature maps of the whole picture take
+    /// too much memory. Same image up to rounding, slower. auto: the whole picture if it fits in memory, else the
+    /// largest tiles that fit
     #[arg(long, value_name = "none|auto|N", default_value = "none")]
     #[serde(serialize_with = "values::displayed")]
     pub tile: TileArg,
-    /// Test the kernels of this run on this device first, and on a graphics device one whole iteration against the CPU
-    /// device; paint only if the results are right [default: off]
+    /// First test the kernels of this run on this device and, on a graphics device, compare one whole iteration with
+    /// the CPU device; paint only if the results are correct [default: off]
     #[arg(long)]
     #[serde(skip)]
     pub verify: bool,
@@ -81,13 +81,13 @@ pub(super) struct TuningArgs {
     /// folder]
     #[arg(long, value_name = "FILE")]
     pub tuning_cache: Option<PathBuf>,
-    /// Ignore the tuning cache [default: use it where there is one]
+    /// Ignore the tuning cache [default: use it if there is one]
     #[arg(long, conflicts_with = "tuning_cache")]
     pub no_tuning_cache: bool,
 }
 
 impl DeviceArgs {
-    /// How to open the device.
+    /// Returns the options for opening the device.
     pub(super) fn options(&self) -> DeviceOptions {
         let family = self.kernels.family();
         DeviceOptions {
@@ -102,7 +102,7 @@ impl DeviceArgs {
         }
     }
 
-    /// Opens the device, with the measurements that were made for it, and returns notes for the user.
+    /// Opens the device and applies its tuning measurements. Returns the device and notes for the user.
     pub(super) fn open(&self) -> Result<(Arc<Engine>, Vec<String>)> {
         let engine = Engine::open(&self.options())?;
         let why = engine.note().map(str::to_owned);
@@ -112,13 +112,13 @@ impl DeviceArgs {
 }
 
 impl TuningArgs {
-    /// The file that is read, if any.
+    /// Returns the path of the tuning cache, unless it is ignored.
     pub(super) fn path(&self) -> Option<PathBuf> {
         let path = self.tuning_cache.clone().or_else(Cache::default_path);
         path.filter(|_| !self.no_tuning_cache)
     }
 
-    /// Has a device use the measurements that were made for it. Returns a note on a cache that can't be used.
+    /// Makes a device use the measurements taken on it. Returns a note if the cache can't be used.
     fn apply(&self, engine: &Engine) -> Option<String> {
         // The CPU device has one kernel for each op.
         let context = engine.gpu()?;
@@ -128,7 +128,7 @@ impl TuningArgs {
             return None;
         }
         if self.tuning_cache.is_some() && !path.exists() {
-            return Some(format!("there is no tuning cache {}: `mirage tune` makes one", shown(&path)));
+            return Some(format!("there is no tuning cache {}: create it with `mirage tune`", shown(&path)));
         }
         let (cache, damaged) = Cache::load(&path);
         let (choices, foreign) = cache.choices(&Adapter::of(context), profile.exact, profile.precision);

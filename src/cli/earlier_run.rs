@@ -1,4 +1,4 @@
-//! What a resumed run, or one that goes on from a cell of a sweep, takes from the run before.
+//! State and checks for a run that continues an earlier one, by `mirage resume` or from a cell of a sweep.
 
 use super::checked_run::CheckedRun;
 use super::resumed_run::ResumedRun;
@@ -8,36 +8,36 @@ use crate::mirage::{CheckpointFile, Request, State, Weights};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What a run takes from an earlier one.
+/// The earlier run that a run continues; empty for a new run.
 #[derive(Debug, Default)]
 pub(super) struct EarlierRun {
-    /// Notes for the user on the record.
+    /// Notes for the user about the record.
     pub notes: Vec<String>,
-    /// SHA-256 of the network, if it must be the same.
+    /// SHA-256 that the network must have, if any.
     pub network: Option<String>,
-    /// SHA-256 of the first pictures that the run read, if they must be the same
+    /// SHA-256 that the first pictures read by the run must have, if any
     /// ([`Inputs::of_pictures`](super::files::inputs::Inputs::of_pictures)).
     pub pictures: Option<String>,
-    /// The device of the run so far.
+    /// Device of the run so far.
     pub device: String,
-    /// The file that it was read from.
+    /// File that the earlier run was read from.
     pub file: Option<PathBuf>,
-    /// The run, if it is resumed: it keeps its identifier and may replace its own files.
+    /// The resumed run, if any: it keeps its identifier and may replace its own files.
     pub resumed: Option<ResumedRun>,
-    /// The state to start from.
+    /// State to start from.
     pub state: Option<EarlierState>,
 }
 
 impl EarlierRun {
-    /// Iterations that are done.
+    /// Returns the number of iterations that are done.
     pub(super) fn iteration(&self) -> u32 {
         self.state.as_ref().map_or(0, |state| state.file.iteration())
     }
 
-    /// Checks that this run reads what the earlier one read, and can go on from its state.
+    /// Checks that this run reads the same data as the earlier one, and can continue from its state.
     ///
     /// # Errors
-    /// [`Error::File`] naming what has changed, [`Error::Usage`] if its scales have.
+    /// [`Error::File`] naming what has changed, [`Error::Usage`] if the scales have.
     pub(super) fn check(&self, checked: &CheckedRun) -> Result<()> {
         if let Some(before) = &self.network
             && *before != checked.network.sha256()?
@@ -61,29 +61,29 @@ impl EarlierRun {
     }
 }
 
-/// The state that a run starts from. It stays on disk until the device is ready for it, and is read again if the device
-/// is lost, so that the run never holds a copy of it.
+/// The state that a run starts from. It stays on disk until the device is ready, and is read again if the device is
+/// lost, so the run never holds a copy.
 #[derive(Debug)]
 pub(super) struct EarlierState {
     pub file: CheckpointFile,
-    /// True if the weights are measured anew.
+    /// True if the weights are measured again.
     pub measures_weights_anew: bool,
-    /// True if the halvings of the step are forgotten, because --learning-rate is given.
+    /// True if the halvings of the step size are reset, because --learning-rate is given.
     pub forgets_halvings: bool,
-    /// The optimiser so far, if another one goes on.
+    /// The optimiser so far, if the run continues with another.
     pub replaced: Option<Arc<dyn Optimizer>>,
 }
 
 impl EarlierState {
-    /// The state of a file as it is.
+    /// Uses the state of a file unchanged.
     pub(super) fn of(file: CheckpointFile) -> Self {
         Self { file, measures_weights_anew: false, forgets_halvings: false, replaced: None }
     }
 
-    /// Reads the state for a run of this request.
+    /// Reads the state for a run with this request.
     ///
     /// # Errors
-    /// As [`CheckpointFile::read`].
+    /// See [`CheckpointFile::read`].
     pub(super) fn read(&self, request: &Request) -> Result<State> {
         let mut state = self.file.read(request, self.replaced.as_deref())?;
         if self.measures_weights_anew {

@@ -1,5 +1,6 @@
-//! Ctrl-C: once to stop with the picture saved, twice to quit at once. SIGTERM and SIGHUP stop too, however often they
-//! come. Signals that were ignored when the program started (by `nohup`, or in the background of a script) stay ignored.
+//! Ctrl-C: the first stops the run and saves the picture, the second quits at once. SIGTERM and SIGHUP stop the run
+//! too, however often they arrive. Signals that were ignored when the program started (by `nohup`, or in the background
+//! of a script) stay ignored.
 
 use super::files::disk::remove_leftovers;
 use crate::mirage::Controls;
@@ -8,14 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Exit code of a run that a signal ended, as shells expect it after Ctrl-C: 128 + SIGINT.
+/// Exit code of a run ended by a signal, as shells expect after Ctrl-C: 128 + SIGINT.
 pub(super) const INTERRUPTED: u8 = 130;
 
 /// A second Ctrl-C within this time counts as the first: `timeout -s INT` sends one to the process and one to its
 /// group.
 const ECHO: Duration = Duration::from_millis(100);
 
-/// Whether the user asked to stop.
+/// The user's request to stop.
 #[derive(Debug, Default)]
 pub(super) struct Interrupt(Arc<State>);
 
@@ -25,17 +26,17 @@ struct State {
     armed: AtomicBool,
     /// When the run was asked to stop.
     stopped: OnceLock<Instant>,
-    /// Of the run that a signal stops, even while it is paused.
+    /// Controls of the run that a signal stops, even while it is paused.
     controls: Mutex<Option<Controls>>,
 }
 
-/// What asks a run to stop.
+/// Source of a request to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signal {
-    /// From a person, who may press it again.
+    /// The user, who may press it again.
     CtrlC,
-    /// The end of a terminal or of a session. Systems send this twice, and SIGTERM together with SIGHUP: a shell passes
-    /// on what its jobs got already.
+    /// The end of a terminal or of a session. Systems send this twice, and SIGTERM together with SIGHUP: a shell
+    /// forwards signals that its jobs have already received.
     Termination,
 }
 
@@ -55,7 +56,7 @@ impl State {
             let again = signal == Signal::CtrlC && now.saturating_duration_since(*first) >= ECHO;
             return if again { Reaction::Quit } else { Reaction::Nothing };
         }
-        // Only the thread of the signals sets it.
+        // Only the signal thread sets it.
         let _ = self.stopped.set(now);
         if let Some(controls) = &*self.controls.lock().unwrap_or_else(PoisonError::into_inner) {
             controls.stop();
@@ -65,14 +66,14 @@ impl State {
 }
 
 impl Interrupt {
-    /// Handles the signals of this process; until [`Interrupt::arm`] they quit at once.
+    /// Installs the signal handlers of this process. Until [`Interrupt::arm`], a signal quits at once.
     pub(super) fn install() -> Self {
         Self::install_with(
-            "Stopping after this iteration; what is painted will be saved. Ctrl-C again quits at once.",
+            "Stopping after this iteration and saving the picture. Ctrl-C again quits at once.",
         )
     }
 
-    /// [`Interrupt::install`] with what is printed at the first signal.
+    /// Like [`Interrupt::install`], with the message to print at the first signal.
     pub(super) fn install_with(message: &'static str) -> Self {
         let interrupt = Self::default();
         let state = interrupt.0.clone();
@@ -88,7 +89,7 @@ impl Interrupt {
         interrupt
     }
 
-    /// From now on the first signal asks the run of these controls to stop.
+    /// Makes the first signal stop the run with these controls, from now on.
     pub(super) fn arm(&self, controls: &Controls) {
         *self.0.controls.lock().unwrap_or_else(PoisonError::into_inner) = Some(controls.clone());
         self.0.armed.store(true, Ordering::SeqCst);
@@ -100,11 +101,11 @@ impl Interrupt {
     }
 }
 
-/// The end of the pipe that the signal handler writes to.
+/// Write end of the pipe, for the signal handler.
 #[cfg(unix)]
 static PIPE: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(-1);
 
-/// Calls `handle` for each signal that is not ignored, on a thread of its own.
+/// Calls `handle` on its own thread for each signal that is not ignored.
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "std has no signals")]
 fn watch(handle: impl Fn(Signal) + Send + 'static) -> std::io::Result<()> {
@@ -140,7 +141,7 @@ fn watch(handle: impl Fn(Signal) + Send + 'static) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The signal handler: the thread does the rest.
+/// The signal handler. It only passes the signal to the thread.
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "std has no signals")]
 extern "C" fn pass_on(signal: libc::c_int) {
@@ -154,8 +155,8 @@ fn watch(handle: impl Fn(Signal) + Send + 'static) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(move || handle(Signal::CtrlC))
 }
 
-/// Ends the process without running exit handlers: a graphics driver's may wait for its threads. Only lock files
-/// and an empty log are removed before.
+/// Ends the process without running exit handlers, since a graphics driver's may wait for its threads. Removes only
+/// lock files and an empty log first.
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "std has no exit without handlers")]
 pub(super) fn quit(code: u8) -> ! {
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_ctrl_c_finishes_and_the_second_quits() {
+    fn first_ctrl_c_finishes_and_second_quits() {
         let (state, begin) = (armed(), Instant::now());
         assert_eq!(state.signal(Signal::CtrlC, begin), Reaction::Finish);
         assert_eq!(state.signal(Signal::CtrlC, begin + ECHO / 2), Reaction::Nothing);
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn terminations_finish_however_often_they_come() {
+    fn repeated_terminations_still_finish() {
         let (state, begin) = (armed(), Instant::now());
         assert_eq!(state.signal(Signal::Termination, begin), Reaction::Finish);
         for seconds in [0, 1, 100] {
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn before_anything_can_be_saved_the_first_signal_quits() {
+    fn first_signal_quits_before_anything_can_be_saved() {
         for signal in [Signal::CtrlC, Signal::Termination] {
             assert_eq!(State::default().signal(signal, Instant::now()), Reaction::Quit);
         }

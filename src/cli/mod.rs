@@ -1,7 +1,7 @@
-//! The `mirage` program: arguments, the terminal, files. All work is the library's.
+//! The `mirage` program: arguments, terminal output and files. The library does the work.
 //!
-//! Exit codes: 0 for success, 1 for a failure while working, 2 for a problem of the request or its files that the user
-//! can fix, 130 after Ctrl-C.
+//! Exit codes: 0 for success, 1 for a failure during the work, 2 for a problem with the arguments or files that the
+//! user can fix, 130 after Ctrl-C.
 
 mod args;
 mod checked_run;
@@ -36,7 +36,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Characters of an error's message that are printed at most; it may repeat what a file says.
+/// Maximum number of characters printed of an error message, which may quote a file.
 const LONGEST_MESSAGE: usize = 16 << 10;
 
 const EXAMPLES: &str = "\
@@ -50,13 +50,12 @@ Examples:
   mirage classify holiday.jpg                       what the network sees in it
   mirage weights --fetch vgg19                      download the full VGG-19";
 
-/// Re-imagines a photograph through a neural network: its layout, what the network takes it for, and its style are kept
-/// in the proportions that you choose.
+/// Repaints a photo with a VGG network, balancing its layout, its content and its style.
 #[derive(Debug, Parser)]
 #[command(name = "mirage", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
-    /// Use the WGSL files of this folder instead of the built-in ones of the same names; `mirage kernels show --files
-    /// DIR` writes those [default: none]
+    /// Use the WGSL files in this folder in place of the built-in ones with the same names; write those out with
+    /// `mirage kernels show --files DIR` [default: none]
     #[arg(long, value_name = "DIR", global = true, help_heading = "Shaders")]
     shader_dir: Option<PathBuf>,
     #[command(subcommand)]
@@ -67,33 +66,34 @@ struct Cli {
 enum Command {
     /// Paint the mirage of a photo
     Render(Box<args::RenderArgs>),
-    /// Print what the network sees in pictures
+    /// Print the classes that the network sees in pictures
     ///
-    /// The network looks at them as it was trained: with max pooling (or --pooling) and zero padding. The classes in the
-    /// reports of a run come from its own forward pass, with its --pooling and --border, so they differ a little.
+    /// Uses the pooling and padding that the network was trained with: max pooling (unless --pooling is given) and zero
+    /// padding. The classes reported during a run come from its own forward pass, with its --pooling and --border, so
+    /// they differ slightly.
     Classify(commands::classify::ClassifyArgs),
-    /// List the devices that can be used
+    /// List the available devices
     Devices,
     /// Test, time, print and try out compute kernels on this device
     Kernels(commands::kernels::KernelsArgs),
-    /// Print how much memory and time a picture takes, without painting it
+    /// Estimate the memory and time that a picture takes, without painting it
     ///
-    /// Memory is worked out scale by scale, from the same plan that the run itself would follow. Time is estimated from a
-    /// few iterations at two small sizes on this device.
+    /// Memory is computed scale by scale, from the plan that the run would follow. Time is estimated from a few
+    /// iterations at two small sizes on this device.
     Plan(Box<commands::plan::PlanArgs>),
     /// Test and time this device, and write a report
     Report(commands::report::ReportArgs),
-    /// Resume a run from its checkpoint, with the same options or others
+    /// Resume a run from its checkpoint, with the same or different options
     Resume(commands::resume::ResumeArgs),
     /// Print how a picture was made, or how the runs of two pictures differ
     Show(commands::show::ShowArgs),
     /// Paint a contact sheet: the photo with several values of one or two options, side by side
     Sweep(commands::sweep::SweepArgs),
-    /// Measure which kernels are the fastest on this device, for all later runs
+    /// Find the fastest kernels on this device, for all later runs
     Tune(commands::tune::TuneArgs),
     /// Describe a weights file, or download a full-size network
     Weights(commands::weights::WeightsArgs),
-    /// Print the completions of a shell
+    /// Print shell completions
     #[command(hide = true)]
     Completions(commands::install::CompletionsArgs),
     /// Write the manual pages
@@ -113,10 +113,10 @@ pub fn main() -> ExitCode {
     };
     let code = match run(&cli) {
         Ok(code) => code,
-        // The reader has seen enough, as in `mirage devices | head -1`.
+        // The reader closed the pipe, as in `mirage devices | head -1`.
         Err(error) if output::streams::is_closed(&error) && cli.command.only_prints() => 0,
         Err(error) => {
-            // No line of a message, which may repeat words from outside, looks like another message.
+            // Continuation lines are indented, so that untrusted text in a message can't pass for another message.
             let message = format!("mirage: {error}").replace('\n', "\n  ");
             output::streams::eprint(&shortened(&message, LONGEST_MESSAGE));
             error.exit_code()
@@ -128,7 +128,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The command line; or prints what clap says instead, such as the help, and returns the exit code.
+/// Parses the command line. If clap prints something instead, such as the help, returns the exit code as the error.
 fn parse(words: Vec<OsString>) -> Result<Cli, ExitCode> {
     let code = |error: &clap::Error| ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
     Cli::try_parse_from(&words).map_err(|error| {
@@ -142,16 +142,16 @@ fn parse(words: Vec<OsString>) -> Result<Cli, ExitCode> {
                 _ => code(&error),
             };
         }
-        // The message repeats words, which may be names of files: it is made again, of harmless ones.
+        // The message quotes arguments, such as file names: parse again with control characters escaped.
         let words = words.iter().map(|word| one_line(&word.to_string_lossy()).into_owned());
-        let said = Cli::try_parse_from(words).err();
-        output::streams::eprint(said.as_ref().unwrap_or(&error).to_string().trim_end());
+        let escaped = Cli::try_parse_from(words).err();
+        output::streams::eprint(escaped.as_ref().unwrap_or(&error).to_string().trim_end());
         code(&error)
     })
 }
 
 impl Command {
-    /// True if it does nothing but print: once nobody reads that, its work is done.
+    /// True if the command does nothing but print, so it is done once its output is closed.
     fn only_prints(&self) -> bool {
         match self {
             Self::Classify(_)
@@ -197,13 +197,13 @@ fn run(cli: &Cli) -> Result<u8> {
     }
 }
 
-/// Silences Mesa's device selection layer, which orders GPUs by what the desktop uses and prints warnings where there
-/// is no desktop: on a server every run would begin with lines that look like errors.
+/// Disables Mesa's device selection layer. It puts the desktop's GPU first, and on a server without a desktop it prints
+/// warnings that look like errors at the start of every run.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "changing the environment is safe only without other threads")]
 fn silence_device_selection() {
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // SAFETY: the first thing that the program does; no other thread runs yet.
+        // SAFETY: `main` calls this first, before any other thread exists.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }
@@ -211,17 +211,17 @@ fn silence_device_selection() {
 #[cfg(not(target_os = "linux"))]
 fn silence_device_selection() {}
 
-/// A variable that is empty counts as unset; `clap` would call it an option without a value.
+/// Unsets the variable if it is empty: `clap` would report an option without a value.
 #[allow(unsafe_code, reason = "changing the environment is safe only without other threads")]
 fn forget_empty_variable() {
     if std::env::var_os(args::WEIGHTS_VARIABLE).is_some_and(|value| value.is_empty()) {
-        // SAFETY: as the program begins; no other thread runs yet.
+        // SAFETY: this runs at program start, before any other thread exists.
         unsafe { std::env::remove_var(args::WEIGHTS_VARIABLE) };
     }
 }
 
-/// Makes a file that reaches the size limit of the process (`ulimit -f`) an error of writing; by default it ends the
-/// process without a word.
+/// Turns reaching the file size limit of the process (`ulimit -f`) into a write error. By default the signal ends the
+/// process silently.
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "std has no signals")]
 fn ignore_file_size_signal() {

@@ -1,18 +1,19 @@
-//! Running out of the host's memory: a message and an exit code instead of an abort.
+//! Reports a failed allocation of host memory with a message and an exit code instead of an abort.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The bytes of a request for memory that was refused, until as many can be had again; 0 if there is none. Where a file
-/// or an option decides how much is asked for, a refusal is an error like others; after any other one the standard
+/// Size in bytes of the last failed allocation, until one at least as large succeeds; 0 if there is none. Where a file
+/// or an option sets the size of an allocation, its failure is an ordinary error. After any other failure the standard
 /// library aborts the process.
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
 
-/// The system's allocator, which the program uses so that an abort for want of memory is known as such.
+/// The system's allocator, which records failures so that an abort caused by a failed allocation is reported as out of
+/// memory.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Allocator;
 
-fn noted(memory: *mut u8, size: usize) -> *mut u8 {
+fn recorded(memory: *mut u8, size: usize) -> *mut u8 {
     if memory.is_null() {
         REFUSED.store(size, Ordering::Relaxed);
     } else if (1..=size).contains(&REFUSED.load(Ordering::Relaxed)) {
@@ -21,31 +22,31 @@ fn noted(memory: *mut u8, size: usize) -> *mut u8 {
     memory
 }
 
-// SAFETY: all is the system's allocator, which keeps the contract; the flag is no memory of its.
+// SAFETY: all calls are forwarded to the system's allocator, which upholds the contract; the flag allocates nothing.
 #[allow(unsafe_code, reason = "the trait of allocators is unsafe")]
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise, passed on.
-        noted(unsafe { System.alloc(layout) }, layout.size())
+        // SAFETY: the caller upholds the contract.
+        recorded(unsafe { System.alloc(layout) }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise, passed on.
-        noted(unsafe { System.alloc_zeroed(layout) }, layout.size())
+        // SAFETY: the caller upholds the contract.
+        recorded(unsafe { System.alloc_zeroed(layout) }, layout.size())
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller's promise, passed on.
-        noted(unsafe { System.realloc(memory, layout, size) }, size)
+        // SAFETY: the caller upholds the contract.
+        recorded(unsafe { System.realloc(memory, layout, size) }, size)
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.dealloc(memory, layout) }
     }
 }
 
-/// From now on an abort for want of memory ends the program with a message and exit code 1.
+/// Installs a handler that reports an abort caused by a failed allocation, and exits with code 1.
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "std has no signals")]
 pub(super) fn install() {
@@ -61,13 +62,13 @@ pub(super) fn install() {
 #[cfg(not(unix))]
 pub(super) fn install() {}
 
-/// The signal handler. If it returns, the abort goes on.
+/// Handles SIGABRT. If it returns, the abort continues.
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "std has no signals")]
 extern "C" fn end(_: libc::c_int) {
     const MESSAGE: &[u8] =
-        b"mirage: there is not enough memory for this. Choose a smaller --size or smaller files, close \
-        other programs, or raise the limit of this process's memory\n";
+        b"mirage: there is not enough memory. Choose a smaller --size or smaller files, close other programs, or raise \
+        this process's memory limit\n";
     if REFUSED.load(Ordering::Relaxed) > 0 {
         // SAFETY: both may be called in a signal handler, and the message is a constant.
         unsafe {

@@ -1,7 +1,8 @@
-//! Networks whose files don't say how pictures have to be prepared for them.
+//! Detects networks that are read with the wrong preprocessing, because their files don't state it.
 //!
-//! A converted Caffe network under torchvision's names is read with torchvision's preprocessing, by custom, and then
-//! recognises hardly anything: the layers see colours in the wrong order at a fiftieth of their range.
+//! By convention, a file with torchvision's tensor names is read with torchvision's preprocessing. A Caffe network
+//! converted to these names then recognises hardly anything: its layers get the colour channels in the wrong order, at
+//! a fiftieth of their range.
 
 use super::output::escape::shown;
 use super::output::format::percent;
@@ -14,17 +15,17 @@ use crate::vgg::{Network, Preprocessing, PreprocessingSource};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// A cat.
+/// A photo of a cat.
 const PHOTO: &[u8] = include_bytes!("../../docs/photos/cat-224.jpg");
-/// ImageNet's cats.
+/// ImageNet's classes of cats.
 const CATS: RangeInclusive<usize> = 281..=285;
 /// Number of classes of ImageNet.
 const IMAGENET: usize = 1000;
-/// A network that sees a cat with at least this probability is taken for one that is read rightly. VGGs give 0.5 and more.
+/// Probability of a cat from which the preprocessing counts as right. VGGs give 0.5 and more.
 const SEEN: f32 = 0.1;
 
-/// A warning if a network that names ImageNet's classes recognises a cat only with the other preprocessing than the
-/// custom of its file.
+/// Returns a warning if an ImageNet network, whose preprocessing was guessed from its tensor names, recognises a cat
+/// only with the other preprocessing.
 ///
 /// # Errors
 /// If the device fails, or the network's file can't be read any more.
@@ -45,12 +46,13 @@ pub(super) fn doubt(engine: &Arc<Engine>, network: &Network) -> Result<Option<St
         Preprocessing::Torchvision => Preprocessing::Caffe,
     };
     let with_other = cats(&Network::open(&network.path, Some(other))?)?;
-    // Not by chance: the other way round, much too large values can make a network sure of anything.
+    // The factor of 3 excludes chance: with the wrong preprocessing, inputs that are far too large can make a network
+    // confident of any class.
     let warns = with_other >= SEEN && with_other > 3.0 * found;
     Ok(warns.then(|| {
         format!(
-            "{} does not say its preprocessing. With {}, the custom for its names, the network takes the photo of a cat for one at {} %; \
-             with {other} at {} %. Give --preprocessing {other}",
+            "{} does not state its preprocessing. With {}, the convention for its tensor names, the network recognises a photo of a cat with {} %; \
+             with {other}, with {} %. Use --preprocessing {other}",
             shown(&network.path),
             network.preprocessing,
             percent(found),

@@ -1,5 +1,5 @@
-//! Records of pictures and checkpoints, read as `mirage show`, `mirage sweep --continue` and `mirage resume` read them
-//! before they open any other file. For tests of what a stranger's file can do.
+//! Reads the records of pictures and checkpoints as `mirage show`, `mirage sweep --continue` and `mirage resume` do,
+//! before they open any other file. For tests with untrusted files.
 
 use super::checkpoint::SavedCheckpoint;
 use super::commands::show;
@@ -10,11 +10,11 @@ use crate::error::Result;
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// Reads the record of a picture, and returns what `mirage show` prints of it: text and JSON.
+/// Reads the record of a picture, and returns the output of `mirage show` for it: text and JSON.
 ///
 /// # Errors
-/// [`Error::File`](crate::Error::File) or [`Error::Usage`](crate::Error::Usage) if it has none, or one that can't be
-/// used.
+/// [`Error::File`](crate::Error::File) or [`Error::Usage`](crate::Error::Usage) if the picture has no record, or one
+/// that can't be used.
 pub fn read_picture(path: &Path) -> Result<[String; 2]> {
     let printed = show::printed(path)?;
     if let Some(metadata) = PictureMetadata::read(path)? {
@@ -26,7 +26,7 @@ pub fn read_picture(path: &Path) -> Result<[String; 2]> {
 /// Reads a checkpoint and the record in it.
 ///
 /// # Errors
-/// As [`read_picture`].
+/// See [`read_picture`].
 pub fn read_checkpoint(path: &Path) -> Result<()> {
     take(path, RecordKind::Checkpoint, &SavedCheckpoint::open(path)?.options)
 }

@@ -6,20 +6,20 @@ use std::path::{Path, PathBuf};
 /// A run that continues from a checkpoint.
 #[derive(Debug, Clone)]
 pub(super) struct ResumedRun {
-    /// Its identifier, which its pictures and checkpoints carry; empty if it has none.
+    /// Identifier that its pictures and checkpoints carry; empty if it has none.
     pub id: String,
-    /// The checkpoint, without links.
+    /// Path of the checkpoint, with links resolved.
     checkpoint: Option<PathBuf>,
 }
 
 impl ResumedRun {
-    /// The run with this identifier, from this checkpoint.
+    /// Creates a run with this identifier, resumed from this checkpoint.
     pub(super) fn new(id: String, checkpoint: &Path) -> Self {
         Self { id, checkpoint: checkpoint.canonicalize().ok() }
     }
 
-    /// True if the run wrote this file: the checkpoint, or a picture that carries the run's identifier. A link may lead
-    /// anywhere, and is nothing that the run wrote.
+    /// True if the run wrote this file: the checkpoint, or a picture that carries the run's identifier. Links don't
+    /// count, as they may lead anywhere.
     pub(super) fn wrote(&self, path: &Path) -> bool {
         if self.checkpoint.is_some() && path.canonicalize().ok() == self.checkpoint {
             return true;

@@ -3,19 +3,19 @@
 use super::args::WatchingArgs;
 use crate::mirage::Schedule;
 
-/// The distance between frames of a film is the iterations done so far, divided by this.
+/// Divisor of the iterations done so far that gives the distance between frames of a film.
 const FRAME_STEP: u32 = 20;
 
 /// Iterations between the checkpoints that `--retry` needs.
 const RETRY_STATES: u32 = 25;
 
-/// Bytes of a pixel that a film holds: the last frame, this one, and what its encoder makes of it.
+/// Memory of a film in bytes per pixel: the previous frame, the current one, and the encoder's output.
 const FILM: u64 = 12;
 
-/// Bytes of a pixel that the live page holds: pictures in 8 bits that wait for being encoded.
+/// Memory of the live page in bytes per pixel: 8-bit pictures that wait to be encoded.
 const PAGE: u64 = 9;
 
-/// The schedule of a run of this many iterations.
+/// Builds the schedule of a run with this many iterations.
 pub(super) fn schedule(args: &WatchingArgs, iterations: u32) -> Schedule {
     let mut snapshot_at = args.save_at.clone();
     if args.save_early {
@@ -36,14 +36,14 @@ pub(super) fn schedule(args: &WatchingArgs, iterations: u32) -> Schedule {
     }
 }
 
-/// The iterations of `--save-early`: each the sum of the two before, because the picture changes ever more slowly.
+/// Iterations of `--save-early`: each is the sum of the two before, because the picture changes more and more slowly.
 fn early() -> impl Iterator<Item = u32> {
     std::iter::successors(Some((1, 2)), |(one, two): &(u32, u32)| Some((*two, one.checked_add(*two)?)))
         .map(|(one, _)| one)
 }
 
-/// The iterations that a film shows: at first every one, later at distances of a twentieth of those done so far,
-/// because the picture changes ever more slowly.
+/// Iterations that a film shows: at first every one, later at distances of a twentieth of those done so far, because
+/// the picture changes more and more slowly.
 fn frames(iterations: u32) -> Vec<u32> {
     let mut frames: Vec<u32> =
         std::iter::successors(Some(0_u32), |at| at.checked_add((at / FRAME_STEP).max(1)))
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_spread_with_the_run_and_end_with_it() {
+    fn frames_are_spread_over_the_run() {
         assert_eq!(frames(3), [0, 1, 2, 3]);
         let long = frames(150);
         assert_eq!((long.len(), long[40], long[41], *long.last().unwrap()), (72, 40, 42, 150));

@@ -1,4 +1,4 @@
-//! Values of options: on the command line, in the library, and in a record.
+//! Option values: parsed from the command line, converted to the library's types, and serialised for records.
 
 use super::output::escape::path_text;
 use crate::error::Error;
@@ -25,16 +25,16 @@ pub(super) enum Depth {
     Sixteen,
 }
 
-/// `--alpha`: what becomes of the transparency of pictures.
+/// `--alpha`: how transparency is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AlphaArg {
-    /// Saved pictures have the photo's. Until then it is as on white.
+    /// Saved pictures keep the photo's alpha. During the run it is composited on white.
     Keep,
-    /// It is composited on this colour.
+    /// Transparency is composited on this colour.
     On([u8; 3]),
 }
 
-/// Colours that have a name.
+/// Named colours.
 const COLORS: [(&str, [u8; 3]); 3] = [("white", [255; 3]), ("black", [0; 3]), ("gray", [128; 3])];
 
 impl AlphaArg {
@@ -83,22 +83,22 @@ impl Display for AlphaArg {
 /// `--size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SizeArg {
-    /// The largest that fits into the memory.
+    /// The largest size that fits in memory.
     Auto,
     /// Longest side in pixels.
     Pixels(u32),
 }
 
 impl SizeArg {
-    /// The longest side in pixels, once it is known.
+    /// Returns the longest side in pixels.
     ///
     /// # Errors
-    /// [`Error::Usage`] where the size is not chosen automatically.
+    /// [`Error::Usage`] for `auto`, in a command that does not choose the size.
     pub(super) fn pixels(self) -> crate::Result<u32> {
         match self {
             Self::Pixels(pixels) => Ok(pixels),
             Self::Auto => {
-                Err(Error::usage("--size auto is for a single new picture: give a number of pixels"))
+                Err(Error::usage("--size auto works only for a single new picture: give a number of pixels"))
             }
         }
     }
@@ -202,7 +202,7 @@ impl FromStr for TileArg {
             "none" => Ok(Self(Tiling::Whole)),
             "auto" => Ok(Self(Tiling::Auto)),
             _ => match text.parse() {
-                Ok(side) if (16..=65_536).contains(&side) => Ok(Self(Tiling::Side(side))),
+                Ok(side) if (Tiling::LEAST..=65_536).contains(&side) => Ok(Self(Tiling::Side(side))),
                 _ => Err("write none, auto, or a number from 16 to 65536".to_owned()),
             },
         }
@@ -294,7 +294,7 @@ impl From<std::ffi::OsString> for StartPicture {
 }
 
 impl StartPicture {
-    /// As on the command line.
+    /// Returns the value as written on the command line.
     pub(super) fn text(&self) -> String {
         match self {
             Self::Noise => "noise".to_owned(),
@@ -345,7 +345,7 @@ impl Border {
     }
 }
 
-/// `--style-statistic`.
+/// Returns the possible values of `--style-statistic`.
 pub(super) fn style_statistics() -> PossibleValuesParser {
     statistic::of_style().map(|entry| entry.name).collect::<Vec<_>>().into()
 }
@@ -386,29 +386,29 @@ impl Serialize for StartPicture {
     }
 }
 
-/// The name of a value of an option.
+/// Returns the name of an option's value.
 pub(super) fn value_name(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-/// A value that has a text, as a record states it.
+/// Serialises a value as its text.
 pub(super) fn displayed<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 
-/// The same, or none.
+/// Serialises an optional value as its text or `null`.
 pub(super) fn text<S: Serializer>(value: &Option<impl Display>, serializer: S) -> Result<S::Ok, S::Error> {
     value.as_ref().map(ToString::to_string).serialize(serializer)
 }
 
-/// One, several or no files, as a record states them.
+/// Serialises one, several or no paths in the form of a record.
 pub(super) fn paths<S: Serializer>(value: &impl Paths, serializer: S) -> Result<S::Ok, S::Error> {
     value.record().serialize(serializer)
 }
 
 /// Options that name files.
 pub(super) trait Paths {
-    /// As a record states them.
+    /// Returns the value in the form of a record.
     fn record(&self) -> Value;
 }
 
@@ -430,7 +430,7 @@ impl Paths for Vec<PathBuf> {
     }
 }
 
-/// A file, as a record states it; [`path_of_text`](super::output::escape::path_of_text) leads back.
+/// Returns a path in the form of a record; [`path_of_text`](super::output::escape::path_of_text) reverses it.
 pub(super) fn path(path: &Path) -> Value {
     path_text(path).into()
 }
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_have_units() {
+    fn byte_counts_have_units() {
         for (text, bytes) in
             [("4GiB", 4 << 30), ("800MB", 800_000_000), ("1.5 g", 3 << 29), ("512 KiB", 512 << 10), ("7b", 7)]
         {
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn colors_behind_transparency() {
+    fn alpha_option_takes_colors_or_keep() {
         for (text, value, name) in [
             ("keep", AlphaArg::Keep, "keep"),
             ("White", AlphaArg::On([255; 3]), "white"),

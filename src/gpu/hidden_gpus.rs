@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn linux_names_the_gpus_of_their_makers_only() {
+    fn linux_lists_only_gpus_of_known_vendors() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         assert_eq!(linux_gpus(root), []);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn software_that_is_left_out_is_no_gpu() {
+    fn excluded_software_adapter_is_not_a_gpu() {
         let info = |name: &str, kind| {
             let mut info = wgpu::AdapterInfo::new(kind, wgpu::Backend::Vulkan);
             info.name = name.to_owned();

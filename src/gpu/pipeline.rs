@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::error::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -94,6 +94,16 @@ impl PipelineCache {
                     .ok_or_else(|| Error::gpu(key.label.clone(), "the pipeline was not created"))
             })
             .collect()
+    }
+
+    /// Returns the hashes of all pipelines.
+    pub fn hashes(&self) -> HashSet<u64> {
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// Releases all pipelines but those with these hashes.
+    pub fn keep(&self, hashes: &HashSet<u64>) {
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner).retain(|hash, _| hashes.contains(hash));
     }
 
     /// How many pipelines were compiled so far.

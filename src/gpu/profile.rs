@@ -186,7 +186,7 @@ mod tests {
     use wgpu::CooperativeScalarType::{F16, F32, I32};
 
     #[test]
-    fn a_software_driver_prefers_textures_only_with_subgroups() {
+    fn software_driver_prefers_textures_only_with_subgroups() {
         let preferred = |profile: &Profile| {
             [Family::Texture, Family::Buffer, Family::Naive].map(|family| profile.prefers(family))
         };
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn only_square_matrices_of_f16_that_are_added_up_in_f32_are_taken() {
+    fn only_square_f16_matrices_with_f32_accumulation_are_used() {
         let wrong = [
             property([16, 8, 16], F16, F32),
             property([16; 3], F16, F16),

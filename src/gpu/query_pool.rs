@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_parts_submitted_without_waiting_take_few_sets() {
+    fn query_sets_are_reused() {
         let mut pool: QueryPool<usize, (usize, usize)> = QueryPool::default();
         let (mut made, mut waited_for) = (0, Vec::new());
         for part in 0..100 {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_submitted_is_not_waited_for() {
+    fn unsubmitted_sets_are_not_waited_for() {
         let mut pool: QueryPool<&str, &str> = QueryPool::default();
         (0..MOST).for_each(|_| assert_eq!(pool.take(), Next::New));
         assert_eq!(pool.take(), Next::Nowhere);

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_found_in_descriptions_of_drivers() {
+    fn driver_versions_are_parsed() {
         for (text, version) in [
             ("Mesa 22.3.6 (LLVM 15.0.6)", Some([22, 3, 6])),
             ("535.104.05", Some([535, 104, 5])),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_matches_its_backend_vendor_driver_and_versions_only() {
+    fn quirk_matches_backend_vendor_driver_and_version() {
         use wgpu::Backend::{Metal, Vulkan};
         let entry = QUIRKS[0];
         let mesa = |version| adapter(Vulkan, MESA, "llvmpipe", version);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_of_loops_comes_from_the_table() {
+    fn loop_limit_comes_from_the_table() {
         use wgpu::Backend::Vulkan;
         let mesa = |version| loop_limit(&adapter(Vulkan, MESA, "llvmpipe", version));
         assert_eq!((mesa("Mesa 22.3.6"), mesa("Mesa 24.2.8 (LLVM 19)")), (Some(65_535), Some(65_535)));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn every_entry_says_why_and_where_from() {
+    fn every_quirk_has_reason_and_link() {
         for quirk in QUIRKS {
             assert!(quirk.reason.len() > 20 && quirk.link.starts_with("https://"), "{}", quirk.name);
         }

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_takes_one_buffer() {
+    fn small_readback_uses_one_buffer() {
         assert_eq!(
             split(&[32, 4, 16], 64),
             (vec![52], vec![[0, 0, 0, 0, 32], [1, 0, 0, 32, 4], [2, 0, 0, 36, 16]])
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_split_by_bytes() {
+    fn large_readback_is_split_by_bytes() {
         // The second is larger than a buffer by itself.
         let (sizes, pieces) = split(&[48, 100, 12], 64);
         assert_eq!(sizes, [64, 64, 32]);
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_copied_of_what_is_empty() {
+    fn empty_tensors_are_not_copied() {
         assert_eq!(split(&[0, 80, 0], 64), (vec![64, 16], vec![[1, 0, 0, 0, 64], [1, 64, 1, 0, 16]]));
         assert_eq!(split(&[0, 0], 64), (vec![0], vec![]));
         assert_eq!(split(&[], 64), (vec![0], vec![]));

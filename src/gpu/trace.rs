@@ -345,7 +345,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_of_threads_have_lanes_of_their_own() {
+    fn threads_have_separate_lanes() {
         let trace = Trace::default();
         drop(trace.host("work", "first"));
         std::thread::scope(|scope| drop(scope.spawn(|| drop(trace.host("work", "second"))).join()));

@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_comes_once_it_is_delivered_and_to_every_clone() {
+    fn answer_reaches_every_clone() {
         let answer = Answer::pending();
         let (one, other) = (answer.clone(), answer.clone());
         let thread = std::thread::spawn(move || block_on("a clone", one, sleep, LIMIT));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_at_its_limit_and_with_an_error() {
+    fn wait_ends_at_its_limit_or_on_error() {
         let limit = Duration::from_millis(30);
         let error = block_on("never", Answer::<()>::pending(), sleep, limit).unwrap_err();
         assert!(matches!(&error, Error::Timeout { doing, .. } if doing == "never"), "{error}");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn drive_is_given_no_more_than_what_is_left() {
+    fn drive_slices_never_exceed_the_remaining_time() {
         let slices = |limit| {
             let mut slices = Vec::new();
             // Ended by an error, so that a slow machine is given as many slices as a fast one.

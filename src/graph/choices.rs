@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_use_has_exact_channels_and_a_size_bucket() {
+    fn use_has_exact_channels_and_a_size_bucket() {
         let of = |channels, height, width| {
             let (pool, signature) = pool(channels, height, width);
             KernelUse::of(&pool, &signature, &device()).unwrap()
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn uses_that_differ_in_what_the_op_does_besides_are_distinct() {
+    fn uses_with_different_epilogues_are_distinct() {
         let of = |relu| {
             let filter = Filter {
                 id: "f".into(),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn every_variant_is_a_candidate_once_and_the_naive_one_the_last() {
+    fn variants_are_unique_candidates_with_naive_last() {
         let gram = Signature::of(&crate::ops::Gram, &[Shape::map(64, 20, 30)]).unwrap();
         let names = |device: &Profile| -> Vec<&str> {
             let kernels = candidates(&crate::ops::Gram, &gram, device).unwrap();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_content_changes_with_the_kernels_and_not_with_the_size() {
+    fn content_depends_on_kernels_but_not_on_size() {
         let of = |height: usize, change: fn(&mut Vec<Kernel>)| {
             let (pool, signature) = pool(8, height, 30);
             let mut kernels = candidates(&pool, &signature, &device()).unwrap();
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_holds_for_the_kernels_that_it_was_made_from() {
+    fn choice_applies_only_to_the_same_kernels() {
         let (pool, signature) = pool(8, 20, 30);
         let kernels = candidates(&pool, &signature, &device()).unwrap();
         assert_eq!(kernels.len(), 2);

@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_dropped_is_not_taken_any_more() {
+    fn dropped_memory_is_released() {
         let device = CountingDevice::new(Profile::cpu(), String::new());
         let one = device.tensor("one", 100).unwrap();
         let other = device.tensor("other", 1).unwrap();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peak_is_the_largest_sum_and_not_a_sum_of_largest_parts() {
+    fn peak_is_the_largest_sum() {
         let device = CountingDevice::new(Profile::cpu(), String::new());
         drop(device.claim(MemoryUse { planned: 500, ..MemoryUse::default() }));
         let kept = device.claim(MemoryUse { constants: 300, ..MemoryUse::default() });
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_constant_counts_once() {
+    fn constants_count_once() {
         let device = CountingDevice::new(Profile::cpu(), String::new());
         let constant = |key: &str| CpuConstant {
             key: key.to_owned(),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn textures_have_whole_rows() {
+    fn texture_bytes_round_up_to_whole_rows() {
         assert_eq!([0, 1, 8192, 8193].map(texture_bytes), [131_072, 131_072, 131_072, 262_144]);
     }
 }

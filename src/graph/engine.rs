@@ -251,6 +251,26 @@ impl Engine {
         }
     }
 
+    /// Runs `test`, then releases the packed weights and the pipelines that it made.
+    pub fn without_traces<T>(&self, test: impl FnOnce() -> T) -> T {
+        match &self.device {
+            Device::Gpu(device) => {
+                let (constants, pipelines) = (device.constant_keys(), device.pipelines.hashes());
+                let result = test();
+                device.keep_constants(&constants);
+                device.pipelines.keep(&pipelines);
+                result
+            }
+            Device::Cpu(device) => {
+                let before = device.constant_keys();
+                let result = test();
+                device.keep_constants(&before);
+                result
+            }
+            Device::Counting(_) => test(),
+        }
+    }
+
     /// Device memory for a tensor, zero-filled.
     ///
     /// # Errors
@@ -403,7 +423,7 @@ mod tests {
     use super::without_gpu;
 
     #[test]
-    fn the_note_says_what_is_missing_or_not_used() {
+    fn note_explains_missing_gpu() {
         let note = without_gpu("the CPU", Some("llvmpipe (LLVM 15)"), &[]);
         let there = ". A software graphics driver is there too: --adapter llvmpipe uses it";
         assert_eq!(note, format!("no GPU was found: running on the CPU{there}"));

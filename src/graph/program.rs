@@ -1,9 +1,7 @@
 //! A graph, prepared on a device: run by sections, read by name, timed.
 
-use super::cpu;
 use super::engine::{Device, Engine};
 use super::goals::Goals;
-use super::gpu;
 use super::ir::{Graph, TensorId};
 use super::ledger::Claim;
 use super::lower::{entries, lower};
@@ -12,6 +10,7 @@ use super::memory::{Bindings, Memory, Workspace};
 use super::options::PrepareOptions;
 use super::plan::MemoryUse;
 use super::submission::{Layout, Pending, Submission};
+use super::{cpu, gpu};
 use crate::error::{Error, Result};
 use crate::gpu::Stopwatch;
 use crate::ops::Kernel;

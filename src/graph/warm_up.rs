@@ -48,7 +48,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_device_in_software_is_left_alone() {
+    fn software_devices_are_not_warmed_up() {
         let mut runs = 0;
         let mut count = || {
             runs += 1;
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_runs_while_its_times_fall_and_not_for_ever() {
+    fn gpu_warm_up_stops_when_times_settle() {
         let gpu = Profile { software: false, ..Profile::minimal() };
         let mut runs = 0;
         let begin = Instant::now();

@@ -1,4 +1,4 @@
-//! Embedded descriptions of colour, ICC profiles and cICP: from the colour space of a photo to sRGB.
+//! Conversion from a photo's embedded colour space (ICC profile or cICP) to sRGB.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use moxcms::{
 
 /// A conversion of rows of pixels to sRGB.
 ///
-/// In f64, because moxcms takes f32 for 14 bit values, which is less than a 16 bit photo has.
+/// Uses f64, because moxcms treats f32 as 14 bit values, which is less than the precision of a 16 bit photo.
 pub(super) struct ToSrgb {
     transform: Arc<TransformF64Executor>,
     channels: usize,
@@ -17,13 +17,13 @@ pub(super) struct ToSrgb {
     target: Vec<f64>,
 }
 
-/// What became of an embedded profile.
+/// How an embedded profile is handled.
 pub(super) enum Profile {
     /// The values are sRGB already, near enough.
     Srgb,
-    /// They must be converted; the text names the profile.
+    /// The values must be converted; the text names the profile.
     Convert(ToSrgb, String),
-    /// It can't be used, for this reason; the values are taken as sRGB.
+    /// The profile can't be used, for this reason; the values are treated as sRGB.
     Ignored(&'static str),
 }
 
@@ -31,10 +31,10 @@ pub(super) enum Profile {
 /// the many variants of the sRGB profile differ by one or two levels of 255.
 const SAME: f32 = 2.0 / 255.0;
 
-/// The largest profile that is used, in bytes: those for printing presses have up to 4 MiB.
+/// Largest accepted profile, in bytes. Profiles for printing presses have up to 4 MiB.
 pub(super) const MAX_PROFILE: usize = 1 << 24;
 
-/// Judges the profile of a picture with 1 (gray), 3 (RGB) or 4 (CMYK, amounts of ink) colour channels.
+/// Classifies the profile of a picture with 1 (gray), 3 (RGB) or 4 (CMYK, amounts of ink) colour channels.
 pub(super) fn judge(icc: &[u8], channels: usize) -> Profile {
     if icc.len() > MAX_PROFILE {
         return Profile::Ignored("it is larger than 16 MiB");
@@ -52,7 +52,7 @@ pub(super) fn judge(icc: &[u8], channels: usize) -> Profile {
     conversion(&profile, layout, channels)
 }
 
-/// The conversion of a profile, if there is something to convert.
+/// Builds the conversion for a profile; [`Profile::Srgb`] if it would change almost nothing.
 fn conversion(profile: &ColorProfile, layout: Layout, channels: usize) -> Profile {
     let options = TransformOptions { prefer_fixed_point: false, ..TransformOptions::default() };
     let Ok(transform) = profile.create_transform_f64(layout, &ColorProfile::new_srgb(), Layout::Rgb, options)
@@ -67,19 +67,19 @@ fn conversion(profile: &ColorProfile, layout: Layout, channels: usize) -> Profil
     }
 }
 
-/// Judges the code points of a PNG's `cICP` (ITU-T H.273): primaries, transfer function, matrix, and 1 for the full
-/// range. A picture of gray has its value in each of the three channels.
+/// Classifies the code points of a PNG's `cICP` (ITU-T H.273): primaries, transfer function, matrix, and 1 for the
+/// full range. A gray value is repeated in all three channels.
 ///
 /// # Errors
-/// What the picture is, if it can't be converted.
+/// A description of the colours, if they can't be converted.
 pub(super) fn judge_code_points(points: [u8; 4]) -> Result<Profile, String> {
     let [primaries, transfer, matrix, full_range] = points;
     match transfer {
-        16 => return Err("its colours are of high dynamic range: PQ, as its cICP says".to_owned()),
-        18 => return Err("its colours are of high dynamic range: HLG, as its cICP says".to_owned()),
+        16 => return Err("its colours have a high dynamic range (PQ, according to its cICP)".to_owned()),
+        18 => return Err("its colours have a high dynamic range (HLG, according to its cICP)".to_owned()),
         _ => {}
     }
-    // Only what moxcms has a curve and chromaticities for.
+    // The code points for which moxcms has a curve and chromaticities.
     let known = matches!(primaries, 1 | 4..=9 | 11 | 12 | 22) && matches!(transfer, 1 | 4..=6 | 8 | 13..=15);
     if !known || matrix != 0 || full_range != 1 {
         return Err(format!(
@@ -97,11 +97,11 @@ pub(super) fn judge_code_points(points: [u8; 4]) -> Result<Profile, String> {
 }
 
 impl ToSrgb {
-    /// Converts pixels: `source` holds as many values for each as the picture's colours have, `target` takes 3 each,
-    /// clipped to the gamut. False if the transform refused.
+    /// Converts pixels from `source` (one value per colour channel) to `target` (3 values per pixel, clipped to the
+    /// gamut). Returns false if the transform failed.
     pub(super) fn row(&mut self, source: &[f32], target: &mut [f32]) -> bool {
         self.source.clear();
-        // Gray in a colour space of three channels has its value in each.
+        // Gray in a colour space of three channels: the value is repeated.
         let copies = target.len() / 3 * self.channels / source.len().max(1);
         self.source.extend(source.iter().flat_map(|v| std::iter::repeat_n(f64::from(*v), copies)));
         self.target.clear();
@@ -115,7 +115,7 @@ impl ToSrgb {
         target.iter().all(|v| v.is_finite())
     }
 
-    /// How far the conversion moves a sample of colours at most, None if it fails on them. Inks are never the same.
+    /// Returns the largest change that the conversion makes to sample colours, infinite for inks; None if it fails.
     fn deviation(&mut self) -> Option<f32> {
         let level = |i: usize| i as f32 / 16.0;
         let source: Vec<f32> = if self.channels == 1 {
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn srgb_is_left_alone() {
+    fn srgb_is_not_converted() {
         let icc = ColorProfile::new_srgb().encode().unwrap();
         assert!(matches!(judge(&icc, 3), Profile::Srgb));
     }
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn profiles_that_dont_fit_are_ignored() {
+    fn unsuitable_profiles_are_ignored() {
         let p3 = ColorProfile::new_display_p3().encode().unwrap();
         assert!(matches!(judge(&p3, 1), Profile::Ignored(_)));
         assert!(matches!(judge(b"", 3), Profile::Ignored(_)));
@@ -194,13 +194,13 @@ mod tests {
     }
 
     #[test]
-    fn code_points_are_converted_or_refused() {
+    fn cicp_code_points_are_converted_or_refused() {
         assert!(matches!(judge_code_points([1, 13, 0, 1]).unwrap(), Profile::Srgb));
         let Profile::Convert(mut p3, _) = judge_code_points([12, 13, 0, 1]).unwrap() else {
             panic!("not converted")
         };
         let mut out = [0.0; 6];
-        // As the published matrix has it, see above; and gray in one channel.
+        // The published matrix, see above; then gray in one channel.
         assert!(p3.row(&[0.6, 0.4, 0.3, 0.5, 0.5, 0.5], &mut out));
         let expected = [0.6345, 0.3887, 0.2800, 0.5, 0.5, 0.5];
         assert!(out.iter().zip(expected).all(|(v, e)| (v - e).abs() < 2e-3), "{out:?}");
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_linear_gray_profile_is_converted() {
+    fn linear_gray_profile_is_converted() {
         let icc = ColorProfile::new_gray_with_gamma(1.0).encode().unwrap();
         let Profile::Convert(mut to_srgb, _) = judge(&icc, 1) else { panic!("not converted") };
         let mut out = [0.0; 3];
@@ -238,7 +238,7 @@ mod tests {
         for profile in [ColorProfile::new_display_p3(), ColorProfile::new_gray_with_gamma(2.2)] {
             let icc = profile.encode().unwrap();
             let channels = if profile.color_space == DataColorSpace::Gray { 1 } else { 3 };
-            // A stride, because preparing a transform takes milliseconds.
+            // Not every byte, because preparing a transform takes milliseconds.
             for i in (0..icc.len()).step_by(7) {
                 let mut damaged = icc.clone();
                 damaged[i] = [0x00, 0x7f, 0xff][i % 3];

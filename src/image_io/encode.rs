@@ -1,4 +1,4 @@
-//! Writing pictures: whole or not at all.
+//! Writing pictures atomically.
 
 use std::borrow::Cow;
 use std::io::{Cursor, Error as IoError, ErrorKind, Seek, Write};
@@ -26,21 +26,21 @@ pub enum BitDepth {
     Sixteen,
 }
 
-/// How [`write()`] writes.
+/// Options of [`write()`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct WriteOptions {
     /// Bits per channel.
     pub bit_depth: BitDepth,
     /// Texts to embed: keys and values. Keys are 1 to 79 printable ASCII characters such as
-    /// "neural-mirage:options", without outer or double spaces; values are any Unicode, of any sensible
-    /// length. PNG holds them as iTXt chunks, the other formats as XMP.
+    /// "neural-mirage:options", without outer or double spaces; values are any Unicode text of reasonable
+    /// length. They are stored as iTXt chunks in PNG and as XMP in the other formats.
     pub metadata: Vec<(String, String)>,
-    /// Replace a file that exists.
+    /// Replace an existing file.
     pub overwrite: bool,
     /// Quality of JPEG files, 1 to 100; colour isn't subsampled. PNG, WebP and TIFF are lossless.
     pub jpeg_quality: u8,
-    /// How opaque the pixels are; all, if there is none. The picture is taken as composited on white, and its colours are
-    /// stored so that compositing the file on white gives the picture again. JPEG holds none.
+    /// Alpha channel; `None` is fully opaque. The picture is assumed to be composited on white, and its colours are
+    /// stored so that compositing the file on white reproduces it. JPEG has no alpha.
     pub alpha: Option<Arc<Alpha>>,
 }
 
@@ -56,7 +56,7 @@ impl Default for WriteOptions {
     }
 }
 
-/// Formats that are written.
+/// Output formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Png,
@@ -66,11 +66,11 @@ enum Format {
 }
 
 impl Format {
-    /// The format that a file name asks for.
+    /// Returns the format for the extension of a file name.
     fn of(path: &Path) -> Result<Self> {
         const REMEDY: &str = "End the name in .png, .jpg, .jpeg, .webp, .tif or .tiff";
         let Some(extension) = path.extension() else {
-            return Err(Error::file(path, "the name has no extension to tell the format by", REMEDY));
+            return Err(Error::file(path, "the name has no extension, which selects the format", REMEDY));
         };
         match extension.to_string_lossy().to_ascii_lowercase().as_str() {
             "png" => Ok(Self::Png),
@@ -81,56 +81,56 @@ impl Format {
         }
     }
 
-    /// Name and longest side in pixels that the format can hold.
+    /// Returns the format's name and its longest side in pixels.
     fn limit(self) -> (&'static str, usize) {
         match self {
             Self::Png => ("PNG", super::MAX_SIDE),
             Self::Jpeg => ("JPEG", super::MAX_SIDE),
-            // What libwebp allows; 14 bits could say one more, which decoders take for 0.
+            // The limit of libwebp; 14 bits could encode one more, but decoders read that as 0.
             Self::WebP => ("WebP", 16_383),
             Self::Tiff => ("TIFF", super::MAX_SIDE),
         }
     }
 }
 
-/// True if the format that a file name asks for can hold alpha.
+/// Returns true if the format for this file name supports alpha.
 ///
 /// # Errors
-/// [`Error::File`] if [`write()`] doesn't know the ending of the name.
+/// [`Error::File`] if [`write()`] doesn't support the extension.
 pub fn holds_alpha(path: &Path) -> Result<bool> {
     Format::of(path).map(|format| format != Format::Jpeg)
 }
 
-/// True if [`write()`] knows this ending of a name: `png`, `jpg` and so on, in any case.
+/// Returns true if [`write()`] supports this extension (`png`, `jpg`, ..., in upper or lower case).
 pub fn writes(ending: &str) -> bool {
     Format::of(&Path::new("picture").with_extension(ending)).is_ok()
 }
 
-/// Finds out, before any work is done, whether [`write()`] will be able to write here: the extension is
-/// known and can hold the bit depth, the folder exists and a file can be made in it (one is, and removed
-/// again), the name is no folder, and an existing file may be replaced. The one thing that can't be
-/// known yet is the picture's size: WebP ends at 16,383 pixels a side.
+/// Checks, before any work is done, that [`write()`] will be able to write here: the extension is supported
+/// and its format has the bit depth, the folder exists and is writable (a temporary file is created and
+/// removed), the path is not a folder, and an existing file may be replaced. The picture's size is not
+/// checked: WebP is limited to 16,383 pixels a side.
 ///
 /// # Errors
-/// [`Error::File`] for what is wrong with the path, [`Error::Usage`] for what is wrong with the options.
+/// [`Error::File`] for problems with the path, [`Error::Usage`] for problems with the options.
 pub fn check_writable(path: &Path, options: &WriteOptions) -> Result<()> {
     let (_, target) = check(path, options)?;
     check_name(path)?;
     temporary(path, &target).map(drop)
 }
 
-/// Writes a picture: `path`'s extension says the format (`png`, `jpg`, `jpeg`, `webp` lossless, `tif`,
-/// `tiff`).
+/// Writes a picture. The extension of `path` selects the format (`png`, `jpg`, `jpeg`, `webp` lossless,
+/// `tif`, `tiff`).
 ///
-/// The file is encoded in memory, written under a temporary name in the same folder, flushed to the
-/// disk and then renamed, so that a reader, or a crash, sees the old file or the new one but never half
-/// of one. It gets the permissions of any new file; if `path` is a symbolic link, the file that it
-/// points to is replaced. Values are clamped to [0, 1] and rounded to the nearest level.
+/// The file is encoded in memory, written under a temporary name in the same folder, flushed to disk and
+/// then renamed, so a reader sees the old file or the new one, never a partial one, even after a crash. It
+/// gets the permissions of any new file; if `path` is a symbolic link, the file it points to is replaced.
+/// Values are clamped to [0, 1] and rounded to the nearest level.
 ///
 /// # Errors
-/// All of [`check_writable`]'s; [`Error::Usage`] if the picture is malformed; [`Error::File`] if it is
-/// too large for the format; [`Error::Io`] if it holds NaN or infinite values, or the system fails,
-/// e.g. when the disk is full. No temporary file stays behind.
+/// The errors of [`check_writable`]; [`Error::Usage`] if the picture is malformed; [`Error::File`] if it is
+/// too large for the format; [`Error::Io`] if it holds NaN or infinite values, or on an I/O error such as a
+/// full disk. The temporary file is removed.
 pub fn write(path: &Path, picture: &Picture, options: &WriteOptions) -> Result<()> {
     let (format, target) = check(path, options)?;
     picture.check()?;
@@ -139,7 +139,7 @@ pub fn write(path: &Path, picture: &Picture, options: &WriteOptions) -> Result<(
         return Err(Error::file(
             path,
             format!(
-                "{}x{} pixels are too many for {name}, which ends at {longest} a side",
+                "{}x{} pixels are too many for {name}; the limit is {longest} a side",
                 picture.width, picture.height
             ),
             "Write a PNG or TIFF instead",
@@ -149,7 +149,7 @@ pub fn write(path: &Path, picture: &Picture, options: &WriteOptions) -> Result<(
     if let Some(alpha) = &options.alpha {
         alpha.check()?;
         if (alpha.width, alpha.height) != (picture.width, picture.height) {
-            let problem = "the alpha is not of the picture's size. This is a mistake in the calling code";
+            let problem = "alpha and picture differ in size. This is a mistake in the calling code";
             return Err(Error::usage(problem));
         }
     }
@@ -161,7 +161,7 @@ pub fn write(path: &Path, picture: &Picture, options: &WriteOptions) -> Result<(
     complete(path, file, &target, options.overwrite)
 }
 
-/// Refuses values that no file can hold.
+/// Rejects pictures with NaN or infinite values.
 pub(super) fn check_finite(path: &Path, picture: &Picture) -> Result<()> {
     let Some((x, y)) = picture.first_not_finite() else { return Ok(()) };
     let count = picture.rgb.iter().filter(|v| !v.is_finite()).count();
@@ -169,7 +169,7 @@ pub(super) fn check_finite(path: &Path, picture: &Picture) -> Result<()> {
     Err(Error::io(path, "writing")(IoError::new(ErrorKind::InvalidData, reason)))
 }
 
-/// All checks that leave the disk alone: the format, and the path to write to, symbolic links resolved.
+/// Does the checks that don't write to disk. Returns the format and the path to write to, symbolic links resolved.
 fn check(path: &Path, options: &WriteOptions) -> Result<(Format, PathBuf)> {
     if !(1..=100).contains(&options.jpeg_quality) {
         return Err(Error::usage(format!(
@@ -195,7 +195,7 @@ fn check(path: &Path, options: &WriteOptions) -> Result<(Format, PathBuf)> {
     Ok((format, check_place(path, options.overwrite)?))
 }
 
-/// Refuses a path that is a folder; `example` is a name that would do inside it.
+/// Rejects a path that is a folder; `example` is a file name to suggest.
 pub(super) fn check_no_folder(path: &Path, example: &str) -> Result<()> {
     if path.is_dir() {
         let remedy = format!("Add a file name to the path, such as {example}");
@@ -204,13 +204,13 @@ pub(super) fn check_no_folder(path: &Path, example: &str) -> Result<()> {
     Ok(())
 }
 
-/// The bytes of the file, or why there are none.
+/// Encodes the picture; returns the bytes of the file.
 fn encode(
     format: Format,
     picture: &Picture,
     options: &WriteOptions,
 ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
-    // check_size has seen these: both fit.
+    // check_size has limited both.
     let (width, height) = (picture.width as u32, picture.height as u32);
     let pairs = &options.metadata;
     let values = channels(picture, options.alpha.as_deref());
@@ -281,7 +281,7 @@ fn encode(
     Ok(out)
 }
 
-/// The one page of a TIFF, with texts.
+/// Writes the single page of a TIFF, with metadata.
 fn tiff_page<C: colortype::ColorType, W: Write + Seek, K: TiffKind>(
     file: &mut TiffEncoder<W, K>,
     (width, height): (u32, u32),
@@ -301,7 +301,8 @@ where
     page.write_data(samples)
 }
 
-/// The values of a file's channels: the picture's, or with alpha those that composited on white give the picture.
+/// Returns the channel values to store: the picture's or, with alpha, the RGBA values that give the picture when
+/// composited on white.
 fn channels<'a>(picture: &'a Picture, alpha: Option<&Alpha>) -> Cow<'a, [f32]> {
     let Some(alpha) = alpha else { return Cow::Borrowed(&picture.rgb) };
     let pixels = picture.rgb.as_chunks::<3>().0.iter().zip(&alpha.values);
@@ -313,12 +314,12 @@ fn channels<'a>(picture: &'a Picture, alpha: Option<&Alpha>) -> Cow<'a, [f32]> {
         .collect()
 }
 
-/// Values as levels of 0 to 255. They are finite here.
+/// Converts values to levels from 0 to 255. They must be finite.
 pub(super) fn levels8(values: &[f32]) -> Vec<u8> {
     values.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect()
 }
 
-/// Values as levels of 0 to 65535.
+/// Converts values to levels from 0 to 65535.
 fn levels16(values: &[f32]) -> Vec<u16> {
     values.iter().map(|v| (v.clamp(0.0, 1.0) * 65535.0).round() as u16).collect()
 }

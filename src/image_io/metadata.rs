@@ -1,9 +1,8 @@
-//! Text inside picture files.
+//! Text metadata in picture files.
 //!
-//! PNG has a chunk for exactly this (iTXt: keyword and UTF-8 text), which every PNG tool shows. The
-//! other formats carry one XMP packet with one property, `mirage:record`, whose value is the list of
-//! pairs as JSON: JSON can hold what XML 1.0 can't (control characters), and order and repeated keys
-//! survive.
+//! PNG has a chunk for it (iTXt: keyword and UTF-8 text), which every PNG tool shows. The other formats
+//! carry one XMP packet with one property, `mirage:record`, whose value is the list of pairs as JSON: JSON
+//! can hold characters that XML 1.0 can't (control characters), and it preserves order and repeated keys.
 
 use std::io::Cursor;
 
@@ -12,40 +11,39 @@ use md5::{Digest, Md5};
 
 use super::structure;
 
-/// What the keys of this program's own texts begin with.
+/// Prefix of this program's own keys.
 const KEY: &str = "neural-mirage:";
 /// Namespace of the one property.
 const NAMESPACE: &str = "https://docs.rs/neural-mirage/xmp/1.0/";
 const OPEN: &str = "<mirage:record>";
 const CLOSE: &str = "</mirage:record>";
-/// The same as an attribute, as Adobe's toolkit and exiv2 write it anew.
+/// The property in attribute form, as Adobe's toolkit and exiv2 rewrite it.
 const ATTRIBUTE: &str = "mirage:record=";
 
-/// What opens a JPEG segment with XMP, and one with a part of XMP that is too long for a segment.
+/// Prefixes of a JPEG segment with XMP, and of one with a part of extended XMP, which is too long for a segment.
 const STANDARD: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 const EXTENSION: &[u8] = b"http://ns.adobe.com/xmp/extension/\0";
 
 /// Longest content of a JPEG segment in bytes: a 16 bit length that counts itself.
 const SEGMENT: usize = 65_533;
 
-/// Most bytes that the compressed text of a PNG may expand to, and that the text of a GIF may take. A record has some
-/// kilobytes.
+/// Limit in bytes for the decompressed text of a PNG and for the text of a GIF. A record has a few kilobytes.
 const MAX_TEXT: usize = 1 << 26;
 
-/// Most chunks of text that a PNG may have. A record has some ten; in memory each takes many times what it takes in the
+/// Maximum number of text chunks in a PNG. A record has about ten. In memory each is many times larger than in the
 /// file.
 pub(super) const MAX_TEXTS: usize = 4096;
 
-/// The longest record that is read from XMP, in bytes.
+/// Longest record accepted from XMP, in bytes.
 const MAX_RECORD: usize = 1 << 24;
 
-/// The longest reference to a character, behind its `&`: `#x0010ffff;`.
+/// Longest character reference after its `&`: `#x0010ffff;`.
 const LONGEST_REFERENCE: usize = 11;
 
 /// The TIFF tag for XMP.
 pub(super) const TIFF_XMP: u16 = 700;
 
-/// Why a key can't be used, if so. PNG keywords are the narrowest of all formats, and a key that works
+/// Checks that a key can be stored. PNG keywords are the most restricted of all formats, and a key that works
 /// in one format should work in all.
 pub(super) fn check_key(key: &str) -> Result<(), String> {
     let printable = key.bytes().all(|b| (0x20..0x7f).contains(&b));
@@ -57,14 +55,13 @@ pub(super) fn check_key(key: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The XMP packet for some pairs.
+/// Returns the XMP packet for key/value pairs.
 pub(super) fn packet(pairs: &[(String, String)]) -> String {
     wrap(&format!("{OPEN}{}{CLOSE}", escape(&json(pairs))), "")
 }
 
-/// The JPEG segments, markers included, that hold some pairs: one with the packet, or, as the XMP
-/// specification says for more than 64 KiB, a stub that names the MD5 of the real one, which follows in
-/// parts.
+/// Returns the JPEG segments, markers included, for key/value pairs: one with the packet or, above 64 KiB, as
+/// the XMP specification requires, a stub with the MD5 of the full packet, which follows in parts.
 pub(super) fn jpeg_segments(pairs: &[(String, String)]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut segment = |parts: &[&[u8]]| {
@@ -84,7 +81,7 @@ pub(super) fn jpeg_segments(pairs: &[(String, String)]) -> Vec<u8> {
         &format!(r#" xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="{digest}""#),
     );
     segment(&[STANDARD, stub.as_bytes()]);
-    // 32 bits are what the format has; memory ends far below.
+    // The format has 32 bits; memory limits the length to far less.
     let total = (whole.len() as u32).to_be_bytes();
     let step = SEGMENT - EXTENSION.len() - digest.len() - 8;
     for (index, part) in whole.as_bytes().chunks(step).enumerate() {
@@ -94,7 +91,7 @@ pub(super) fn jpeg_segments(pairs: &[(String, String)]) -> Vec<u8> {
     out
 }
 
-/// The pairs in a file, or what is wrong with them.
+/// Returns the key/value pairs in a file, or an error message.
 pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, String)>, String> {
     let damaged = |what: &str| format!("its metadata is damaged ({what})");
     let xmp = match format {
@@ -113,14 +110,14 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
                 if chunk.keyword == "XML:com.adobe.xmp" {
                     continue;
                 }
-                // All together: many small chunks expand as well as a large one.
+                // One limit for all chunks: many small ones can expand as much as a large one.
                 let mut chunk = chunk.clone();
                 let text = chunk.decompress_text_with_limit(left).and_then(|()| chunk.get_text());
                 let text = text.map_err(|e| damaged(&e.to_string()))?;
                 left = left.saturating_sub(text.len());
                 pairs.push((chunk.keyword, text));
             }
-            // Another program may have written them anew.
+            // Another program may have rewritten them in these chunks.
             for pair in latin1_texts(reader.info(), |key| key.starts_with(KEY), left) {
                 pairs.push(pair.map_err(|e| damaged(&e.to_string()))?);
             }
@@ -132,7 +129,7 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
         }
         ImageFormat::WebP => image_webp::WebPDecoder::new(Cursor::new(bytes))
             .and_then(|mut decoder| {
-                // A chunk may state any length.
+                // A chunk header may contain any length.
                 decoder.set_memory_limit(bytes.len());
                 decoder.xmp_metadata()
             })
@@ -150,8 +147,8 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
     unwrap_record(text).map_err(damaged)
 }
 
-/// The texts of a PNG with wanted keywords in the kinds of chunk that hold no more than Latin-1, with their keywords; those
-/// that are compressed may expand to what the others leave of `limit` bytes.
+/// Returns the Latin-1 texts (tEXt and zTXt) of a PNG whose keyword is `wanted`, as (keyword, text). All texts together
+/// may have `limit` bytes after decompression.
 pub(super) fn latin1_texts(
     info: &png::Info<'_>,
     wanted: impl Fn(&str) -> bool + Copy,
@@ -170,7 +167,7 @@ pub(super) fn latin1_texts(
     plain.map(|chunk| Ok((chunk.keyword.clone(), chunk.text.clone()))).chain(expanded)
 }
 
-/// The XMP of a GIF, as far as it lies before the first frame.
+/// Returns the XMP of a GIF, if it comes before the first frame.
 fn gif_xmp(bytes: &[u8]) -> Result<Option<Vec<u8>>, gif::DecodingError> {
     let mut options = gif::DecodeOptions::new();
     options.set_memory_limit(
@@ -179,11 +176,12 @@ fn gif_xmp(bytes: &[u8]) -> Result<Option<Vec<u8>>, gif::DecodingError> {
     );
     options.skip_frame_decoding(true);
     let decoder = options.read_info(bytes)?;
-    // Behind the packet may be the bytes that lead other readers to the end; the first is 1, which XML can't hold.
+    // The packet may be followed by the trailer for other readers (see film/gif.rs), which begins with the byte 1.
+    // XML can't contain that byte.
     Ok(decoder.xmp_metadata().and_then(|xmp| xmp.split(|b| *b == 1).next()).map(<[u8]>::to_vec))
 }
 
-/// The XMP of a JPEG, put together if it is extended.
+/// Returns the XMP of a JPEG, reassembled if it is extended.
 fn jpeg_xmp(segments: &[&[u8]]) -> Result<Option<Vec<u8>>, &'static str> {
     let Some(standard) = segments.iter().find_map(|s| s.strip_prefix(STANDARD)) else { return Ok(None) };
     let Some(digest_of_all) = extended_digest(standard) else { return Ok(Some(standard.to_vec())) };
@@ -192,7 +190,7 @@ fn jpeg_xmp(segments: &[&[u8]]) -> Result<Option<Vec<u8>>, &'static str> {
         let (Some((digest, rest)), true) = (segment.split_at_checked(32), segment.len() >= 40) else {
             return Err("an extended XMP segment is too short");
         };
-        // Parts of something else than what the standard packet names don't count.
+        // Ignore parts of a packet other than the one that the standard packet refers to.
         if digest == digest_of_all {
             parts.push((u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]), &rest[8..]));
         }
@@ -215,7 +213,7 @@ fn jpeg_xmp(segments: &[&[u8]]) -> Result<Option<Vec<u8>>, &'static str> {
     Ok(Some(whole))
 }
 
-/// The digest of the rest of a packet, in hexadecimal, if it has one.
+/// Returns the hexadecimal digest of the extended packet that a standard packet refers to, if any.
 fn extended_digest(standard: &[u8]) -> Option<&[u8]> {
     let key = b"HasExtendedXMP";
     let at = standard.windows(key.len()).position(|w| w == key)?;
@@ -223,7 +221,7 @@ fn extended_digest(standard: &[u8]) -> Option<&[u8]> {
     standard[at + key.len()..].windows(32).find(is_digest)
 }
 
-/// A packet around some properties and attributes of the one description.
+/// Builds a packet with one description, from its properties and attributes.
 fn wrap(properties: &str, attributes: &str) -> String {
     format!(
         "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>\
@@ -236,7 +234,7 @@ fn wrap(properties: &str, attributes: &str) -> String {
     )
 }
 
-/// The pairs in a packet; none if it isn't one of ours.
+/// Returns the pairs in a packet; empty if this program didn't write it.
 fn unwrap_record(xmp: &str) -> Result<Vec<(String, String)>, &'static str> {
     let (rest, close) = if let Some((_, rest)) = xmp.split_once(OPEN) {
         (rest, CLOSE)
@@ -255,20 +253,20 @@ fn unwrap_record(xmp: &str) -> Result<Vec<(String, String)>, &'static str> {
     serde_json::from_str(&unescape(record)).map_err(|_| "the record isn't valid JSON")
 }
 
-/// Pairs as a JSON list of lists, with no character that XML 1.0 can't hold: serde_json escapes those
-/// below U+0020, which leaves the two non-characters at the end of the first plane.
+/// Encodes pairs as a JSON list of lists without characters that XML 1.0 forbids: serde_json escapes those
+/// below U+0020, and the two non-characters at the end of the first plane are escaped here.
 fn json(pairs: &[(String, String)]) -> String {
     let list = pairs.iter().map(|(k, v)| serde_json::json!([k, v])).collect::<serde_json::Value>();
     list.to_string().replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
 }
 
-/// Text for the inside of an XML element.
+/// Escapes text for the content of an XML element.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// What [`escape`] took, and the other references that XML knows without a definition, should a tool have rewritten the
-/// packet. What is none of them stays.
+/// Reverses [`escape`], and resolves XML's other predefined and numeric references, in case a tool has rewritten the
+/// packet. Leaves everything else unchanged.
 fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -284,7 +282,7 @@ fn unescape(text: &str) -> String {
     out + rest
 }
 
-/// The character of a reference, by its name or number.
+/// Returns the character for the name or number of a reference.
 fn character(name: &str) -> Option<char> {
     Some(match name {
         "lt" => '<',
@@ -312,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_survive_everything() {
+    fn packets_round_trip_any_text() {
         let everything: String =
             (0..=0x0010_ffff).step_by(7).chain(0..0x300).filter_map(char::from_u32).collect();
         for value in [
@@ -332,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_another_program_wrote_as_an_attribute_is_found() {
+    fn record_rewritten_as_attribute_is_found() {
         let pairs = pairs("neural-mirage:options", "a \"quoted\" <text> & 'more' é\n");
         let quoted =
             escape(&json(&pairs)).replace('"', "&quot;").replace('\'', "&#39;").replace('é', "&#xE9;");
@@ -360,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_another_program_wrote_as_latin_1_are_found() {
+    fn texts_rewritten_as_latin_1_are_found() {
         let key = "neural-mirage:options";
         let bytes = png_with(|writer| {
             let plain = png::text_metadata::TEXtChunk::new(key, "{\"a\": 1}");
@@ -393,14 +391,14 @@ mod tests {
     }
 
     #[test]
-    fn foreign_xmp_is_no_record() {
+    fn foreign_xmp_has_no_record() {
         assert_eq!(unwrap_record("<x:xmpmeta/>").unwrap(), []);
         assert!(unwrap_record("<mirage:record>[").is_err());
         assert!(unwrap_record("<mirage:record>[1]</mirage:record>").is_err());
     }
 
     #[test]
-    fn keys() {
+    fn keys_are_checked() {
         for good in ["neural-mirage:options", "a", "Creation Time", &"k".repeat(79)] {
             assert!(check_key(good).is_ok(), "{good}");
         }

@@ -1,11 +1,10 @@
 //! Reads and writes pictures.
 //!
-//! [`read`] accepts PNG, JPEG, WebP, TIFF, GIF and BMP, recognised by content and not by file name, and
-//! returns one kind of picture whatever the file holds: upright, opaque, three channels of
-//! `f32`, sRGB. [`Decoded::alpha`] says how opaque it was, [`Decoded::notes`] what had to be changed. [`write()`] makes a file
-//! appear whole or not at all, with text [metadata](WriteOptions::metadata) inside, which
-//! [`read_metadata`] gives back. A [`Film`] is an animation that grows while a run goes on, a [`Sheet`] a grid of
-//! pictures with words around them.
+//! [`read`] accepts PNG, JPEG, WebP, TIFF, GIF and BMP, recognised by content rather than file name, and
+//! always returns the same kind of picture: upright, opaque, three channels of `f32`, sRGB.
+//! [`Decoded::alpha`] holds the original opacity, [`Decoded::notes`] lists the conversions. [`write()`]
+//! writes a file atomically and can embed text [metadata](WriteOptions::metadata), which [`read_metadata`]
+//! reads. A [`Film`] is an animation that is written during a run, a [`Sheet`] is a labelled grid of pictures.
 //!
 //! # Values
 //! All values are *sRGB-encoded*, as in the files, not linear light: the networks were trained on
@@ -33,10 +32,10 @@ pub use film::{Film, FilmOptions, MAX_FRAME_MILLISECONDS, check_film};
 pub use resize::{fit, resize};
 pub use sheet::{Cell, Sheet};
 
-/// The longest side, in pixels, of a picture that is read, written or made by [`resize`].
+/// Longest side, in pixels, of a picture that can be read, written or resized.
 pub const MAX_SIDE: usize = 32_768;
 
-/// The most pixels of a picture that is read, written or made by [`resize`]: 256 Mi, more than any
+/// Maximum number of pixels of a picture that can be read, written or resized: 256 Mi, more than any
 /// phone or medium format camera delivers, and 3 GiB as `f32`.
 pub const MAX_PIXELS: usize = 1 << 28;
 
@@ -55,7 +54,7 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// A picture from its values.
+    /// Creates a picture from its values.
     ///
     /// # Errors
     /// [`Error::Usage`] if a side is 0 or beyond the limits, or `rgb` doesn't hold
@@ -66,8 +65,8 @@ impl Picture {
         Ok(picture)
     }
 
-    /// Whether the sides are within the limits and the values match them (the fields are public, so
-    /// a caller may have changed one).
+    /// Checks that the sides are within the limits and match the number of values (the fields are public,
+    /// so a caller may have changed one).
     pub(crate) fn check(&self) -> Result<()> {
         check_size(self.width, self.height).map_err(Error::Usage)?;
         let expected = self.width * self.height * 3;
@@ -82,21 +81,21 @@ impl Picture {
         Ok(())
     }
 
-    /// The same, and whether all values are finite. `what` it is stands in the message.
+    /// Checks as [`Picture::check`], and that all values are finite. `what` names the picture in the message.
     pub(crate) fn check_values(&self, what: &str) -> Result<()> {
         self.check()?;
         let Some((column, row)) = self.first_not_finite() else { return Ok(()) };
         Err(Error::usage(format!("{what} has a value that is not finite, in row {row}, column {column}")))
     }
 
-    /// Column and row of the first pixel with a value that is NaN or infinite.
+    /// Returns column and row of the first pixel with a NaN or infinite value.
     fn first_not_finite(&self) -> Option<(usize, usize)> {
         let at = self.rgb.iter().position(|value| !value.is_finite())?;
         Some((at / 3 % self.width, at / 3 / self.width))
     }
 }
 
-/// How opaque the pixels of a picture are.
+/// The alpha channel of a picture.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Alpha {
     /// Pixels per row.
@@ -108,7 +107,7 @@ pub struct Alpha {
 }
 
 impl Alpha {
-    /// Whether the sides are within the limits and the values match them.
+    /// Checks that the sides are within the limits and match the number of values.
     pub(crate) fn check(&self) -> Result<()> {
         check_size(self.width, self.height).map_err(Error::Usage)?;
         if self.values.len() != self.width * self.height {
@@ -123,25 +122,27 @@ impl Alpha {
     }
 }
 
-/// A picture as [`read`] found it.
+/// The result of [`read`].
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Decoded {
     /// The picture: upright, opaque, sRGB.
     pub picture: Picture,
-    /// How opaque it was, at the picture's size, if it was not opaque everywhere.
+    /// The alpha channel at the picture's size; `None` if the picture was opaque everywhere.
     pub alpha: Option<Alpha>,
     /// Width and height in the file, upright. The picture is smaller only if [`ReadOptions::longest`] allows it.
     pub size: (usize, usize),
-    /// What was done to the file's content on the way, for people to read, such as
-    /// "EXIF orientation 6 applied" or "alpha composited on white". Empty for a plain photo.
+    /// Conversions applied to the file's content, as text for the user, e.g. "EXIF orientation 6 applied" or
+    /// "alpha composited on white". Empty for a plain photo.
     pub notes: Vec<String>,
-    /// Bytes that reading it took at most: the file, what its decoder returned at once, and the picture.
+    /// Peak memory used for reading, in bytes: the file, the decoder's largest buffer and the picture.
     pub memory: u64,
 }
 
-/// Whether a picture of this size is within the limits; else a sentence that says why not, without
-/// its full stop.
+/// Checks that a picture of this size is within the limits.
+///
+/// # Errors
+/// A sentence with the reason, without a full stop.
 pub(crate) fn check_size(width: usize, height: usize) -> Result<(), String> {
     if width == 0 || height == 0 {
         return Err(format!("the picture has no pixels: {width}x{height}"));

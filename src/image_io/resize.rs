@@ -1,4 +1,4 @@
-//! Changing the size of a picture.
+//! Resizing of pictures.
 
 use fast_image_resize as fir;
 use fir::images::{Image, ImageRef};
@@ -7,15 +7,14 @@ use super::{Alpha, Picture, check_size};
 use crate::allocation::zeros;
 use crate::{Error, Result};
 
-/// The picture at another size: Lanczos3 along a side that shrinks, Catmull-Rom along one that
-/// grows, the picture itself along one that stays. Filters are widened when shrinking (no aliasing)
-/// and renormalised at the border, so a constant picture stays constant.
+/// Resizes a picture: Lanczos3 along a side that shrinks, Catmull-Rom along one that grows; a side that
+/// keeps its length isn't filtered. Filters are widened when shrinking (no aliasing) and renormalised at
+/// the border, so a constant picture stays constant.
 ///
-/// It works on the sRGB-encoded values (see the [module](super)), and values may overshoot [0, 1] by
-/// a little next to sharp edges; nothing is clamped, so that a picture in the middle of an
-/// optimisation keeps what it has.
+/// Works on the sRGB-encoded values (see the [module](super)). Values may overshoot [0, 1] slightly next
+/// to sharp edges; they are not clamped, so a picture in the middle of an optimisation loses nothing.
 ///
-/// `width` and `height` are in pixels; the aspect isn't kept by itself, see [`fit`].
+/// `width` and `height` are in pixels. The aspect ratio is not preserved; see [`fit`].
 ///
 /// # Errors
 /// [`Error::Usage`] if a side is 0 or beyond [`MAX_SIDE`](super::MAX_SIDE) and
@@ -28,10 +27,10 @@ pub fn resize(picture: &Picture, width: usize, height: usize) -> Result<Picture>
 }
 
 impl Alpha {
-    /// At another size, as [`resize`] does it, but without overshoot.
+    /// Resizes like [`resize`], but clamps to [0, 1].
     ///
     /// # Errors
-    /// As those of [`resize`].
+    /// The errors of [`resize`].
     pub fn resize(&self, width: usize, height: usize) -> Result<Self> {
         self.check()?;
         let mut values =
@@ -41,7 +40,7 @@ impl Alpha {
     }
 }
 
-/// Pixels of a picture at another size, width first.
+/// Resamples pixels; sizes are (width, height).
 fn resample(
     values: &[f32],
     kind: fir::PixelType,
@@ -55,7 +54,7 @@ fn resample(
         (None, None) => Ok(values.to_vec()),
         (Some(filter), None) | (None, Some(filter)) => pass(values, kind, from, to, filter),
         (Some(a), Some(b)) if a == b => pass(values, kind, from, to, a),
-        // One side grows and the other shrinks: first the one that shrinks, it makes less work.
+        // One side grows and the other shrinks: shrinking first is less work.
         (Some(a), Some(b)) if width < from.0 => {
             let half = (width, from.1);
             pass(&pass(values, kind, from, half, a)?, kind, half, to, b)
@@ -67,12 +66,12 @@ fn resample(
     }
 }
 
-/// The size of a picture of `width` x `height` pixels scaled, up or down, so that its longest side
-/// is `longest`: the aspect kept, rounded to the nearest pixel, each side at least 1.
+/// Returns (width, height) of a picture of `width` x `height` pixels scaled up or down so that its longest
+/// side is `longest`: same aspect ratio, rounded to the nearest pixel, each side at least 1.
 pub fn fit(width: usize, height: usize, longest: usize) -> (usize, usize) {
     let (width, height, longest) = (width.max(1), height.max(1), longest.max(1));
     let long = width.max(height) as u128;
-    // Half up, in integers: no surprise from floating point at exact halves.
+    // Rounds half up, in integers, so exact halves don't depend on floating-point rounding.
     let scale = |side: usize| {
         let scaled = (side as u128 * longest as u128 + long / 2) / long;
         usize::try_from(scaled).unwrap_or(usize::MAX).max(1)
@@ -80,7 +79,7 @@ pub fn fit(width: usize, height: usize, longest: usize) -> (usize, usize) {
     (scale(width), scale(height))
 }
 
-/// The filter for a side going from one length to another.
+/// Returns the filter for resizing a side, None if the length stays.
 fn filter(from: usize, to: usize) -> Option<fir::FilterType> {
     match to.cmp(&from) {
         std::cmp::Ordering::Less => Some(fir::FilterType::Lanczos3),
@@ -89,7 +88,7 @@ fn filter(from: usize, to: usize) -> Option<fir::FilterType> {
     }
 }
 
-/// One convolution pass with one filter.
+/// Resizes with a single filter.
 fn pass(
     values: &[f32],
     kind: fir::PixelType,
@@ -114,7 +113,7 @@ fn pass(
     Ok(resized)
 }
 
-/// A side as the crate takes it. Sides are at most [`MAX_SIDE`](super::MAX_SIDE) here.
+/// Converts a side to the type of the crate. Sides are at most [`MAX_SIDE`](super::MAX_SIDE) here.
 fn side(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
@@ -135,13 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn the_same_size_is_the_same_picture() {
+    fn resizing_to_the_same_size_is_identity() {
         let picture = gradient(17, 5);
         assert_eq!(resize(&picture, 17, 5).unwrap(), picture);
     }
 
     #[test]
-    fn a_constant_stays_constant() {
+    fn constant_pictures_stay_constant() {
         for (w, h) in [(1, 1), (1, 9), (9, 1), (2, 2), (13, 7), (64, 48)] {
             let picture = Picture { width: w, height: h, rgb: [0.25, 0.5, 0.999].repeat(w * h) };
             for (tw, th) in [(1, 1), (3, 1), (1, 3), (5, 11), (31, 2), (100, 77), (640, 3)] {
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mirrored_picture_gives_a_mirrored_result() {
+    fn resizing_commutes_with_mirroring() {
         let mirror = |p: &Picture| Picture {
             width: p.width,
             height: p.height,
@@ -177,9 +176,9 @@ mod tests {
         }
     }
 
-    /// Catmull-Rom doubled: by hand the taps are (-3, 29, 111, -9)/128 for even pixels, mirrored for odd.
+    /// Taps of Catmull-Rom at scale 2, derived by hand: (-3, 29, 111, -9)/128 for even pixels, mirrored for odd.
     #[test]
-    fn doubling_an_edge_gives_the_catmull_rom_values() {
+    fn doubling_an_edge_gives_catmull_rom_values() {
         let values = [0.0f32, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0];
         let picture = Picture { width: 8, height: 1, rgb: values.iter().flat_map(|v| [*v; 3]).collect() };
         let resized = resize(&picture, 16, 1).unwrap();
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn halving_keeps_the_mean_and_a_slow_ramp() {
+    fn halving_keeps_mean_and_slow_ramp() {
         let picture = gradient(64, 64);
         let resized = resize(&picture, 32, 32).unwrap();
         let mean = |p: &Picture, c: usize| {
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn fitting() {
+    fn fit_keeps_the_aspect_ratio() {
         assert_eq!(fit(4000, 3000, 512), (512, 384));
         assert_eq!(fit(3000, 4000, 512), (384, 512));
         assert_eq!(fit(100, 100, 7), (7, 7));

@@ -1,19 +1,19 @@
-//! Rows of samples, as decoders give them, become a picture of opaque sRGB. One that is to be much smaller is averaged
-//! while its rows come, so that it is never held at its full size.
+//! Converts rows of decoded samples to an opaque sRGB picture. A picture that is needed much smaller is averaged row by
+//! row, so it is never in memory at its full size.
 
 use super::color::ToSrgb;
 use super::resize::fit;
 use super::{Alpha, Picture};
 use crate::allocation::with_capacity;
 
-/// The largest float that is taken as a colour, of which 1 is white: brighter ones are measurements of some other kind.
+/// Largest float accepted as a colour value (1 is white). Larger values are some other kind of measurement.
 const BRIGHTEST: f32 = 1000.0;
 
-/// How much longer than the picture that is wanted an averaged one is: the filter that follows then decides what is
-/// seen, and the averaging takes less than 3 % of the finest detail that the wanted picture can hold.
+/// Ratio of an averaged picture's sides to the requested ones. At this ratio the resize filter that follows determines
+/// the result: averaging removes less than 3 % of the finest detail that the requested picture can hold.
 const LONGER: usize = 4;
 
-/// How a sample is stored, in this machine's byte order.
+/// Storage type of a sample, in native byte order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sample {
     U8,
@@ -21,7 +21,7 @@ pub(super) enum Sample {
     F32,
 }
 
-/// The samples of a colour.
+/// The colour samples of a pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Colors {
     Gray,
@@ -40,17 +40,17 @@ impl Colors {
     }
 }
 
-/// The sample after a colour.
+/// The alpha sample of a pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opacity {
-    /// There is none.
+    /// No alpha sample.
     Opaque,
     Straight,
-    /// Colours are stored multiplied by it.
+    /// Colours are stored premultiplied by alpha.
     Associated,
 }
 
-/// What a row of samples is made of.
+/// The layout of a row of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
     pub sample: Sample,
@@ -59,12 +59,12 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Samples of a pixel.
+    /// Number of samples per pixel.
     pub(super) fn channels(self) -> usize {
         self.colors.count() + usize::from(self.opacity != Opacity::Opaque)
     }
 
-    /// Bytes of a pixel.
+    /// Number of bytes per pixel.
     pub(super) fn pixel_bytes(self) -> usize {
         self.channels()
             * match self.sample {
@@ -75,17 +75,17 @@ impl Layout {
     }
 }
 
-/// Up to which size a picture is read as it is.
+/// Size limits above which a picture is averaged while it is read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Keep {
-    /// The longest side of the picture that is wanted of it.
+    /// Longest side of the picture that the caller needs.
     pub longest: Option<usize>,
-    /// Pictures of up to this many pixels are always read as they are.
+    /// Pictures of up to this many pixels are never averaged.
     pub pixels: usize,
 }
 
 impl Keep {
-    /// The size at which a picture of `size` is kept.
+    /// Returns the (width, height) at which a picture of `size` is kept.
     fn kept(self, size: (usize, usize)) -> (usize, usize) {
         let (width, height) = size;
         match self.longest.and_then(|longest| longest.checked_mul(LONGER)) {
@@ -96,8 +96,8 @@ impl Keep {
         }
     }
 
-    /// The largest step of 1, 2, 4 and 8 for which the mean of `step` x `step` pixels of a picture of `size` will do in
-    /// their place: the picture is kept with no more detail.
+    /// Returns the largest step out of 1, 2, 4 and 8 such that a decoder may deliver the mean of `step` x `step` pixels
+    /// for each pixel of a picture of `size`, without losing detail that is kept.
     pub(super) fn step(self, size: (usize, usize)) -> usize {
         let kept = self.kept(size);
         let fits = |step: &usize| kept.0 * step <= size.0 && kept.1 * step <= size.1;
@@ -105,7 +105,7 @@ impl Keep {
     }
 }
 
-/// Takes the rows of a picture from its top to its bottom.
+/// Collects the rows of a picture from top to bottom.
 pub(super) struct Rows {
     layout: Layout,
     background: [f32; 3],
@@ -118,8 +118,8 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// For a picture of `size`, width first, whose rows come with a pixel for `step` x `step` of it: 1, or what
-    /// [`Keep::step`] gave. The last pixels of a side stand for what is left of it.
+    /// Starts a picture of `size` (width, height). Each pixel of its rows is the mean of `step` x `step` pixels (fewer
+    /// at the right and bottom edge); `step` is 1 or the result of [`Keep::step`].
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -145,12 +145,12 @@ impl Rows {
         })
     }
 
-    /// Bytes of a row.
+    /// Number of bytes per row.
     pub(super) fn row_bytes(&self) -> usize {
         self.samples.len() / self.layout.channels() * self.layout.pixel_bytes()
     }
 
-    /// Takes the next row.
+    /// Adds the next row.
     ///
     /// # Errors
     /// If its values can't be used.
@@ -159,7 +159,7 @@ impl Rows {
         self.take()
     }
 
-    /// Takes the next row of samples from 0 to 1.
+    /// Adds the next row, given as samples from 0 to 1.
     ///
     /// # Errors
     /// If its values can't be used.
@@ -187,7 +187,7 @@ impl Rows {
         for (pixel, to) in pixels.clone().zip(self.source.chunks_exact_mut(colors)) {
             to.copy_from_slice(&pixel[..colors]);
             if self.layout.opacity == Opacity::Associated {
-                // Undone, so that all kinds go one way from here.
+                // Undo the premultiplication.
                 let alpha = pixel[colors];
                 to.iter_mut().for_each(|v| *v = if alpha > 0.0 { *v / alpha } else { 0.0 });
             }
@@ -216,7 +216,7 @@ impl Rows {
         }
     }
 
-    /// The row's colours as sRGB.
+    /// Converts the row's colours to sRGB.
     fn convert(&mut self) -> Result<(), &'static str> {
         let rgb = self.rgb.chunks_exact_mut(3);
         match (&mut self.to_srgb, self.layout.colors) {
@@ -236,36 +236,36 @@ impl Rows {
         Ok(())
     }
 
-    /// Width and height of the picture that comes.
+    /// Width and height of the picture in the file.
     pub(super) fn size(&self) -> (usize, usize) {
         self.canvas.from
     }
 
-    /// The picture, and its alpha if a pixel lets the background through; nothing if rows are missing.
+    /// Returns the picture, and its alpha unless all pixels are opaque; None if rows are missing.
     pub(super) fn finish(self) -> Option<(Picture, Option<Alpha>)> {
         self.canvas.finish()
     }
 }
 
-/// A picture that grows row by row, each pixel the mean of an area.
+/// A picture that is built row by row; each pixel is the mean of an area of the source.
 struct Canvas {
     from: (usize, usize),
-    /// Pixels a side that one of those that come stands for.
+    /// Source pixels per side covered by one incoming pixel.
     step: usize,
     to: (usize, usize),
-    /// Rows so far.
+    /// Number of rows added so far.
     rows: usize,
     rgb: Vec<f32>,
     alpha: Option<Vec<f32>>,
-    /// For each column that comes, the column that it is part of, and its share there and in the next.
+    /// For each incoming column, the target column it contributes to, and its weights there and in the next one.
     columns: Vec<(usize, [f32; 2])>,
-    /// The row that comes, averaged along itself, and the sum of such rows that becomes the next: colours, then alpha.
+    /// The incoming row reduced to the target width, and the weighted sum of such rows: colours, then alpha.
     line: Vec<f32>,
     sum: Vec<f32>,
 }
 
-/// Which of `to` parts of a side of `from` pixels the `step` pixels from number `at * step` on begin in, how many of them
-/// lie there and how many in the next, and whether that part ends with them.
+/// Divides a side of `from` pixels into `to` parts and locates the `step` pixels that start at `at * step`: the part
+/// they begin in, how many of them (fractional) lie in it and in the next part, and whether the part ends with them.
 fn part(at: usize, step: usize, from: usize, to: usize) -> (usize, [f32; 2], bool) {
     let first = at * step;
     let pixels = step.min(from - first);
@@ -345,7 +345,7 @@ impl Canvas {
         if self.rows != self.from.1.div_ceil(self.step) || self.rgb.len() != width * height * 3 {
             return None;
         }
-        // A mean of ones may miss 1 by rounding.
+        // The mean of ones may differ from 1 by rounding.
         let opaque = 1.0 - 1e-5;
         let alpha = self.alpha.filter(|values| values.iter().any(|v| *v < opaque));
         let alpha = alpha.map(|values| Alpha { width, height, values });
@@ -357,7 +357,7 @@ impl Canvas {
 mod tests {
     use super::*;
 
-    /// The mean of an area of a picture, corners in pixels, by the definition.
+    /// Computes the mean of an area of a picture by definition; corners in pixels.
     fn mean(picture: &Picture, x: [f64; 2], y: [f64; 2], channel: usize) -> f64 {
         let part =
             |at: usize, [from, to]: [f64; 2]| ((at as f64 + 1.0).min(to) - (at as f64).max(from)).max(0.0);
@@ -405,9 +405,9 @@ mod tests {
         }
     }
 
-    /// As if all pixels that one stands for had come.
+    /// Compares reduced pixels with averaging all the pixels that they cover.
     #[test]
-    fn pixels_that_stand_for_several_weigh_as_many() {
+    fn reduced_pixels_are_weighted_by_their_area() {
         for (from, to, step) in
             [((45, 38), (5, 4), 8), ((45, 38), (9, 7), 4), ((24, 16), (12, 8), 2), ((23, 9), (3, 1), 4)]
         {
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_rows_are_no_picture() {
+    fn missing_rows_are_an_error() {
         let layout = Layout { sample: Sample::U8, colors: Colors::Rgb, opacity: Opacity::Opaque };
         let mut rows =
             Rows::new(layout, (2, 2), 1, Keep { longest: None, pixels: 0 }, [1.0; 3], None).unwrap();

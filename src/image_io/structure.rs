@@ -1,58 +1,57 @@
-//! What the outer structure of a file shows without decoding it: mainly whether it is
-//! complete. Decoders are lenient (a JPEG cut in half decodes to a photo with a gray lower half), and
-//! a photo that is half gray would only be noticed after the whole computation.
+//! Parses the outer structure of picture files without decoding them, mainly to detect truncated files.
+//! Decoders are lenient (a JPEG cut in half decodes to a photo with a gray lower half), and a photo that is
+//! half gray would only be noticed after the whole computation.
 
-/// Why a file can't be complete.
+/// The error for a truncated file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CutShort;
 
-/// What a PNG says of itself before its pixels.
+/// Properties of a PNG that are known before its pixels are decoded.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Png {
     /// Width and height in pixels, unless the header is missing.
     pub(super) size: Option<(u32, u32)>,
-    /// Colours are indices into a palette.
+    /// Whether colours are indices into a palette.
     pub(super) palette: bool,
     /// The code points of the `cICP` chunk.
     pub(super) cicp: Option<[u8; 4]>,
-    /// There is an ICC profile.
+    /// Whether there is an ICC profile.
     pub(super) profile: bool,
-    /// How many chunks of text there are.
+    /// Number of text chunks.
     pub(super) texts: usize,
-    /// One of them is EXIF in hexadecimal digits.
+    /// Whether one of them is EXIF in hexadecimal digits.
     pub(super) exif_text: bool,
 }
 
-/// What the keyword of EXIF in a text is, as ImageMagick and exiv2 write it.
+/// Keywords of text chunks that hold EXIF, as ImageMagick and exiv2 write them.
 pub(super) const EXIF_KEYS: [&str; 2] = ["Raw profile type exif", "Raw profile type APP1"];
 
-/// What a JPEG says of itself before its pixels.
+/// Properties of a JPEG that are known before its pixels are decoded.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Jpeg<'a> {
     /// Width and height in pixels, unless there is no frame header.
     pub(super) size: Option<(u32, u32)>,
-    /// Colour components: 1 gray, 3 colour, 4 CMYK.
+    /// Number of colour components: 1 gray, 3 colour, 4 CMYK.
     pub(super) components: u8,
-    /// Bits of a sample.
+    /// Bits per sample.
     pub(super) precision: u8,
-    /// The marker of the frame header, which states how the picture is coded.
+    /// Marker of the frame header, which identifies the coding process.
     pub(super) coding: u8,
-    /// For each component, how many samples it has in a part of the picture that all have in common: across in the upper
-    /// four bits, down in the lower.
+    /// Sampling factors of each component: horizontal in the upper four bits, vertical in the lower.
     pub(super) sampling: Vec<u8>,
-    /// How many scans there are.
+    /// Number of scans.
     pub(super) scans: usize,
-    /// The number of components of the first.
+    /// Number of components of the first scan.
     pub(super) first_scan: u8,
-    /// Quantization tables come behind the first scan.
+    /// Whether a quantization table follows the first scan.
     pub(super) late_tables: bool,
-    /// The height is stated behind the first scan (DNL).
+    /// Whether there is a DNL segment, which gives the height after the first scan.
     pub(super) height_again: bool,
     /// Contents of the application segments (APP1) in order.
     pub(super) app1: Vec<&'a [u8]>,
 }
 
-/// Big-endian number at a place, if it is there.
+/// Reads a big-endian number of `N` bytes at an offset; None beyond the end.
 fn be<const N: usize>(bytes: &[u8], at: usize) -> Option<u32> {
     let field: [u8; N] = bytes.get(at..at.checked_add(N)?)?.try_into().ok()?;
     Some(field.iter().fold(0, |n, b| n << 8 | u32::from(*b)))
@@ -66,7 +65,7 @@ pub(super) fn png(bytes: &[u8]) -> Result<Png, CutShort> {
         let length = be::<4>(bytes, at).ok_or(CutShort)? as usize;
         let kind = bytes.get(at + 4..at + 8).ok_or(CutShort)?;
         let end = length.checked_add(at + 12).ok_or(CutShort)?;
-        // The checksum of the last chunk counts too: without it the file isn't whole.
+        // Without the checksum of the last chunk the file isn't complete.
         if end > bytes.len() {
             return Err(CutShort);
         }
@@ -102,7 +101,7 @@ pub(super) fn jpeg(bytes: &[u8]) -> Result<Jpeg<'_>, CutShort> {
     Ok(found)
 }
 
-/// What a JPEG says of itself up to its frame header; the rest may be missing.
+/// Walks the markers of a JPEG up to its frame header; the rest may be missing.
 pub(super) fn jpeg_header(bytes: &[u8]) -> Jpeg<'_> {
     let mut found = Jpeg::default();
     let mut at = 2;
@@ -112,11 +111,11 @@ pub(super) fn jpeg_header(bytes: &[u8]) -> Jpeg<'_> {
     found
 }
 
-/// The next segment of a JPEG after `at`, past entropy-coded data: its marker and its content. None at the end of the
-/// picture.
+/// Returns marker and content of the next segment of a JPEG after `at`, skipping entropy-coded data; None at the end
+/// of the picture.
 pub(super) fn segment<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Option<(u8, &'a [u8])>, CutShort> {
-    // To the next marker: past entropy-coded data with its stuffed zeros, restart markers and
-    // fill bytes, and past stray bytes between segments, which some cameras write.
+    // Skip to the next marker, over entropy-coded data with its stuffed zeros, restart markers and
+    // fill bytes, and over stray bytes between segments, which some cameras write.
     let marker = loop {
         let to = bytes.get(*at..).and_then(|rest| rest.iter().position(|b| *b == 0xff)).ok_or(CutShort)?;
         *at += to + 1;
@@ -160,7 +159,7 @@ fn note<'a>(marker: u8, data: &'a [u8], found: &mut Jpeg<'a>) {
     }
 }
 
-/// Walks the blocks of a GIF and counts its frames; those after one that is cut short don't count.
+/// Walks the blocks of a GIF and counts its frames up to the first truncated one.
 pub(super) fn gif(bytes: &[u8]) -> Result<usize, CutShort> {
     let byte = |at: usize| bytes.get(at).copied().ok_or(CutShort);
     let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3usize << ((flags & 7) + 1) };
@@ -178,7 +177,7 @@ pub(super) fn gif(bytes: &[u8]) -> Result<usize, CutShort> {
         let end = match byte(at) {
             Ok(0x21) => blocks_end(at + 2),
             Ok(0x2c) => byte(at + 9).and_then(|flags| blocks_end(at + 11 + table(flags))),
-            // The end, or what no reader would understand.
+            // The trailer, or something no reader would understand.
             Ok(_) => return Ok(frames),
             Err(cut) => Err(cut),
         };
@@ -193,18 +192,18 @@ pub(super) fn gif(bytes: &[u8]) -> Result<usize, CutShort> {
     }
 }
 
-/// True for BigTIFF, whose offsets have 64 bits.
+/// Returns true for BigTIFF, which has 64-bit offsets.
 pub(super) fn is_big_tiff(bytes: &[u8]) -> bool {
     bytes.starts_with(b"II\x2b\0") || bytes.starts_with(b"MM\0\x2b")
 }
 
-/// Compares the length a WebP states with the one it has.
+/// Compares the length in a WebP's header with the length of the file.
 pub(super) fn webp(bytes: &[u8]) -> Result<(), CutShort> {
     let stated: [u8; 4] = bytes.get(4..8).and_then(|b| b.try_into().ok()).ok_or(CutShort)?;
     if (u32::from_le_bytes(stated) as usize).saturating_add(8) > bytes.len() { Err(CutShort) } else { Ok(()) }
 }
 
-/// What a file that is no picture we read seems to be, and what to do about it.
+/// Guesses what an unsupported file is: returns problem and remedy for an error message.
 pub(super) fn guess(bytes: &[u8]) -> (&'static str, &'static str) {
     const CONVERT: &str = "Convert it to PNG or JPEG and try again";
     let start = &bytes[..bytes.len().min(512)];
@@ -212,41 +211,43 @@ pub(super) fn guess(bytes: &[u8]) -> (&'static str, &'static str) {
     match start {
         [b'%', b'P', b'D', b'F', ..] => ("it is a PDF, not a picture", CONVERT),
         [b'P', b'K', 3, 4, ..] => {
-            ("it is a ZIP archive, not a picture", "Unpack it and name a picture inside")
+            ("it is a ZIP archive, not a picture", "Unpack it and use a picture inside")
         }
-        [b'8', b'B', b'P', b'S', ..] => ("it is a Photoshop document, which isn't read", CONVERT),
+        [b'8', b'B', b'P', b'S', ..] => ("it is a Photoshop document, which isn't supported", CONVERT),
         [0x1f, 0x8b, ..] => ("it is gzip data, not a picture", "Unpack it first"),
         [0xff, 0x0a, ..] | [0, 0, 0, 0x0c, b'J', b'X', b'L', ..] => {
-            ("it is a JPEG XL picture, which isn't read", CONVERT)
+            ("it is a JPEG XL picture, which isn't supported", CONVERT)
         }
-        [0, 0, 0, 0x0c, b'j', b'P', ..] => ("it is a JPEG 2000 picture, which isn't read", CONVERT),
-        _ if brand.starts_with(b"ftypavi") => ("it is an AVIF picture, which isn't read", CONVERT),
+        [0, 0, 0, 0x0c, b'j', b'P', ..] => ("it is a JPEG 2000 picture, which isn't supported", CONVERT),
+        _ if brand.starts_with(b"ftypavi") => ("it is an AVIF picture, which isn't supported", CONVERT),
         _ if [&b"ftyphei"[..], b"ftyphev", b"ftypmif", b"ftypmsf"].iter().any(|b| brand.starts_with(b)) => {
-            ("it is a HEIC picture, which isn't read", CONVERT)
+            ("it is a HEIC picture, which isn't supported", CONVERT)
         }
-        _ if brand.starts_with(b"ftyp") => ("it is a video, not a picture", "Take a still from it first"),
+        _ if brand.starts_with(b"ftyp") => ("it is a video, not a picture", "Extract a still from it first"),
         _ if start.len() > 8 && is_html(start) => (
             "it holds a web page, not a picture",
             "The download probably fetched the page around the picture; fetch the picture itself",
         ),
-        _ if start.windows(4).any(|w| w == b"<svg") => ("it is an SVG drawing, which isn't read", CONVERT),
+        _ if start.windows(4).any(|w| w == b"<svg") => {
+            ("it is an SVG drawing, which isn't supported", CONVERT)
+        }
         _ if is_text(start) => {
-            ("it holds text, not a picture", "Name a PNG, JPEG, WebP, TIFF, GIF or BMP file")
+            ("it holds text, not a picture", "Use a PNG, JPEG, WebP, TIFF, GIF or BMP file")
         }
         _ => (
-            "it isn't a picture of a kind that is read",
-            "Name a PNG, JPEG, WebP, TIFF, GIF or BMP file; the content decides, not the ending of the name",
+            "it isn't a picture in a supported format",
+            "Use a PNG, JPEG, WebP, TIFF, GIF or BMP file; the content decides, not the file name",
         ),
     }
 }
 
-/// Whether the start of a file looks like HTML.
+/// Returns true if the start of a file looks like HTML.
 fn is_html(start: &[u8]) -> bool {
     let lower = start.to_ascii_lowercase();
     [&b"<!doctype html"[..], b"<html"].iter().any(|tag| lower.windows(tag.len()).any(|w| w == *tag))
 }
 
-/// Whether the start of a file is UTF-8 without control characters.
+/// Returns true if the start of a file is UTF-8 without control characters.
 fn is_text(start: &[u8]) -> bool {
     let whole = match std::str::from_utf8(start) {
         Ok(text) => text,
@@ -262,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_prefix_of_anything_panics() {
+    fn truncated_files_never_panic() {
         let png_like = [
             &b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x02\0\0\0\x03\x08\x03\0\0\0crc."[..],
             b"\0\0\0\0IENDcrc.",
@@ -287,13 +288,13 @@ mod tests {
     }
 
     #[test]
-    fn a_jpeg_thumbnail_is_no_end() {
+    fn jpeg_thumbnail_end_is_skipped() {
         assert_eq!(jpeg(b"\xff\xd8\xff\xe1\0\x04\xff\xd9"), Err(CutShort));
         assert!(jpeg(b"\xff\xd8\xff\xe1\0\x04\xff\xd9\xff\xd9 and trailing data").is_ok());
     }
 
     #[test]
-    fn frames_of_a_gif() {
+    fn gif_frames_are_counted() {
         let frame = b"\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0";
         let screen = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff";
         let two = [&screen[..], b"\x21\xf9\x01x\0", frame, b"\x21\xfe\0", frame, b";"].concat();
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses() {
+    fn file_kinds_are_guessed() {
         assert!(guess(b"hello, world\n").0.contains("text"));
         assert!(guess("grüße".as_bytes()).0.contains("text"));
         assert!(guess(b"\n<!DOCTYPE HTML><html>").0.contains("web page"));

@@ -1,28 +1,32 @@
-//! One iteration on two devices: whether a device computes what the CPU device computes.
+//! Compares one iteration on a device with the same iteration on the CPU device.
 
-use super::objective::Objective;
-use super::objective::targets::Cache;
+use super::request::Request;
 use super::run::session::Session;
 use super::run::start;
 use super::weighting::Weights;
 use crate::error::{Error, Result};
+use crate::graph::Engine;
+use crate::image_io::Picture;
+use crate::vgg::Network;
+use std::sync::Arc;
 
-/// Largest distance of the gradients that counts as agreement, relative L2. It is not the rounding of sums, which is a
-/// few 1e-6: ReLU and pooling decisions within rounding of a tie fall either way. At full size they move an f32 gradient
-/// by up to 3.8e-3 from that in f64 (docs/accuracy.md), and two devices so by up to twice that; small pictures have
-/// fewer values, among which one decision weighs more.
+/// Largest relative L2 distance of the gradients that still counts as agreement. Rounding of sums accounts for only a
+/// few 1e-6. The rest comes from ReLU and pooling decisions near a tie, which rounding can flip. At full size these
+/// move an f32 gradient by up to 3.8e-3 from the f64 one (docs/accuracy.md), and so two devices by up to twice that. In
+/// small pictures one decision weighs more.
 pub const GRADIENT_LIMIT: f64 = 2e-2;
-/// Largest relative difference of a loss. Losses do not jump where decisions fall otherwise; at full size they are within
-/// 4.1e-7 of f64. The rest is for losses that are small differences of large numbers.
+/// Largest relative difference of a loss that still counts as agreement. Flipped decisions do not make losses jump: at
+/// full size they are within 4.1e-7 of f64. The limit leaves room for losses that are small differences of large
+/// numbers.
 pub const LOSS_LIMIT: f64 = 1e-3;
 
-/// How far one iteration on a device is from the same on the CPU device.
+/// Difference between one iteration on a device and the same iteration on the CPU device.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Agreement {
     /// Height and width of the picture.
     pub size: [usize; 2],
-    /// Distance of the gradients of the picture, relative L2; infinite if one is not finite.
+    /// Relative L2 distance of the gradients with respect to the picture; infinite if one is not finite.
     pub gradient: f64,
     /// Largest relative difference of a loss; infinite if one is not finite.
     pub loss: f64,
@@ -30,34 +34,56 @@ pub struct Agreement {
     pub loss_name: String,
 }
 
-impl Session {
-    /// Computes losses and gradient of one iteration at the present scale, with its weights measured for the shares of the
-    /// request, on this session's device and on the CPU device. The picture is the one that [`super::Init::Blur`] starts
-    /// from, whatever the run starts from: there no loss is met.
+/// Result of one iteration on the CPU device, the reference for other devices.
+#[derive(Debug, Clone)]
+pub struct CpuIteration {
+    size: [usize; 2],
+    picture: Picture,
+    weights: Weights,
+    losses: Vec<f32>,
+    gradient: Vec<f32>,
+}
+
+impl CpuIteration {
+    /// Computes losses and gradient at the first scale of the request, with weights measured for its shares. The
+    /// picture is always the start picture of [`super::Init::Blur`], because no loss is at its minimum there.
     ///
     /// # Errors
-    /// [`Error::WrongResult`] if they are further apart than [`GRADIENT_LIMIT`] or [`LOSS_LIMIT`]; else if a device fails or
-    /// has too little memory.
-    pub fn compare_with_cpu(&self) -> Result<Agreement> {
-        let size = self.scales[self.scale].size;
-        let picture = start::blurred(&self.request, size)?;
-        let own = self.objective()?;
-        own.set_picture(&picture)?;
-        let norms = own.measure()?.norms;
-        let weights = Weights::measured(&own.groups, &norms, &Weights::given(&own.groups), false);
-        let (numbers, gradient) = own.evaluate(&picture, &weights)?;
-        own.release();
+    /// Same as [`Session::new`], and any failure of the CPU device.
+    pub fn compute(engine: &Engine, network: &Arc<Network>, request: &Request) -> Result<Self> {
+        let session = Session::new(&engine.cpu_beside()?, network, request.clone())?;
+        let size = session.scales[session.scale].size;
+        let picture = start::blurred(request, size)?;
+        let objective = session.objective()?;
+        objective.set_picture(&picture)?;
+        let norms = objective.measure()?.norms;
+        let weights = Weights::measured(&objective.groups, &norms, &Weights::given(&objective.groups), false);
+        let (numbers, gradient) = objective.evaluate(&picture, &weights)?;
+        Ok(Self { size, picture, weights, losses: numbers.losses, gradient })
+    }
+}
 
-        let cpu = self.engine.cpu_beside()?;
-        let other = Objective::new(&cpu, &self.network, &self.request, size, &mut Cache::default())?;
-        let (expected, expected_gradient) = other.evaluate(&picture, &weights)?;
+impl Session {
+    /// Compares an iteration on this session's device with the same one on the CPU device. The session must be at its
+    /// first scale; its state is not changed.
+    ///
+    /// # Errors
+    /// [`Error::WrongResult`] if they differ by more than [`GRADIENT_LIMIT`] or [`LOSS_LIMIT`]; otherwise if the device
+    /// fails.
+    pub fn compare_with(&self, expected: &CpuIteration) -> Result<Agreement> {
+        let CpuIteration { size, picture, weights, losses: expected_losses, gradient: expected_gradient } =
+            expected;
+        let size = *size;
+        let own = self.objective()?;
+        let (numbers, gradient) = own.evaluate(picture, weights)?;
+        own.release();
         let mut agreement = Agreement {
             size,
-            gradient: relative_l2(&gradient, &expected_gradient),
+            gradient: relative_l2(&gradient, expected_gradient),
             loss: 0.0,
             loss_name: String::new(),
         };
-        for (term, (loss, expected)) in own.terms.iter().zip(numbers.losses.iter().zip(&expected.losses)) {
+        for (term, (loss, expected)) in own.terms.iter().zip(numbers.losses.iter().zip(expected_losses)) {
             let difference = relative_l2(&[*loss], &[*expected]);
             if difference >= agreement.loss {
                 agreement.loss = difference;
@@ -77,18 +103,18 @@ impl Session {
 }
 
 impl Agreement {
-    /// What differs by more than is allowed, if anything does.
+    /// Describes the difference that exceeds its limit, if any.
     fn fault(&self) -> Option<String> {
         let Self { gradient, loss, loss_name, .. } = self;
-        // False for NaN.
+        // Written so that NaN does not agree.
         let (losses_agree, gradients_agree) = (*loss <= LOSS_LIMIT, *gradient <= GRADIENT_LIMIT);
         if !losses_agree {
             Some(format!(
-                "the loss {loss_name} is {loss:.1e} away from the CPU device's (relative), and {LOSS_LIMIT:.0e} is allowed"
+                "the loss {loss_name} differs from the CPU device's by {loss:.1e} (relative); the limit is {LOSS_LIMIT:.0e}"
             ))
         } else if !gradients_agree {
             Some(format!(
-                "the gradient of the picture is {gradient:.1e} away from the CPU device's (relative L2), and {GRADIENT_LIMIT:.0e} is allowed"
+                "the gradient of the picture differs from the CPU device's by {gradient:.1e} (relative L2); the limit is {GRADIENT_LIMIT:.0e}"
             ))
         } else {
             None
@@ -96,7 +122,7 @@ impl Agreement {
     }
 }
 
-/// `|actual - expected| / |expected|`; infinite where that is not a number.
+/// Returns `|actual - expected| / |expected|`, or infinity if that is not finite.
 fn relative_l2(actual: &[f32], expected: &[f32]) -> f64 {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
     let pairs = actual.iter().zip(expected);
@@ -110,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distances_are_relative_and_what_is_no_number_is_infinitely_far() {
+    fn distance_is_relative_and_infinite_for_nan() {
         assert_eq!(relative_l2(&[3.0, 4.5], &[3.0, 4.0]), 0.1);
         assert_eq!(relative_l2(&[0.0], &[0.0]), 0.0);
         for (actual, expected) in [
@@ -124,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_far_or_no_number_is_a_fault() {
+    fn distances_beyond_limit_or_nan_are_faults() {
         let fault = |gradient, loss| {
             Agreement { size: [1, 1], gradient, loss, loss_name: "style of relu1_1".to_owned() }.fault()
         };

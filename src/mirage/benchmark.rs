@@ -1,5 +1,5 @@
-//! What is timed as an iteration: two fixed objectives on a made-up photo. `benches/iteration.rs`, `mirage report` and the
-//! PyTorch programs that they are compared with all compute these.
+//! Benchmarks of an iteration: two fixed objectives on a synthetic photo. `benches/iteration.rs`, `mirage report` and
+//! the PyTorch programs that they are compared with compute the same objectives.
 
 use super::Strength;
 use super::network_graph::{self, View};
@@ -16,34 +16,35 @@ use crate::vgg::Network;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Iterations that are not counted: kernels are compiled, memory is touched.
+/// Warm-up iterations, which compile kernels and touch memory and are not timed.
 const WARM: usize = 2;
 
-/// A fixed objective, with max pooling, zero padding and no average of the pictures.
+/// A fixed objective with max pooling, zero padding and no averaging of pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Benchmark {
-    /// neural-style's: Gram matrices at relu1_1 to relu5_1, content at relu4_2. Needs no fully connected layers.
+    /// neural-style's objective: Gram matrices at relu1_1 to relu5_1, content at relu4_2. Needs no fully connected
+    /// layers.
     Style,
-    /// The same with fc8 and total variation: all factors of the program.
+    /// [`Benchmark::Style`] with fc8 and total variation added: all factors of the program.
     Three,
 }
 
-/// Times of an iteration: the gradient of the picture and a step of Adam.
+/// Times of an iteration: the gradient with respect to the picture and a step of Adam.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct IterationTimes {
-    /// Least seconds of one iteration.
+    /// Shortest time of an iteration, in seconds.
     pub least: f64,
-    /// Median of them.
+    /// Median time of an iteration, in seconds.
     pub median: f64,
-    /// Bytes on the device.
+    /// Bytes of device memory in use.
     pub device_bytes: u64,
 }
 
 impl Benchmark {
-    /// The objective on a square photo of `side` pixels. Its weights are shares, as in a usual run.
+    /// Creates the request for a square photo of `side` pixels. Factors have shares, as in a normal run.
     ///
     /// # Errors
-    /// None but for a fault of the program: the names of layers and statistics are fixed.
+    /// Only on an internal fault: the names of layers and statistics are fixed.
     pub fn request(self, side: usize) -> Result<Request> {
         let photo = Picture { width: side, height: side, rgb: values(side * side * 3) };
         let mut request = Request::new(photo);
@@ -64,10 +65,10 @@ impl Benchmark {
         Ok(request)
     }
 
-    /// A session whose weights are all 1, so that nothing is measured before the first step.
+    /// Creates a session whose weights are all 1, so that no weights are measured before the first step.
     ///
     /// # Errors
-    /// As [`Session::new`].
+    /// Same as [`Session::new`].
     pub fn session(self, engine: &Arc<Engine>, network: &Arc<Network>, side: usize) -> Result<Session> {
         let mut request = self.request(side)?;
         for group in request.groups.iter_mut().filter(|group| FACTORS.contains(&group.name.as_str())) {
@@ -77,16 +78,16 @@ impl Benchmark {
     }
 }
 
-/// The made-up photo's values.
+/// Returns `count` values of the synthetic photo.
 fn values(count: usize) -> Vec<f32> {
     (0..count).map(|index| (index * 37 % 101) as f32 * 0.01).collect()
 }
 
-/// Seconds of a forward pass of a square picture up to a layer, one for each of `runs`, after two that warm up. Max
-/// pooling, zeros beyond the border; each pass is waited for, and nothing is read back.
+/// Times `runs` forward passes of a square picture up to a layer, after two for warm-up, in seconds. Uses max pooling
+/// and zero padding. Each pass is waited for, and nothing is read back.
 ///
 /// # Errors
-/// [`crate::Error::Usage`] for an unknown layer or too small a picture; else if the device fails.
+/// [`crate::Error::Usage`] for an unknown layer or a picture that is too small; otherwise if the device fails.
 pub fn forward_seconds(
     engine: &Arc<Engine>,
     network: &Network,
@@ -115,8 +116,8 @@ pub fn forward_seconds(
 }
 
 impl IterationTimes {
-    /// Times this many iterations, each waited for, after two that warm up, and on a GPU as many as it takes to raise its
-    /// clock.
+    /// Times this many iterations and waits for each one. Two iterations warm up; a GPU also runs as many as it takes
+    /// to raise its clock.
     ///
     /// # Errors
     /// If the device fails.

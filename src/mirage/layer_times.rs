@@ -1,35 +1,35 @@
-//! The time of each layer, forward and backward.
+//! Time of each layer in the forward and the backward pass.
 
 use crate::graph::PreparedNode;
 
-/// The time of one layer or loss.
+/// Time of one layer or loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerTime {
-    /// Its name.
+    /// Name of the layer or loss.
     pub layer: String,
-    /// Forward, towards the losses, if the gradient needs it.
+    /// Forward pass; `None` if the gradient does not need it.
     pub forward: Option<PartTime>,
-    /// Backward, towards the picture, if it has a part in the gradient.
+    /// Backward pass; `None` if the layer contributes nothing to the gradient.
     pub backward: Option<PartTime>,
 }
 
-/// One direction of a layer.
+/// Time of one direction of a layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PartTime {
     /// Kernel variants in use.
     pub variants: Vec<&'static str>,
-    /// Seconds.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
 impl LayerTime {
-    /// Seconds of both directions.
+    /// Returns the seconds of both directions together.
     pub fn seconds(&self) -> f64 {
         [&self.forward, &self.backward].into_iter().flatten().map(|part| part.seconds).sum()
     }
 }
 
-/// The layers in the order of the forward pass, from the nodes' times.
+/// Groups the times of nodes by layer, in the order of the forward pass.
 pub(super) fn by_layer<'a>(times: impl IntoIterator<Item = (&'a PreparedNode, f64)>) -> Vec<LayerTime> {
     let mut layers: Vec<LayerTime> = Vec::new();
     for (node, seconds) in times {
@@ -56,7 +56,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn both_directions_of_a_layer_come_together() {
+    fn forward_and_backward_of_a_layer_are_grouped() {
         let node = |label: &str, adjoint_of: Option<&str>, variant| PreparedNode {
             label: label.to_owned(),
             adjoint_of: adjoint_of.map(str::to_owned),

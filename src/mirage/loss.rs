@@ -1,4 +1,4 @@
-//! The objective as data: losses, in groups that share a weight.
+//! The objective as data: groups of losses that share a weight.
 
 use super::statistic::Statistic;
 use crate::error::{Error, Result};
@@ -8,13 +8,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// What a loss looks at.
+/// Input of a loss.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Source {
-    /// The activation of a layer, by its name.
+    /// Activation of the layer of this name.
     Layer(String),
-    /// The picture itself, as red, green and blue in [0, 1].
+    /// The picture itself: red, green and blue in [0, 1].
     Picture,
 }
 
@@ -27,28 +27,28 @@ impl fmt::Display for Source {
     }
 }
 
-/// What a loss compares with.
+/// Reference that a loss compares the picture with.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Target {
     /// The photo.
     Photo,
-    /// Other images with their blend weights, which are normalised.
+    /// Other images with their blend weights, which are normalised to sum 1.
     Images(Arc<[(Picture, f32)]>),
-    /// A probability for each of some classes, by index; they are normalised. For a layer of class scores only.
+    /// Class indices and their probabilities, normalised to sum 1. Only for a layer of class scores.
     Classes(Vec<(usize, f32)>),
 }
 
-/// One loss: `weight * distance(statistic of the source, that of the target)`.
+/// One loss: `weight * distance(statistic(source), statistic(target))`.
 #[derive(Debug, Clone)]
 pub struct Loss {
-    /// What it looks at.
+    /// Input of the statistic.
     pub source: Source,
-    /// What it takes of that.
+    /// Statistic that is compared.
     pub statistic: Arc<dyn Statistic>,
-    /// What it compares with; unused by a statistic without a target.
+    /// Reference; unused by a statistic without a target.
     pub target: Target,
-    /// Multiplies the weight of its group.
+    /// Weight within the group; multiplies the group's weight.
     pub weight: f32,
 }
 
@@ -61,19 +61,19 @@ impl PartialEq for Loss {
     }
 }
 
-/// How much a group counts.
+/// Strength of a group in the objective.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Strength {
-    /// By its share of the gradient: its weight is measured, so that the gradients of all groups with shares stand in
-    /// this proportion. Shares count relative to their sum.
+    /// Share of the gradient. The group's weight is measured so that the gradient norms of all groups with shares are
+    /// in proportion to their shares. Only the ratios of shares matter.
     Share(f32),
-    /// By this weight.
+    /// Fixed weight.
     Weight(f32),
 }
 
 impl Strength {
-    /// The number, whatever it means.
+    /// Returns the share or the weight.
     pub fn value(self) -> f32 {
         match self {
             Self::Share(value) | Self::Weight(value) => value,
@@ -84,27 +84,27 @@ impl Strength {
 /// Losses that share one weight.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
-    /// Its name in options, logs and checkpoints.
+    /// Name in options, logs and checkpoints.
     pub name: String,
-    /// Its losses; those of weight 0 are left out.
+    /// Losses of the group; those of weight 0 are ignored.
     pub losses: Vec<Loss>,
-    /// How much it counts.
+    /// Share or weight of the group.
     pub strength: Strength,
 }
 
 impl Group {
-    /// The losses that count.
+    /// Returns the losses with a weight above 0.
     pub fn counting(&self) -> impl Iterator<Item = &Loss> {
         self.losses.iter().filter(|loss| loss.weight > 0.0)
     }
 
-    /// True if it has losses that count and a share or weight above 0.
+    /// True if the group has losses with a weight above 0, and a share or weight above 0.
     pub fn is_active(&self) -> bool {
         self.strength.value() > 0.0 && self.counting().next().is_some()
     }
 }
 
-/// The groups' shares of the gradient as fractions of 1, in order; groups with a weight of their own have none.
+/// Returns each group's share as a fraction of the sum of shares, in order. Groups with a fixed weight are left out.
 pub fn effective_shares(groups: &[Group]) -> Vec<(&str, f32)> {
     let shares: Vec<(&str, f32)> = groups
         .iter()
@@ -118,7 +118,7 @@ pub fn effective_shares(groups: &[Group]) -> Vec<(&str, f32)> {
     shares.into_iter().map(|(name, share)| (name, part(share))).collect()
 }
 
-/// Checks names and numbers of groups.
+/// Checks the names and numbers of groups.
 ///
 /// # Errors
 /// [`Error::Usage`] naming the group.
@@ -129,17 +129,17 @@ pub fn check_groups(groups: &[Group]) -> Result<()> {
         if !names.insert(name) {
             return Err(Error::usage(format!("two groups of losses are called `{name}`")));
         }
-        // Shares and checkpoints list groups by name, with commas between them.
+        // Shares and checkpoints store group names as a comma-separated list.
         if name.is_empty() || name.contains(',') {
             return Err(Error::usage(format!(
                 "a group of losses is called `{name}`: give it a name, without a comma"
             )));
         }
-        let what = match group.strength {
+        let kind = match group.strength {
             Strength::Share(_) => "share",
             Strength::Weight(_) => "weight",
         };
-        not_negative(&format!("the {what} of {name}"), group.strength.value())?;
+        not_negative(&format!("the {kind} of {name}"), group.strength.value())?;
         for loss in &group.losses {
             not_negative(&format!("the weight of {} in {name}", loss.source), loss.weight)?;
             check_target(name, &loss.target)?;
@@ -152,16 +152,16 @@ pub fn check_groups(groups: &[Group]) -> Result<()> {
     check_sum("all shares", &shares.collect::<Vec<f32>>())
 }
 
-/// Numbers that are divided by their sum.
-fn check_sum(what: &str, numbers: &[f32]) -> Result<()> {
+/// Checks that the sum of numbers that will be normalised is finite.
+fn check_sum(name: &str, numbers: &[f32]) -> Result<()> {
     if numbers.iter().sum::<f32>().is_finite() {
         return Ok(());
     }
-    Err(Error::usage(format!("{what}: the sum is too large for a number; only their proportions count")))
+    Err(Error::usage(format!("{name}: the sum exceeds the range of f32; only the ratios matter")))
 }
 
 fn check_target(group: &str, target: &Target) -> Result<()> {
-    let (what, weights): (_, Vec<f32>) = match target {
+    let (kind, weights): (_, Vec<f32>) = match target {
         Target::Photo => return Ok(()),
         Target::Images(images) => ("blend weight", images.iter().map(|(_, weight)| *weight).collect()),
         Target::Classes(classes) => {
@@ -169,13 +169,13 @@ fn check_target(group: &str, target: &Target) -> Result<()> {
         }
     };
     for weight in &weights {
-        not_negative(&format!("a {what} of {group}"), *weight)?;
+        not_negative(&format!("a {kind} of {group}"), *weight)?;
     }
-    check_sum(&format!("each {what} of {group}"), &weights)?;
+    check_sum(&format!("each {kind} of {group}"), &weights)?;
     if weights.iter().any(|weight| *weight > 0.0) {
         return Ok(());
     }
-    Err(Error::usage(format!("every {what} of {group} is zero: give at least one of them a number above 0")))
+    Err(Error::usage(format!("every {kind} of {group} is zero: set at least one above 0")))
 }
 
 /// Checks that a number is finite and at least 0.
@@ -189,12 +189,12 @@ pub fn not_negative(name: &str, value: f32) -> Result<()> {
     Err(Error::usage(format!("{name} is {value}: it must be a number >= 0")))
 }
 
-/// Shares of some groups by name, written `spatial=20,style=50`.
+/// Shares of groups by name, written `spatial=20,style=50`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Shares(pub Vec<(String, f32)>);
 
 impl Shares {
-    /// The shares that groups have.
+    /// Returns the shares of the groups that have one.
     pub fn of(groups: &[Group]) -> Self {
         let share = |group: &Group| match group.strength {
             Strength::Share(share) => Some((group.name.clone(), share)),
@@ -203,21 +203,21 @@ impl Shares {
         Self(groups.iter().filter_map(share).collect())
     }
 
-    /// The share of one group.
+    /// Returns the share of a group, if it is listed.
     pub fn get(&self, name: &str) -> Option<f32> {
         self.0.iter().find(|(other, _)| other == name).map(|(_, share)| *share)
     }
 
-    /// True if each group has the same share in both; one that is not named has none.
+    /// True if each group has the same share in both; a missing share counts as 0.
     pub fn agree(&self, other: &Self) -> bool {
         let mut names = self.0.iter().chain(&other.0).map(|(name, _)| name);
         names.all(|name| self.get(name).unwrap_or(0.0) == other.get(name).unwrap_or(0.0))
     }
 
-    /// Sets the shares of the groups that are named; the others keep theirs.
+    /// Sets the shares of the listed groups; other groups keep theirs.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there is no such group, or no share is left above 0.
+    /// [`Error::Usage`] if a group does not exist, or if no share is above 0 afterwards.
     pub fn apply(&self, groups: &mut [Group]) -> Result<()> {
         for (name, share) in &self.0 {
             let Some(at) = groups.iter().position(|group| group.name == *name) else {
@@ -229,7 +229,7 @@ impl Shares {
         if self.0.is_empty() || groups.iter().any(any) {
             return Ok(());
         }
-        Err(Error::usage("all shares are zero: give at least one group a share above 0"))
+        Err(Error::usage("all shares are zero: set at least one share above 0"))
     }
 }
 
@@ -239,7 +239,7 @@ fn unknown(name: &str, groups: &[Group]) -> Error {
         .filter(|group| matches!(group.strength, Strength::Share(_)))
         .map(|group| group.name.as_str())
         .collect();
-    Error::usage(format!("`{name}` has no share: shares are of {}", names.join(", ")))
+    Error::usage(format!("unknown factor `{name}`: choose from {}", names.join(", ")))
 }
 
 impl FromStr for Shares {
@@ -258,12 +258,12 @@ impl FromStr for Shares {
                 )));
             };
             if shares.get(name).is_some() {
-                return Err(Error::usage(format!("`{name}` has two shares in `{text}`: give it one")));
+                return Err(Error::usage(format!("`{name}` has two shares in `{text}`: write it once")));
             }
             shares.0.push((name.to_owned(), share));
         }
         if shares.0.is_empty() {
-            return Err(Error::usage("no group is named: write GROUP=NUMBER,..., with numbers >= 0"));
+            return Err(Error::usage("no share is given: write GROUP=NUMBER,..., with numbers >= 0"));
         }
         Ok(shares)
     }
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_that_are_not_named_keep_their_shares() {
+    fn unnamed_groups_keep_their_shares() {
         let mut groups = [
             group("a", Strength::Share(20.0)),
             group("b", Strength::Share(40.0)),
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_zero_is_none() {
+    fn zero_share_equals_missing_share() {
         let shares = |text: &str| text.parse::<Shares>().unwrap();
         assert!(shares("a=1,b=0").agree(&shares("c=0,a=1")));
         for other in ["a=2", "a=1,b=1", "b=1,a=0"] {
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_that_are_not_understood_are_named() {
+    fn invalid_shares_are_refused_by_name() {
         for text in ["", "a", "a=", "a=x", "a=-1", "a=nan", "a=1,a=2", "a=inf"] {
             assert!(text.parse::<Shares>().is_err(), "{text}");
         }
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_a_list_could_not_hold_are_refused() {
+    fn group_names_with_commas_are_refused() {
         check_groups(&[group("a b", Strength::Share(1.0))]).unwrap();
         for name in ["a,b", ",", ""] {
             let error = check_groups(&[group(name, Strength::Share(1.0))]).unwrap_err().to_string();
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_numbers_are_refused() {
+    fn invalid_numbers_are_refused() {
         assert!(
             check_groups(&[group("a", Strength::Share(1.0)), group("a", Strength::Weight(1.0))]).is_err()
         );

@@ -1,5 +1,5 @@
-//! The method: an objective made of losses steers a picture. A [`Request`] describes a run, a [`Session`] runs it and
-//! reports [`Event`]s; [`preset`] makes the three factors of neural-mirage.
+//! The method: optimises a picture against an objective made of losses. A [`Request`] describes a run, a [`Session`]
+//! runs it and reports [`Event`]s, and [`preset`] builds neural-mirage's three factors.
 
 mod agreement;
 mod benchmark;
@@ -18,7 +18,7 @@ mod setback;
 pub mod statistic;
 mod weighting;
 
-pub use agreement::{Agreement, GRADIENT_LIMIT, LOSS_LIMIT};
+pub use agreement::{Agreement, CpuIteration, GRADIENT_LIMIT, LOSS_LIMIT};
 pub use benchmark::{Benchmark, IterationTimes, forward_seconds};
 pub use checkpoint::{Checkpoint, CheckpointFile};
 pub use estimate::memory_classes::MemoryClasses;

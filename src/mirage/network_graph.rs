@@ -1,4 +1,4 @@
-//! A network as graph nodes: the one place where layers become ops.
+//! Builds graph nodes from a network. Only this file translates layers into ops.
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorId};
@@ -13,10 +13,10 @@ use std::sync::Arc;
 /// Pooling between the blocks of a network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pooling {
-    /// Maximum or average.
+    /// Maximum or average pooling.
     pub kind: PoolKind,
-    /// By how much pooled activations are multiplied: 1 as networks are trained; 2 brings averages back to about the
-    /// size of the maxima that they were trained with (Crowson's `style-transfer-pytorch`).
+    /// Factor on pooled activations: 1 as networks are trained. With average pooling, 2 restores about the magnitude of
+    /// the maxima that the network was trained with (Crowson's `style-transfer-pytorch`).
     pub gain: f32,
 }
 
@@ -26,21 +26,21 @@ impl From<PoolKind> for Pooling {
     }
 }
 
-/// How the network looks at a picture.
+/// Parameters of the forward pass that are not part of the network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct View {
-    /// Its pooling between blocks.
+    /// Pooling between blocks.
     pub pooling: Pooling,
-    /// What its first convolution sees beyond the border; the others see zeros.
+    /// Padding of the first convolution; the others are padded with zeros.
     pub border: Padding,
 }
 
-/// Appends the preprocessing and the layers up to the deepest of `wanted` (indices into
-/// `network.layers`) to a graph, and returns the tensor of each wanted layer.
+/// Appends the preprocessing and the layers up to the deepest of `wanted` (indices into `network.layers`) to a graph,
+/// and returns the tensor of each wanted layer.
 ///
-/// A conv (or fully connected) layer and its ReLU become one node unless the layer itself is wanted.
-/// Dropout is the identity. An adaptive max pool comes before the first fully connected layer, whatever
-/// the pooling is (Töyrylä 2016), so that pictures of any size fit.
+/// A conv (or fully connected) layer and its ReLU become one node unless the layer itself is wanted. Dropout is the
+/// identity. An adaptive max pool precedes the first fully connected layer whatever the pooling (Töyrylä 2016), so
+/// pictures of any size fit.
 ///
 /// # Errors
 /// If the picture is too small for the deepest layer.
@@ -60,10 +60,10 @@ pub(super) fn forward(
     forward_from(graph, network, (0, preprocessed), wanted, view)
 }
 
-/// The same from a layer on, given by its index, with what it reads.
+/// Same as [`forward`], but starts at a layer (by index) and the tensor that it reads.
 ///
 /// # Errors
-/// As [`forward`].
+/// Same as [`forward`].
 pub(super) fn forward_from(
     graph: &mut Graph,
     network: &Network,
@@ -75,7 +75,7 @@ pub(super) fn forward_from(
     let Some(&deepest) = wanted.iter().max() else { return Ok(found) };
     let first = network.layers.iter().position(|layer| matches!(layer.kind, LayerKind::Conv(_)));
     let first = first.unwrap_or(0);
-    // By how much the input of the next convolution is yet to be multiplied: its filter is, in its place.
+    // Pending factor on the input of the next convolution, which is folded into its filter.
     let mut gain = 1.0;
     while index <= deepest {
         let layer = &network.layers[index];
@@ -141,7 +141,7 @@ pub(super) fn forward_from(
     Ok(found)
 }
 
-/// The filter of a convolution whose input is to be multiplied by `gain`.
+/// Returns the filter of a convolution, scaled by `gain` to stand in for scaling its input.
 fn filter(network: &Network, name: &str, conv: &vgg::Conv, gain: f32) -> Filter {
     let (weights, bias) = (conv.clone(), conv.clone());
     let id = format!("{name} of {}", network.identity());
@@ -176,10 +176,10 @@ fn matrix(network: &Network, name: &str, linear: &vgg::Linear) -> Matrix {
     }
 }
 
-/// Checks that a picture of this size reaches layer `deepest`.
+/// Checks that a picture of this size is large enough for layer `deepest`.
 ///
 /// # Errors
-/// [`Error::Usage`] naming the layer and the smallest size for it.
+/// [`Error::Usage`] naming the layer and its smallest size.
 pub(super) fn check_size(network: &Network, deepest: usize, height: usize, width: usize) -> Result<()> {
     let smallest = smallest_side(network, deepest);
     if height.min(width) >= smallest {
@@ -191,7 +191,7 @@ pub(super) fn check_size(network: &Network, deepest: usize, height: usize, width
     )))
 }
 
-/// Length of the shorter side of the smallest picture that reaches layer `deepest`.
+/// Returns the shorter side of the smallest picture that layer `deepest` accepts.
 pub(super) fn smallest_side(network: &Network, deepest: usize) -> usize {
     let reaches = |mut side: usize| {
         network.layers[..=deepest].iter().all(|layer| {
@@ -201,6 +201,6 @@ pub(super) fn smallest_side(network: &Network, deepest: usize) -> usize {
             side > 0
         })
     };
-    // No network of this kind has more than a dozen pools.
+    // VGG networks have five pools, so 4096 is always enough.
     (1..=4096).find(|side| reaches(*side)).unwrap_or(4096)
 }

@@ -1,5 +1,5 @@
-//! The method's own objective: the spatial, abstract and style factors, and smoothness. The only file below `cli` that
-//! knows their names.
+//! neural-mirage's own objective: the spatial, abstract and style factors, and smoothness. Only this file and `cli` use
+//! their names.
 
 use super::loss::{Group, Loss, Source, Strength, Target};
 use super::statistic::{Classes, Feature, Statistic, Variation, Wasserstein};
@@ -12,16 +12,16 @@ use std::sync::Arc;
 
 /// The photo's layout: activations of conv layers.
 pub const SPATIAL: &str = "spatial";
-/// What the network thinks it sees: activations of fully connected layers.
+/// What the network recognises: activations of fully connected layers.
 pub const ABSTRACT: &str = "abstract";
 /// Textures and colours: a statistic of conv layers.
 pub const STYLE: &str = "style";
 /// Smoothness of the picture itself.
 pub const SMOOTH: &str = "smooth";
-/// The three factors, in the order in which they are always listed.
+/// The three factors, in the order in which they are listed.
 pub const FACTORS: [&str; 3] = [SPATIAL, ABSTRACT, STYLE];
 
-/// A layer with a weight of its own, written `relu1_1` or `relu1_1:0.5`.
+/// A layer with its weight, written `relu1_1` or `relu1_1:0.5`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerWeight {
     /// Name of the layer.
@@ -54,16 +54,16 @@ impl FromStr for LayerWeight {
     }
 }
 
-/// Layers from a comma-separated list, e.g. `relu1_1:0.5,relu4_1`; `none` or an empty text is no layer.
+/// Parses a comma-separated list of layers, e.g. `relu1_1:0.5,relu4_1`; `none` or an empty text is an empty list.
 ///
 /// # Errors
-/// [`Error::Usage`] naming the item that is not understood.
+/// [`Error::Usage`] naming the invalid item.
 pub fn layers(list: &str) -> Result<Vec<LayerWeight>> {
     let list = if list.trim() == "none" { "" } else { list };
     list.split(',').filter(|item| !item.trim().is_empty()).map(str::parse).collect()
 }
 
-/// Layers as [`layers`] reads them.
+/// Formats layers in the syntax that [`layers`] parses.
 pub fn layers_text(layers: &[LayerWeight]) -> String {
     let text = |layer: &LayerWeight| match layer.weight {
         1.0 => layer.layer.clone(),
@@ -76,20 +76,20 @@ pub fn layers_text(layers: &[LayerWeight]) -> String {
 /// One factor.
 #[derive(Debug, Clone)]
 pub struct Factor {
-    /// Its layers; every one counts in full, times its own weight.
+    /// Layers and their weights. The weights are not normalised over the layers.
     pub layers: Vec<LayerWeight>,
-    /// What it compares.
+    /// Statistic of the activations that is compared.
     pub statistic: Arc<dyn Statistic>,
-    /// What it compares that with.
+    /// Reference that the statistic is compared with.
     pub target: Target,
-    /// How much it counts.
+    /// Share or weight of the factor.
     pub strength: Strength,
 }
 
 /// The three factors and the smoothness.
 #[derive(Debug, Clone)]
 pub struct Preset {
-    /// Layout.
+    /// Layout of the photo.
     pub spatial: Factor,
     /// Content of the fully connected layers.
     pub abstracted: Factor,
@@ -97,12 +97,12 @@ pub struct Preset {
     pub style: Factor,
     /// Kind of smoothness.
     pub smooth: Arc<dyn Statistic>,
-    /// Weight of the smoothness. (Shares sum to a gradient of about 1 a colour value, so 0.1 is little.)
+    /// Weight of the smoothness. The shares together give a gradient of about 1 per colour value, so 0.1 is weak.
     pub smooth_weight: f32,
 }
 
 impl Default for Preset {
-    /// All three factors at work, with the photo as the only target.
+    /// Uses all three factors, with the photo as the only target.
     fn default() -> Self {
         let factor = |layers: &[(&str, f32)], statistic: Arc<dyn Statistic>, share: f32| Factor {
             layers: layers
@@ -113,7 +113,7 @@ impl Default for Preset {
             target: Target::Photo,
             strength: Strength::Share(share),
         };
-        // Deep layers count less: alone they paint a lattice.
+        // Deep layers get less weight: on their own they paint a lattice.
         let style = [("relu1_1", 1.0), ("relu2_1", 0.5), ("relu3_1", 0.25), ("relu4_1", 0.125)];
         Self {
             spatial: factor(&[("relu4_2", 1.0)], Arc::new(Feature), 15.0),
@@ -126,7 +126,7 @@ impl Default for Preset {
 }
 
 impl Preset {
-    /// The default where the style is that of other images: the photo gives the layout, and no more.
+    /// Returns the default for a style taken from other images: the photo provides only the layout.
     pub fn of_style_images() -> Self {
         let mut preset = Self::default();
         preset.spatial.strength = Strength::Share(25.0);
@@ -135,7 +135,7 @@ impl Preset {
         preset
     }
 
-    /// One of the three factors by its name.
+    /// Returns a factor by name.
     pub fn factor(&self, name: &str) -> Option<&Factor> {
         match name {
             SPATIAL => Some(&self.spatial),
@@ -145,7 +145,7 @@ impl Preset {
         }
     }
 
-    /// As [`Preset::factor`], to be changed.
+    /// Returns a factor by name, for changes.
     pub fn factor_mut(&mut self, name: &str) -> Option<&mut Factor> {
         match name {
             SPATIAL => Some(&mut self.spatial),
@@ -155,15 +155,16 @@ impl Preset {
         }
     }
 
-    /// Makes the abstract factor show these classes, given by index and probability, instead of a picture's content.
+    /// Sets class probabilities, given by class index, as the target of the abstract factor instead of an image's
+    /// content.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the network has no classes.
+    /// [`Error::Usage`] if the network has no classifier.
     pub fn show_classes(&mut self, network: &Network, classes: Vec<(usize, f32)>) -> Result<()> {
         let logits = network.layers.iter().rev().find(|layer| matches!(layer.kind, LayerKind::Linear(_)));
         let logits = logits.ok_or_else(|| {
             Error::usage(format!(
-                "{} has no fully connected layers, so it knows no classes: use a weights file that has them",
+                "{} has no fully connected layers, so it has no classifier: use a weights file that has them",
                 shown(&network.path)
             ))
         })?;
@@ -173,7 +174,7 @@ impl Preset {
         Ok(())
     }
 
-    /// The objective.
+    /// Returns the groups of the objective.
     pub fn groups(&self) -> Vec<Group> {
         let mut groups = Vec::new();
         for name in FACTORS {
@@ -198,16 +199,16 @@ impl Preset {
         groups
     }
 
-    /// Checks that each factor has layers of its own kind in this network.
+    /// Checks that the layers of each factor exist in this network and are of the factor's kind.
     ///
     /// # Errors
-    /// [`Error::Usage`] for an unknown layer, an abstract layer that holds layout, a spatial or style layer that holds
-    /// none.
+    /// [`Error::Usage`] for an unknown layer, an abstract layer before the fully connected part, or a spatial or style
+    /// layer in it.
     pub fn check(&self, network: &Network) -> Result<()> {
         for name in FACTORS {
             let Some(factor) = self.factor(name) else { continue };
             for item in &factor.layers {
-                // A layer that doesn't count may be of any kind, but must exist.
+                // A layer with no effect may be of any kind, but must exist.
                 if item.weight == 0.0 || factor.strength.value() == 0.0 {
                     network.index_of(&item.layer)?;
                     continue;
@@ -228,7 +229,7 @@ impl Preset {
                         "layers of the conv part, such as relu4_2"
                     };
                     return Err(Error::usage(format!(
-                        "the {name} factor takes {wanted}; `{}` is not one",
+                        "the {name} factor needs {wanted}; `{}` is not one of them",
                         item.layer
                     )));
                 }
@@ -243,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_layers_come_back() {
+    fn layer_lists_round_trip() {
         for text in ["relu1_1", "relu1_1:0.5,relu4_1", "none"] {
             assert_eq!(layers_text(&layers(text).unwrap()), text);
         }
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_preset_makes_four_groups() {
+    fn preset_has_four_groups() {
         let groups = Preset::default().groups();
         let names: Vec<&str> = groups.iter().map(|group| group.name.as_str()).collect();
         assert_eq!(names, [SPATIAL, ABSTRACT, STYLE, SMOOTH]);

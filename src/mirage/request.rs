@@ -1,4 +1,4 @@
-//! What is wanted: the objective, the optimiser, the sizes, the start, and when to report.
+//! Description of a run: objective, optimiser, sizes, start picture, and schedule of reports.
 
 use super::loss::{self, Group, Source, Strength, Target, not_negative};
 use super::network_graph::{Pooling, View, smallest_side};
@@ -12,50 +12,52 @@ use crate::vgg::Network;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-/// The highest decay of the average: above it, later pictures would count nothing in f32.
+/// Highest decay of the average: above it, new pictures have no effect in f32.
 const HIGHEST_DECAY: f32 = 0.999_99;
-/// The most grain. From about 10 on nothing is seen but grain.
+/// Largest grain. From about 10, the picture is nothing but grain.
 const MOST_GRAIN: f32 = 1000.0;
 
-/// The picture that the optimisation starts from.
+/// Picture that the optimisation starts from.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Init {
-    /// Gray with random grain, the same for the same seed.
+    /// Gray with random grain, which depends only on the seed.
     Noise,
-    /// The photo blurred to a few patches of colour, with random grain: colours and darks are in their places, and
-    /// nothing else.
+    /// The photo blurred to a few patches of colour, with random grain. It keeps the rough layout of colours and dark
+    /// areas only.
     Blur,
     /// The photo itself.
     Photo,
     /// Even mid gray.
     Gray,
-    /// This picture; taken pixel for pixel if it has the size of the first scale, else resized.
+    /// This picture, unchanged if it has the size of the first scale, otherwise resized.
     Picture(Arc<Picture>),
 }
 
-/// How the first layers of the network are computed: pictures whose feature maps do not fit on the device are computed in
-/// tiles.
+/// Tiling of the network's first layers, for pictures whose feature maps exceed the device's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Tiling {
-    /// Of the whole picture.
+    /// Compute the whole picture at once.
     #[default]
     Whole,
-    /// In tiles of so many pixels a side.
+    /// Compute tiles with this side, in pixels.
     Side(u32),
-    /// Of the whole picture if it fits on the device, else in the largest tiles that do.
+    /// Compute the whole picture if it fits on the device, otherwise the largest tiles that fit.
     Auto,
 }
 
 impl Tiling {
-    /// Sides of tiles to try one after another, for a picture of this size; `None` is the whole.
+    /// Smallest side of a tile, in pixels.
+    pub const LEAST: u32 = 16;
+
+    /// Returns the tile sides to try in order for a picture of this height and width; `None` is the whole picture.
     pub fn sides(self, size: [usize; 2]) -> Vec<Option<usize>> {
         match self {
             Self::Whole => vec![None],
             Self::Side(side) => vec![Some(side as usize)],
             Self::Auto => {
-                let smaller = [4096, 2048, 1024, 512, 256, 128].into_iter();
+                let smaller = [4096, 2048, 1024, 512, 256, 128, 64, 32, Self::LEAST as usize].into_iter();
                 let smaller = smaller.filter(|side| *side < size[0].max(size[1])).map(Some);
                 std::iter::once(None).chain(smaller).collect()
             }
@@ -63,29 +65,30 @@ impl Tiling {
     }
 }
 
-/// When reports and pictures are due. Iterations are those of the whole run.
+/// Schedule of reports and pictures. Iterations count from the start of the run.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Schedule {
-    /// A report every this many iterations, besides the first and the last; 0 for none between them.
+    /// Interval of reports, in iterations; 0 for only the first and the last iteration.
     pub report_every: u32,
-    /// A snapshot every this many iterations; 0 for none.
+    /// Interval of snapshots, in iterations; 0 for none.
     pub snapshot_every: u32,
-    /// Snapshots after these iterations too.
+    /// Further iterations after which a snapshot is taken.
     pub snapshot_at: Vec<u32>,
-    /// A picture to look at ([`Event::Picture`](super::Event::Picture)) every this many iterations; 0 for none.
+    /// Interval of preview pictures ([`Event::Picture`](super::Event::Picture)), in iterations; 0 for none.
     pub picture_every: u32,
-    /// Pictures to look at after these iterations too.
+    /// Further iterations after which a preview picture is taken.
     pub picture_at: Vec<u32>,
-    /// The run's [`State`](super::State) every this many iterations, and at the run's end; 0 for none.
+    /// Interval at which the run's [`State`](super::State) is saved, in iterations, and also at the run's end; 0 for
+    /// none.
     pub state_every: u32,
-    /// The state at the end too, if the run is stopped.
+    /// True to save the state when the run is stopped.
     pub state_when_stopped: bool,
-    /// Bytes for each pixel of the photo that observers hold; for the [`MemoryPlan`](super::MemoryPlan) alone.
+    /// Bytes that observers hold for each pixel of the photo; used only by the [`MemoryPlan`](super::MemoryPlan).
     pub held_per_pixel: u64,
 }
 
 impl Schedule {
-    /// True if a report is due after `iteration` of `last`.
+    /// True if a report is due after `iteration`, where `last` is the run's last one.
     pub fn reports(&self, iteration: u32, last: u32) -> bool {
         iteration == 0
             || iteration == last
@@ -99,13 +102,14 @@ impl Schedule {
         regular || self.snapshot_at.contains(&iteration)
     }
 
-    /// True if a picture to look at is due after `iteration`.
+    /// True if a preview picture is due after `iteration`.
     pub fn pictures(&self, iteration: u32) -> bool {
         let regular = self.picture_every > 0 && iteration.is_multiple_of(self.picture_every);
         regular || self.picture_at.contains(&iteration)
     }
 
-    /// True if a snapshot or a picture to look at is due after one of these iterations, of which a file may state any number.
+    /// True if a snapshot or preview picture is due after one of these iterations. The range can come from a file and
+    /// be huge, so this must not iterate over it.
     pub(super) fn reads_within(&self, iterations: RangeInclusive<u32>) -> bool {
         let (first, end) = (*iterations.start(), *iterations.end());
         let is_due =
@@ -116,7 +120,7 @@ impl Schedule {
             || listed.any(|iteration| iterations.contains(iteration))
     }
 
-    /// True if there are pictures to look at; the last picture is then one of them, whenever the run ends.
+    /// True if preview pictures are requested. The run's last picture is then one of them, whenever the run ends.
     pub(super) fn has_pictures(&self) -> bool {
         self.picture_every > 0 || !self.picture_at.is_empty()
     }
@@ -127,53 +131,53 @@ impl Schedule {
     }
 }
 
-/// Everything that determines the picture.
+/// Everything that determines the resulting picture.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The photo, at the size at which the picture is made.
+    /// The photo, at the size of the finished picture.
     pub photo: Arc<Picture>,
     /// The objective.
     pub groups: Vec<Group>,
-    /// Weights are measured again every this many iterations of a scale; 0: only when a scale begins, after ten
-    /// iterations of the first, and during the first ten of each as long as a loss has no gradient to measure.
+    /// Interval at which weights are measured, in iterations of a scale. 0: only at the start of each scale, after ten
+    /// iterations of the first, and within the first ten iterations of each while a loss has no gradient to measure.
     pub rebalance_every: u32,
-    /// True if shares may be changed while the run goes on ([`Controls`](super::Controls)): every group that has losses
-    /// is then computed, whatever its share.
+    /// True if shares can change during the run ([`Controls`](super::Controls)). Every group with losses is then
+    /// computed, whatever its share.
     pub adjustable: bool,
     /// Pooling of the network.
     pub pooling: Pooling,
-    /// What the network's first convolution sees beyond the picture's border.
+    /// Padding of the network's first convolution.
     pub border: Padding,
-    /// Start.
+    /// Picture to start from.
     pub init: Init,
     /// Seed of all random numbers.
     pub seed: u64,
-    /// Sizes, and the number of steps at each.
+    /// Sizes, and the number of iterations at each.
     pub scales: Scales,
-    /// Ends the run when an iteration changes a colour value by less than this on average, where black to white
-    /// is 1; measured over ten iterations, at the last scale. 0: never.
+    /// Ends the run once an iteration changes colour values by less than this on average, where black to white is 1.
+    /// Measured over ten iterations, at the last scale only. 0: never.
     pub stop_when_change_below: f32,
     /// Optimiser.
     pub optimizer: Arc<dyn Optimizer>,
-    /// Decay of the exponential moving average of the pictures of a scale, which is the picture that is shown and
-    /// saved; 0 for the newest picture itself.
+    /// Decay of the exponential moving average over the pictures of a scale. The average is the picture that is shown
+    /// and saved. 0 disables it.
     pub average_decay: f32,
-    /// Grain that each scale after the first begins with, where the photo has fine detail and as a multiple of it, so that
-    /// texture grows in all directions and not as a grid; 0 for none.
+    /// Grain added at the start of each scale after the first, as a multiple of the photo's own fine detail. It lets
+    /// texture grow in all directions instead of along a grid. 0 for none.
     pub grain: f32,
     /// Reports and snapshots.
     pub schedule: Schedule,
-    /// Number of classes in each report; 0 for none.
+    /// Number of classes listed in each report; 0 for none.
     pub top_classes: usize,
-    /// True to compute activations again in the backward pass where that lowers the memory that the device needs,
-    /// instead of keeping them. It changes no bit of the picture, and takes longer.
+    /// True to recompute activations in the backward pass instead of keeping them, where that saves device memory. The
+    /// result is bit-identical; the run takes longer.
     pub recompute: bool,
-    /// Whether the first layers of the network are computed in tiles. It changes the picture only by rounding.
+    /// Tiling of the network's first layers. It changes the picture only by rounding.
     pub tiling: Tiling,
 }
 
 impl Request {
-    /// The default mirage of a photo: all three factors at work.
+    /// Creates the default request for a photo: all three factors are active.
     pub fn new(photo: Picture) -> Self {
         Self {
             photo: Arc::new(photo),
@@ -196,15 +200,15 @@ impl Request {
         }
     }
 
-    /// Height and width of the picture.
+    /// Returns the height and width of the picture.
     pub fn size(&self) -> [usize; 2] {
         [self.photo.height, self.photo.width]
     }
 
-    /// The sizes at which the picture is painted, in order; as if nothing but their pixels were computed.
+    /// Returns the sizes of the scales in order. Their `pixels` count those of the picture only, without tile overlap.
     ///
     /// # Errors
-    /// As [`Scales::plan`], and if the network lacks a layer.
+    /// Same as [`Scales::plan`], or if the network lacks a layer.
     pub(super) fn sizes(&self, network: &Network) -> Result<Vec<Scale>> {
         let mut shortest = 1;
         for loss in self.present().iter().flat_map(Group::counting) {
@@ -215,10 +219,10 @@ impl Request {
         self.scales.plan(self.size(), shortest)
     }
 
-    /// Checks all numbers and pictures, before any work.
+    /// Checks all numbers and pictures before any work is done.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the option and what it may be, or the picture.
+    /// [`Error::Usage`] naming the picture, or the option and its range.
     pub fn check(&self) -> Result<()> {
         self.photo.check_values("the photo")?;
         self.images().try_for_each(|image| image.check_values("an image"))?;
@@ -243,7 +247,7 @@ impl Request {
         self.optimizer.check()?;
         let gain = self.pooling.gain;
         if !(gain > 0.0 && gain.is_finite()) {
-            return Err(Error::usage(format!("the gain of the pooling is {gain}: it must be above 0")));
+            return Err(Error::usage(format!("the pooling gain is {gain}: it must be above 0")));
         }
         self.scales.plan(self.size(), 1)?;
         let steers =
@@ -261,7 +265,7 @@ impl Request {
         )))
     }
 
-    /// The groups that are part of the objective: those that count, and those that may be given a share during the run.
+    /// Returns the groups of the objective: the active ones, and those that may get a share during the run.
     pub fn present(&self) -> Vec<Group> {
         let present = |group: &&Group| {
             let may_count = self.adjustable && matches!(group.strength, Strength::Share(_));
@@ -270,9 +274,9 @@ impl Request {
         self.groups.iter().filter(present).cloned().collect()
     }
 
-    /// True if `other` leads to the same objectives at the same sizes: the same pictures, losses and constants, but
-    /// possibly other weights, shares, seeds, steps or reports. A [`Session`](super::Session) can then start again
-    /// without preparing anything.
+    /// True if `other` has the same objectives at the same sizes: equal pictures, losses and constants, but possibly
+    /// different weights, shares, seeds, steps or reports. A [`Session`](super::Session) can then restart without
+    /// preparing anything.
     pub fn shares_objective(&self, other: &Self) -> bool {
         let losses = |request: &Self| -> Vec<_> {
             let present = request.present().into_iter();
@@ -292,7 +296,7 @@ impl Request {
             && (self.recompute, self.tiling) == (other.recompute, other.tiling)
     }
 
-    /// The images that the losses compare with, besides the photo.
+    /// Returns the images, besides the photo, that losses compare with.
     pub fn images(&self) -> impl Iterator<Item = &Picture> {
         let mut sets: Vec<&Arc<_>> = Vec::new();
         for loss in self.groups.iter().flat_map(Group::counting) {
@@ -305,12 +309,12 @@ impl Request {
         sets.into_iter().flat_map(|set| set.iter()).map(|(image, _)| image)
     }
 
-    /// How the network looks at pictures.
+    /// Returns the parameters of the forward pass.
     pub(super) fn view(&self) -> View {
         View { pooling: self.pooling, border: self.border }
     }
 
-    /// True if a weight has to be measured.
+    /// True if any weight has to be measured.
     pub(super) fn has_shares(&self) -> bool {
         self.groups.iter().any(|group| matches!(group.strength, Strength::Share(_)))
     }
@@ -339,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_that_are_due_are_found_without_counting() {
+    fn due_pictures_are_found_without_iterating() {
         let all = 0..=u32::MAX;
         let none = Schedule::default();
         assert!(!none.reads_within(all.clone()));

@@ -1,67 +1,67 @@
-//! Coarse to fine: the sizes at which a picture is painted, one after another.
+//! Coarse to fine: the sequence of sizes at which a picture is optimised.
 
 use crate::error::{Error, Result};
 use crate::image_io::fit;
 
-/// How many sizes there are.
+/// Number of scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ScaleCount {
-    /// As many as fit between the smallest size, or the smallest that the network's layers take, and the picture's
-    /// own.
+    /// As many as fit between the picture's own size and the smallest size, or the smallest that the network's layers
+    /// accept.
     Auto,
-    /// This many, whatever the smallest size.
+    /// Exactly this many, regardless of the smallest size.
     Exactly(u32),
 }
 
-/// Sizes and the iterations at each.
+/// Sizes, and the iterations at each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scales {
-    /// How many.
+    /// Number of scales.
     pub count: ScaleCount,
-    /// The longest side of the smallest picture is at least this many pixels, with [`ScaleCount::Auto`].
+    /// Minimum of the longest side at the smallest scale, in pixels, with [`ScaleCount::Auto`].
     pub min_size: u32,
-    /// Iterations at each size, the smallest first. The last number holds for all further sizes.
+    /// Iterations at each scale, the smallest first. The last number applies to all further scales.
     pub iterations: Vec<u32>,
 }
 
-/// One size.
+/// One scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Scale {
     /// Height and width of the picture.
     pub size: [usize; 2],
-    /// The iterations of the whole run that are done before it.
+    /// Iterations of the whole run before this scale.
     pub first: u32,
-    /// The iterations of the whole run that are done with it.
+    /// Iterations of the whole run up to the end of this scale.
     pub end: u32,
-    /// Pixels that an iteration computes, forward and backward: the picture's; in tiles more.
+    /// Pixels that an iteration computes, forward and backward: those of the picture, or more in tiles.
     pub pixels: u64,
-    /// Pixels computed when the scale begins, to measure the weights and, after the first scale, whose targets are captured
-    /// before the run begins, to capture targets.
+    /// Pixels computed at the start of the scale to measure weights and to capture targets. (The first scale's targets
+    /// are captured before the run.)
     pub preparing: u64,
 }
 
 impl Scale {
-    /// A scale whose iterations compute the picture's pixels.
+    /// Creates a scale whose iterations compute exactly the picture's pixels.
     pub(crate) fn new(size: [usize; 2], first: u32, end: u32) -> Self {
         Self { size, first, end, pixels: size[0] as u64 * size[1] as u64, preparing: 0 }
     }
 }
 
-/// A picture is this much longer than at the scale before (Crowson's `style-transfer-pytorch`).
+/// Ratio of lengths between one scale and the previous one (Crowson's `style-transfer-pytorch`).
 pub(super) const STEP: f64 = std::f64::consts::SQRT_2;
-/// The most sizes: with more, the smallest would be below one pixel even for the largest picture.
+/// Largest number of scales: with more, the smallest would be below one pixel even for the largest picture.
 const MOST: u32 = 32;
 
 impl Scales {
-    /// One size only.
+    /// Creates a single scale at full size.
     pub fn single(iterations: u32) -> Self {
         Self { count: ScaleCount::Exactly(1), min_size: 1, iterations: vec![iterations] }
     }
 
-    /// The sizes for a picture of this height and width, the smallest first and its own last. With
-    /// [`ScaleCount::Auto`] the shorter side of all but the last is at least `shortest`.
+    /// Returns the scales for a picture of this height and width, the smallest first and full size last. With
+    /// [`ScaleCount::Auto`], the shorter side of all but the last is at least `shortest`.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the option that is out of range.
@@ -70,7 +70,7 @@ impl Scales {
         let count = match self.count {
             ScaleCount::Exactly(0) => return Err(Error::usage("--scales must be at least 1")),
             ScaleCount::Exactly(count) if count > MOST => {
-                return Err(Error::usage(format!("--scales is {count}: at most {MOST} make sense")));
+                return Err(Error::usage(format!("--scales is {count}: it must be at most {MOST}")));
             }
             ScaleCount::Exactly(count) => count,
             ScaleCount::Auto => {
@@ -91,25 +91,25 @@ impl Scales {
             let size = if index + 1 == count { [height, width] } else { [scaled_height, scaled_width] };
             let iterations = self.iterations.get(index as usize).or(self.iterations.last());
             let end = first.checked_add(iterations.copied().unwrap_or(0));
-            let end = end.ok_or_else(|| Error::usage("--iterations sum up to more than 4 billion"))?;
+            let end = end.ok_or_else(|| Error::usage("--iterations add up to more than 4 billion"))?;
             scales.push(Scale::new(size, first, end));
             first = end;
         }
-        // The run would end with a smaller picture.
+        // Without iterations at the last scale, the run would end with a smaller picture.
         if scales.last().is_some_and(|last| last.first == last.end && last.end > 0) {
-            return Err(Error::usage("--iterations: the last scale has none"));
+            return Err(Error::usage("--iterations: the last scale needs at least one iteration"));
         }
         Ok(scales)
     }
 }
 
-/// The scale that iteration `iteration` (counted from 0) belongs to; after the end, the last scale.
+/// Returns the index of the scale of iteration `iteration` (counted from 0); after the end, of the last scale.
 pub fn scale_at(scales: &[Scale], iteration: u32) -> usize {
     let found = scales.iter().position(|scale| iteration < scale.end);
     found.unwrap_or(scales.len().saturating_sub(1))
 }
 
-/// The pixels that the first `iterations` of a run compute.
+/// Returns the number of pixels that the first `iterations` of a run compute.
 pub fn work(scales: &[Scale], iterations: u32) -> u64 {
     let of_scale = |scale: &Scale| match iterations.min(scale.end).saturating_sub(scale.first) {
         0 => 0,
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_grow_by_the_root_of_two_to_the_pictures_own() {
+    fn sizes_grow_by_root_two_to_full_size() {
         let auto = Scales { count: ScaleCount::Auto, min_size: 128, iterations: vec![100, 50] };
         let scales = auto.plan([341, 512], 32).unwrap();
         assert_eq!(sizes(&scales), [128, 181, 256, 362, 512]);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn senseless_numbers_are_refused() {
+    fn invalid_numbers_are_refused() {
         let good = Scales::single(5);
         assert_eq!(good.plan([3, 2], 1).unwrap(), [Scale::new([3, 2], 0, 5)]);
         for bad in [

@@ -1,54 +1,54 @@
-//! What makes a run go back to its last good picture: values that are not finite, and losses that diverge.
+//! Faults that send a run back to its last good picture: non-finite values and diverging losses.
 
 use std::fmt;
 
-/// A run goes back at most this often; then it ends.
+/// Number of setbacks after which a run ends.
 pub const MOST_SETBACKS: u32 = 5;
 
-/// A loss that is this many times the first one has diverged.
+/// A loss of more than this many times the first one has diverged.
 const DIVERGED_FACTOR: f64 = 1000.0;
-/// A loss that has risen this often in a row and over this many iterations, to more than this many times the first one,
-/// diverges. Below that, a run that is resumed where nothing changes any more would go back for noise.
+/// A loss diverges if it rises this often in a row, over this many iterations, to more than this many times the first
+/// loss. Without the last condition, noise would count as divergence in a resumed run that has converged.
 const RISES_IN_A_ROW: u32 = 4;
 const RISE_ITERATIONS: u32 = 20;
 const RISE_FACTOR: f64 = 1.01;
-/// A run that starts from a picture may have next to no loss at first. There the largest loss of this many iterations
-/// counts as the first one.
+/// A run that starts from a picture may have almost no loss at first. In that case the largest loss of this many
+/// iterations serves as the first one.
 const GRACE_ITERATIONS: u32 = 20;
 
-/// What has gone wrong in a run.
+/// Reason for a setback.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Fault {
     /// Values of a tensor are NaN or infinite.
     NonFinite {
-        /// Which one: the gradient, the picture, or one that the optimiser keeps.
+        /// Name of the tensor: the gradient, the picture, or a tensor of the optimiser.
         tensor: String,
-        /// How many values.
+        /// Number of such values.
         count: u64,
     },
     /// The loss is NaN or infinite.
     NonFiniteLoss,
-    /// The loss is a thousand times what it was at first.
+    /// The loss exceeds a thousand times the first one.
     Exploded {
-        /// The loss.
+        /// Current loss.
         loss: f64,
-        /// The first one with these weights, at this scale.
+        /// First loss with these weights, at this scale.
         first: f64,
     },
-    /// The loss rises from report to report.
+    /// The loss keeps rising from report to report.
     Rising {
-        /// The loss.
+        /// Current loss.
         loss: f64,
-        /// The first one with these weights, at this scale.
+        /// First loss with these weights, at this scale.
         first: f64,
-        /// How often it rose in a row.
+        /// Number of rises in a row.
         times: u32,
     },
 }
 
 impl Fault {
-    /// True if all values were finite.
+    /// True if the loss diverged while all values were finite.
     pub(super) fn is_divergence(&self) -> bool {
         matches!(self, Self::Exploded { .. } | Self::Rising { .. })
     }
@@ -72,17 +72,17 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A run that goes back.
+/// A return of the run to an earlier picture.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Setback {
-    /// Why.
+    /// Reason.
     pub fault: Fault,
-    /// The iteration that went wrong.
+    /// Iteration at which the fault was found.
     pub iteration: u32,
-    /// The run goes on from the picture after this many iterations; the optimiser starts anew.
+    /// The run continues from the picture after this many iterations, with a fresh optimiser state.
     pub to: u32,
-    /// How often the step has been halved so far.
+    /// Number of times the learning rate has been halved so far.
     pub halvings: u32,
 }
 
@@ -97,21 +97,21 @@ impl fmt::Display for Setback {
     }
 }
 
-/// Follows the loss while the objective stays the same.
+/// Tracks the loss while the objective stays the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct LossTrend {
-    /// First iteration whose losses all count.
+    /// First iteration after the grace period.
     settled: u32,
     /// The first loss, or the largest before `settled`.
     first: Option<f64>,
     last: Option<f64>,
-    /// How often it has risen in a row, and the iteration before the first time.
+    /// Number of rises in a row, and the iteration before the first of them.
     rises: u32,
     rising_since: u32,
 }
 
 impl LossTrend {
-    /// The trend from an iteration on. With `grace` the first losses may be next to nothing.
+    /// Starts tracking at an iteration. With `grace`, the first losses may be almost zero.
     pub fn new(iteration: u32, grace: bool) -> Self {
         Self {
             settled: if grace { iteration.saturating_add(GRACE_ITERATIONS) } else { iteration },
@@ -119,17 +119,17 @@ impl LossTrend {
         }
     }
 
-    /// True as long as the first losses may be next to nothing.
+    /// True while in the grace period and no loss has been recorded.
     pub fn has_grace(&self) -> bool {
         self.settled > 0 && self.first.is_none()
     }
 
-    /// The trend after the run went back: what was first stays.
+    /// Resets the trend after a setback; the first loss is kept.
     pub fn gone_back(self) -> Self {
         Self { last: None, rises: 0, ..self }
     }
 
-    /// Takes the loss after an iteration; a fault if it diverges. It must be finite.
+    /// Records the loss after an iteration, which must be finite. Returns a fault if it diverges.
     pub fn follow(&mut self, iteration: u32, loss: f64) -> Option<Fault> {
         let first = match self.first {
             Some(first) if iteration >= self.settled => first,
@@ -163,17 +163,17 @@ mod tests {
     }
 
     #[test]
-    fn a_thousandfold_loss_has_diverged() {
+    fn thousandfold_loss_is_divergence() {
         let mut trend = LossTrend::new(0, false);
         assert!(follow(&mut trend, &[(0, 2.0), (1, 1.0), (2, 2000.0), (3, 4.0)]).is_empty());
         assert_eq!(follow(&mut trend, &[(4, 2000.1)]), [(4, Fault::Exploded { loss: 2000.1, first: 2.0 })]);
         assert!(follow(&mut trend.gone_back(), &[(2, 1999.0)]).is_empty());
-        // Nothing to compare with.
+        // A first loss of zero gives nothing to compare with.
         assert!(follow(&mut LossTrend::new(0, false), &[(0, 0.0), (9, 1e30)]).is_empty());
     }
 
     #[test]
-    fn a_run_that_starts_at_its_targets_may_leave_them() {
+    fn loss_may_rise_from_a_start_at_the_targets() {
         let start = [(0, 1e-9), (5, 0.5), (10, 3.0), (30, 2.9), (60, 2.0)];
         assert!(follow(&mut LossTrend::new(0, true), &start).is_empty());
         assert_eq!(follow(&mut LossTrend::new(0, false), &start).len(), 4);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn rises_count_in_a_row_over_many_iterations_and_above_the_first_loss() {
+    fn only_long_rises_above_first_loss_are_divergence() {
         let at = |every: u32, losses: &[f64]| -> Vec<(u32, f64)> {
             losses.iter().enumerate().map(|(index, loss)| (index as u32 * every, *loss)).collect()
         };
@@ -189,7 +189,7 @@ mod tests {
         let rising = [3.0, 3.1, 3.2, 3.3, 3.4];
         let found = follow(&mut trend(), &at(5, &rising));
         assert_eq!(found, [(20, Fault::Rising { loss: 3.4, first: 3.0, times: 4 })]);
-        // Too soon, interrupted, still below the start, and next to nothing above it.
+        // Too short, interrupted, still below the start, and hardly above it.
         assert!(follow(&mut trend(), &at(4, &rising)).is_empty());
         assert!(follow(&mut trend(), &at(25, &[3.0, 3.1, 3.2, 3.3, 3.2, 3.3, 3.4, 3.5])).is_empty());
         assert!(follow(&mut trend(), &at(25, &[3.0, 1.0, 1.5, 2.0, 2.5, 2.9])).is_empty());
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setback_says_what_why_and_how_it_goes_on() {
+    fn setback_text_names_cause_and_next_step() {
         let fault = Fault::NonFinite { tensor: "gradient".to_owned(), count: 1 };
         let text = Setback { fault, iteration: 17, to: 10, halvings: 2 }.to_string();
         assert_eq!(

@@ -1,34 +1,34 @@
-//! Shares become weights: arithmetic on gradient norms, without a device.
+//! Converts shares to weights, by arithmetic on gradient norms only.
 //!
-//! The gradient norm of a group is the mean absolute value of the picture's gradient at weight 1. A group's weight is
-//! its share divided by that norm, so that the groups' gradients stand in the proportion of their shares (as in
+//! The gradient norm of a group is the mean absolute value of its gradient with respect to the picture, at weight 1. A
+//! group's weight is its share divided by that norm, so the groups' gradients are in proportion to their shares (as in
 //! crowsonkb/style_transfer, which scales each gradient to mean 1).
 
 use super::loss::{Group, Strength, effective_shares};
 
-/// A weight that is measured again may be at most this many times the one that was first measured at its scale. Without
-/// a limit, the weight of a loss that is nearly met grows until its noise dominates the picture.
+/// Limit on a measured weight, as a multiple of the one first measured at the same scale. Without it, the weight of a
+/// loss near its minimum grows until its noise dominates the picture.
 pub const GROWTH: f32 = 4.0;
 
 /// The weight of one group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupWeight {
-    /// The group's name.
+    /// Name of the group.
     pub group: String,
-    /// Its weight.
+    /// Current weight.
     pub weight: f32,
-    /// Mean absolute gradient at weight 1, where the weight was measured.
+    /// Mean absolute gradient at weight 1; `None` if the weight was not measured.
     pub norm: Option<f32>,
-    /// The weight that later ones may exceed at most [`GROWTH`] times.
+    /// Weight that later ones may exceed by at most a factor of [`GROWTH`].
     pub reference: Option<f32>,
 }
 
-/// The weight of every group of an objective.
+/// Weights of all groups of an objective.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Weights(pub Vec<GroupWeight>);
 
 impl Weights {
-    /// Weights as given; 1 where they are yet to be measured.
+    /// Returns the fixed weights, and 1 for weights that are yet to be measured.
     pub fn given(groups: &[Group]) -> Self {
         let weight = |group: &Group| GroupWeight {
             group: group.name.clone(),
@@ -42,8 +42,8 @@ impl Weights {
         Self(groups.iter().map(weight).collect())
     }
 
-    /// These weights for groups of a resumed run: weights that are given are as they are now, and a group without a share
-    /// has none. `None` if a group with a share is not among them.
+    /// Returns these weights for the groups of a resumed run. Fixed weights are taken from `groups`, and a group with
+    /// share 0 gets weight 0. `None` if a group with a share is missing from these weights.
     pub fn kept(&self, groups: &[Group]) -> Option<Self> {
         let weight = |(group, given): (&Group, GroupWeight)| match group.strength {
             Strength::Weight(_) => Some(given),
@@ -55,9 +55,9 @@ impl Weights {
         groups.iter().zip(Self::given(groups).0).map(weight).collect::<Option<_>>().map(Self)
     }
 
-    /// Weights that give the groups their shares of the gradient, from each group's norm at weight 1. A group without
-    /// a gradient (a loss at its minimum) keeps its earlier weight. With `limit` weights grow at most [`GROWTH`] times
-    /// beyond those measured without it.
+    /// Returns the weights that give the groups their shares of the gradient, from each group's norm at weight 1. A
+    /// group without a gradient (a loss at its minimum) keeps its earlier weight. With `limit`, a weight may grow to at
+    /// most [`GROWTH`] times the one measured without it.
     pub fn measured(groups: &[Group], norms: &[f32], earlier: &Self, limit: bool) -> Self {
         let shares = effective_shares(groups);
         let weights = groups.iter().zip(norms).map(|(group, norm)| {
@@ -82,7 +82,7 @@ impl Weights {
         Self(weights.collect())
     }
 
-    /// Weight of one group; 0 if there is none of this name.
+    /// Returns the weight of a group, or 0 if it does not exist.
     pub fn of(&self, group: &str) -> f32 {
         self.0.iter().find(|weight| weight.group == group).map_or(0.0, |weight| weight.weight)
     }
@@ -92,13 +92,13 @@ impl Weights {
         self.0.iter().any(|weight| weight.norm.is_some())
     }
 
-    /// True if a group had no gradient when its weight was measured.
+    /// True if any group had no gradient when its weight was measured.
     pub fn is_incomplete(&self) -> bool {
         self.0.iter().any(|weight| weight.norm.is_some_and(|norm| !is_gradient(norm)))
     }
 
-    /// Share of each group in the sum of the gradients' norms, from the norms at weight 1 in the order of the weights;
-    /// of those groups for which `counts` holds.
+    /// Returns each group's share of the sum of weighted gradient norms, given the norms at weight 1 in the order of
+    /// the weights. Only groups for which `counts` is true are included.
     pub fn shares(&self, norms: &[f32], counts: impl Fn(&str) -> bool) -> Vec<(String, f32)> {
         let weighted: Vec<(&str, f32)> = self
             .0
@@ -113,7 +113,7 @@ impl Weights {
     }
 }
 
-/// True for a norm that weights can be computed from.
+/// True if a weight can be computed from this norm.
 fn is_gradient(norm: f32) -> bool {
     norm.is_finite() && norm > 0.0
 }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_stand_in_the_proportion_of_the_shares() {
+    fn weighted_gradients_are_proportional_to_shares() {
         use Strength::{Share, Weight};
         let groups = groups(&[Share(1.0), Share(3.0), Weight(0.5), Share(0.0)]);
         let given = Weights::given(&groups);
@@ -147,28 +147,28 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_run_keeps_what_was_measured() {
+    fn resumed_run_keeps_measured_weights() {
         use Strength::{Share, Weight};
         let before = groups(&[Share(1.0), Share(3.0), Weight(0.5), Share(0.0)]);
         let weights = Weights::measured(&before, &[2.0, 0.25, 9.0, 7.0], &Weights::given(&before), false);
         assert_eq!(weights.kept(&before).as_ref(), Some(&weights));
-        // Another given weight counts at once.
+        // A changed fixed weight applies at once.
         let given = groups(&[Share(1.0), Share(3.0), Weight(8.0), Share(0.0)]);
         let kept = weights.kept(&given).unwrap();
         assert_eq!([kept.of("a"), kept.of("b"), kept.of("c"), kept.of("d")], [0.125, 3.0, 8.0, 0.0]);
         assert!(kept.0[0].reference.is_some() && kept.0[0].norm == Some(2.0));
-        // A group without a share is there or not: it makes no difference.
+        // A group with share 0 may be missing.
         let fewer = groups(&[Share(1.0), Share(3.0), Weight(0.5)]);
         let kept = weights.kept(&fewer).unwrap();
         assert_eq!(kept.0, weights.0[..3]);
         assert_eq!(kept.kept(&before).unwrap().of("d"), 0.0);
-        // One with a share that has no weight yet needs a measurement.
+        // A group with a share but no weight needs a measurement.
         let more = groups(&[Share(1.0), Share(3.0), Weight(0.5), Share(2.0)]);
         assert_eq!(kept.kept(&more), None);
     }
 
     #[test]
-    fn a_loss_that_is_met_keeps_its_weight() {
+    fn fully_met_loss_keeps_its_weight() {
         let groups = groups(&[Strength::Share(1.0), Strength::Share(1.0)]);
         let first = Weights::measured(&groups, &[0.5, 0.5], &Weights::given(&groups), false);
         for met in [0.0, f32::NAN, f32::INFINITY] {
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_grows_only_so_far() {
+    fn weight_growth_is_limited() {
         let groups = groups(&[Strength::Share(1.0), Strength::Share(1.0)]);
         let mut weights = Weights::measured(&groups, &[0.5, 0.5], &Weights::given(&groups), false);
         for norm in [0.1, 0.01, 1e-6] {

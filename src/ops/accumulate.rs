@@ -1,34 +1,36 @@
-//! Adding to a tensor in place: sums over the tiles of a picture, and maps that are put together from theirs.
+//! Adds to a tensor in place: accumulates sums over tiles of the picture, and assembles maps from the maps of tiles.
 
 use super::cpu::{for_each_part, row, write_number};
 use super::crop::{check, for_each_row_of_part, place};
 use super::lanes::update;
 use super::shape::{MapLayout, mismatch};
-use super::window;
-use super::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use super::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature, window};
 use crate::error::Result;
 use crate::gpu::Profile;
 use std::ops::Range;
 
-/// `sum += factor * x`, or `sum = factor * x`, whatever was there. Inputs: the sum, which it changes, and x of the
-/// same shape. With a place x is a map that may be smaller, and goes where [`Crop`](super::Crop) would take it from; the
-/// places are a third input. Output: 0.
+/// Adds in place: `sum += factor * x`, or with `replace` `sum = factor * x`, ignoring the old values.
+///
+/// Inputs: the sum, updated in place; x, of the same shape. With `at`, x is a map that may be smaller than the sum and
+/// is added where [`Crop`](super::Crop) would read it; the vector of places is then a third input. Output: the vector
+/// `[0]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Accumulate {
     /// Factor of x.
     pub factor: f32,
-    /// Index of the place.
+    /// Index of x's place in the vector of places; `None` if x has the shape of the sum.
     pub at: Option<usize>,
-    /// True to replace what was there.
+    /// True to overwrite the old values instead of adding to them.
     pub replace: bool,
 }
 
 impl Accumulate {
-    /// The layouts of the sum and of x, and the index of the place, if there is one.
+    /// Returns the layouts of the sum and of x and the index of the place, or `None` without a place.
     fn placed(&self, inputs: &[Shape]) -> Result<Option<(MapLayout, MapLayout, usize)>> {
         let Some(at) = self.at else { return Ok(None) };
         let [whole, part] = [inputs[0].expect_map("accumulate")?, inputs[1].expect_map("accumulate")?];
-        let places = inputs.get(2).ok_or_else(|| mismatch("accumulate", "there are no places"))?;
+        let places =
+            inputs.get(2).ok_or_else(|| mismatch("accumulate", "the vector of places is missing"))?;
         check("accumulate", whole, part, *places, at)?;
         Ok(Some((whole, part, at)))
     }
@@ -98,7 +100,7 @@ impl Op for Accumulate {
                 let x = call.inputs[1];
                 let [sum] = &mut call.mutated[..] else { return };
                 for_each_part(sum, |range, sum| {
-                    // What was there counts nothing, not even where it was NaN.
+                    // Ignore the old values: they may be NaN.
                     let add = |sum, [x]: [f32; 1]| if replace { factor * x } else { sum + factor * x };
                     update(sum, [&x[range]], add);
                 });
@@ -184,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn mismatched_shapes_are_refused() {
         let shapes = [Shape::map(3, 5, 7), Shape::map(3, 4, 7), Shape::Vector(2)];
         let op = |at| Accumulate { factor: 1.0, at, replace: false };
         assert!(op(Some(0)).output(&shapes).is_ok());

@@ -1,4 +1,4 @@
-//! The Adam optimiser as an op: one step, in place.
+//! One step of the Adam optimiser, in place.
 
 use super::cpu::{for_each_part_of, write_number};
 use super::shape::{mismatch, takes};
@@ -6,40 +6,37 @@ use super::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Si
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// One step of Adam (Kingma and Ba, 2015) in PyTorch's form, where epsilon is added after the bias
-/// correction:
+/// One step of Adam (Kingma and Ba, 2015) in PyTorch's form, which adds epsilon after the bias correction:
 ///
-/// `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g^2`,
-/// `x = x - rate / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon)`, then x cut to [0, 1] if
-/// `clamp`.
+/// `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g^2`, `x = x - rate / (1 - beta1^t) * m / (sqrt(v) /
+/// sqrt(1 - beta2^t) + epsilon)`; with `clamp`, x is then clamped to [0, 1].
 ///
-/// Inputs: x, g, m, v, all of one shape; `state`, a vector `[t, 1 - beta1^t, 1 - beta2^t, 0]`, all zero
-/// before the first step; `control`, a vector `[rate, ...]` of length 4, which may change between steps.
-/// Changes x, m, v and `state`. Output: the number of this step, as a vector of length 1.
+/// Inputs: x, g, m and v, all of the same shape; `state`, a vector `[t, 1 - beta1^t, 1 - beta2^t, 0]`, all zeros before
+/// the first step; `control`, a vector `[rate, ...]` of length 4, which may change between steps. Updates x, m, v and
+/// `state` in place. Output: the number of this step, as a vector of length 1.
 ///
-/// A gradient that is not finite makes its x, m and v NaN, clamped or not: count them with
-/// [`super::Reduce`].
+/// A non-finite gradient makes its elements of x, m and v NaN, clamped or not: count them with [`super::Reduce`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adam {
-    /// Decay of the mean of gradients, e.g. 0.9.
+    /// Decay rate of the first moment, e.g. 0.9.
     pub beta1: f64,
-    /// Decay of the mean of squared gradients, e.g. 0.999.
+    /// Decay rate of the second moment, e.g. 0.999.
     pub beta2: f64,
-    /// Smallest denominator, e.g. 1e-8; must be positive.
+    /// Added to the denominator, e.g. 1e-8; must be positive.
     pub epsilon: f64,
-    /// True to keep x in [0, 1].
+    /// True to clamp x to [0, 1].
     pub clamp: bool,
 }
 
-/// The numbers of one step on the CPU.
+/// Coefficients of one step on the CPU.
 struct CpuStep {
     beta2: f32,
     /// `1 - beta`, each rounded once.
     rates: [f32; 2],
     epsilon: f32,
-    /// Learning rate over the correction of m.
+    /// Learning rate divided by the bias correction of m.
     length: f32,
-    /// Root of the correction of v.
+    /// Square root of the bias correction of v.
     root: f32,
     clamp: bool,
 }
@@ -56,13 +53,13 @@ impl CpuStep {
         }
     }
 
-    /// Padding stays zero: there g, m and v are 0, and 0 / (0 + epsilon) is 0.
+    /// Padding stays zero: its g, m and v are 0, and 0 / (0 + epsilon) is 0.
     fn apply(&self, x: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f32]) {
         for (((x, g), m), v) in x.iter_mut().zip(gradient).zip(m).zip(v) {
             *m += self.rates[0] * (g - *m);
             *v = self.beta2 * *v + self.rates[1] * g * g;
             let moved = *x - self.length * (*m / (v.sqrt() / self.root + self.epsilon));
-            // Keeps NaN.
+            // `clamp` keeps NaN.
             *x = if self.clamp { moved.clamp(0.0, 1.0) } else { moved };
         }
     }
@@ -88,7 +85,7 @@ impl Op for Adam {
             ));
         }
         let betas_decay = [self.beta1, self.beta2].iter().all(|beta| (0.0..1.0).contains(beta));
-        // Smaller than this, epsilon is zero in f32, and pixels without a gradient become 0 / 0.
+        // A smaller epsilon is zero in f32, and elements with a zero gradient would become 0 / 0.
         let divides = (f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX)).contains(&self.epsilon);
         if !betas_decay || !divides {
             return Err(mismatch("adam", &format!("{self:?} is out of range")));
@@ -157,20 +154,20 @@ impl Op for Adam {
     }
 
     fn flops(&self, signature: &Signature) -> u64 {
-        // Three each for m and v, root, quotient and sum of the denominator, three for x.
+        // Three each for m and v; root, quotient and sum of the denominator; three for x.
         12 * signature.inputs[0].elements() as u64
     }
 }
 
-/// A dozen roundings, of which division and root may be off by 2.5 units of the last place each, on an
-/// update that is as large as the largest x or (in the last case) three times that.
+/// A dozen roundings, where division and root may be off by 2.5 units in the last place each, of an update as large as
+/// the largest x, or three times that in the last case.
 const TOLERANCE: f64 = 1e-6;
 
-/// State before the first step, and after some: `[t, 1 - 0.9^t, 1 - 0.999^t, 0]`.
+/// State before the first step and after three: `[t, 1 - 0.9^t, 1 - 0.999^t, 0]`.
 const FIRST: CaseInput = CaseInput::Exactly(0.0);
 const AFTER_3: CaseInput = CaseInput::Values(&[3.0, 0.271, 0.002_997_001, 0.0]);
 const AFTER_40: CaseInput = CaseInput::Values(&[40.0, 0.985_219_1, 0.039_229_9, 0.0]);
-/// The learning rate and three values that must not matter.
+/// The learning rate and three unused values.
 const RATE: CaseInput = CaseInput::Values(&[0.7, 9.0, -3.0, 5.0]);
 
 pub(super) fn cases() -> Vec<Case> {
@@ -198,11 +195,11 @@ pub(super) fn cases() -> Vec<Case> {
             };
             let (normal, zero) = (CaseInput::Normal, CaseInput::Exactly(0.0));
             push(adam, CaseInput::Picture, normal, zero, zero, FIRST);
-            // Half of the gradients are zero: nothing moves there.
+            // Half of the gradients are zero: x must not move there.
             push(adam, CaseInput::Picture, CaseInput::Rectified, zero, zero, FIRST);
             push(adam, normal, normal, normal, CaseInput::Positive, AFTER_3);
             push(adam, normal, normal, normal, CaseInput::Positive, AFTER_40);
-            // An epsilon and gradients of one size, so that where epsilon stands matters.
+            // With epsilon close to the gradients in size, its place in the formula matters.
             let coarse = Adam { epsilon: 0.5, beta2: 0.99, ..adam };
             push(coarse, CaseInput::Picture, CaseInput::Scaled(0.1), zero, zero, FIRST);
         }
@@ -215,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gradient_that_is_not_finite_spoils_its_value_alone_clamped_or_not() {
+    fn non_finite_gradient_affects_only_its_value() {
         for clamp in [false, true] {
             let adam = Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clamp };
             let step = CpuStep::new(&adam, 0.25, [0.1, 0.001]);

@@ -1,8 +1,8 @@
 //! Adaptive max and average pooling to a given size, and their adjoints.
 //!
-//! As PyTorch's `adaptive_max_pool2d` and `adaptive_avg_pool2d`: along each axis output `i` of `n` covers the
-//! pixels `floor(i*size/n) .. ceil((i+1)*size/n)`. Neighbouring windows may overlap, and do when the output
-//! is the larger one.
+//! Same windows as PyTorch's `adaptive_max_pool2d` and `adaptive_avg_pool2d`: along each axis, output `i` of `n` covers
+//! the pixels `floor(i*size/n) .. ceil((i+1)*size/n)`. Neighbouring windows may overlap, and always do if the output is
+//! larger than the input.
 
 use super::pool_windows::{Window, bind_backward, nested, shape_before};
 use super::shape::{MapLayout, mismatch};
@@ -22,8 +22,8 @@ pub struct AdaptivePool {
     pub size: [usize; 2],
 }
 
-/// Adjoint of [`AdaptivePool`]. Inputs: x, dy for max; dy alone for average. Output: a map of x's size. Max
-/// hands dy to each window's first maximum in row-major order, average spreads it evenly.
+/// Adjoint of [`AdaptivePool`]. Inputs: x and dy for max, dy alone for average. Output: a map of x's size. Max adds dy
+/// to each window's first maximum in row-major order; average spreads it evenly over the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdaptivePoolBackward {
     /// The forward op.
@@ -32,16 +32,17 @@ pub struct AdaptivePoolBackward {
     pub size: [usize; 2],
 }
 
-/// Shape of a map brought to another size.
+/// Shape of a map resized to `size`.
 ///
 /// # Errors
-/// If there is nothing to read or write, or if the kernels' 32-bit positions would overflow.
+/// [`Error::Internal`](crate::Error::Internal) if a size is zero or the kernels' 32-bit positions would
+/// overflow.
 pub(super) fn resized(name: &str, input: Shape, size: [usize; 2]) -> Result<Shape> {
     let MapLayout { channels, height, width } = input.expect_map(name)?;
     for (from, to) in [(height, size[0]), (width, size[1])] {
-        // The shaders compute up to 2 * (from + 3) * to, of which the sign bit must stay free.
+        // The shaders compute up to 2 * (from + 3) * to, which must not reach the sign bit.
         if from == 0 || to == 0 || (from + 3).saturating_mul(to) >= 1 << 30 {
-            let message = format!("can't bring {input} to {}x{}", size[0], size[1]);
+            let message = format!("can't resize {input} to {}x{}", size[0], size[1]);
             return Err(mismatch(name, &message));
         }
     }
@@ -49,7 +50,7 @@ pub(super) fn resized(name: &str, input: Shape, size: [usize; 2]) -> Result<Shap
 }
 
 impl AdaptivePool {
-    /// The windows along both axes.
+    /// Windows along both axes.
     fn axes(&self, input: MapLayout) -> [Vec<Window>; 2] {
         let along = |size: usize, n: usize| {
             (0..n).map(move |i| {
@@ -60,15 +61,15 @@ impl AdaptivePool {
         [along(input.height, self.size[0]).collect(), along(input.width, self.size[1]).collect()]
     }
 
-    /// Rows and columns of the largest window.
+    /// Rows and columns of the largest window, for the loop bound.
     fn longest(&self, input: MapLayout) -> [usize; 2] {
         self.axes(input).map(|windows| windows.iter().map(|window| window.count).max().unwrap_or(0))
     }
 
-    /// Rows and columns of windows that share a pixel, at most.
+    /// Largest number of windows that share a pixel, along rows and columns.
     fn sharing(&self, input: MapLayout) -> [usize; 2] {
         self.axes(input).map(|windows| {
-            // Windows are in order: those from one on that start before it ends.
+            // Windows are in order: count those that start before the first one ends.
             let from =
                 |first: usize| windows[first..].iter().take_while(|w| w.start < windows[first].end).count();
             (0..windows.len()).map(from).max().unwrap_or(0)
@@ -128,7 +129,7 @@ impl Op for AdaptivePool {
     }
 
     fn flops(&self, signature: &Signature) -> u64 {
-        // Windows as large as the ratio of the sizes, of at least one pixel each.
+        // Window size is the ratio of the sizes, at least one pixel.
         signature.inputs[0].elements().max(signature.output.elements()) as u64
     }
 }
@@ -171,13 +172,13 @@ impl Op for AdaptivePoolBackward {
     }
 }
 
-/// A maximum is picked, not computed.
+/// A maximum is selected, not computed.
 const EXACT: f64 = 0.0;
-/// Sums of up to 221 terms, row by row, so about 30 roundings of 6e-8 in a chain: 2e-6 if all pointed the
-/// same way. Adjoints add at most a few terms.
+/// Sums of up to 221 terms, row by row: a chain of about 30 roundings of 6e-8, 2e-6 if all had the same sign. Adjoints
+/// add at most a few terms.
 const TOLERANCE: f64 = 2e-6;
 
-/// Each pooling with the map it is tested on.
+/// Each pooling with the shape of its test map.
 fn samples() -> Vec<(AdaptivePool, Shape)> {
     let mut samples = Vec::new();
     for kind in [PoolKind::Max, PoolKind::Average] {
@@ -187,7 +188,7 @@ fn samples() -> Vec<(AdaptivePool, Shape)> {
             (to(7, 7), Shape::map(3, 14, 21)),
             (to(7, 7), Shape::map(9, 4, 3)),
             (to(7, 7), Shape::map(4, 7, 7)),
-            (to(5, 3), Shape::map(2, 3, 11)), // up and down at once
+            (to(5, 3), Shape::map(2, 3, 11)), // enlarges one axis and shrinks the other
             (to(1, 1), Shape::map(6, 13, 17)),
             (to(3, 2), Shape::map(1, 1, 1)),
         ]);
@@ -221,12 +222,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn windows_that_overlap_share_pixels() {
+    fn overlapping_windows_share_pixels() {
         let pool = |size| AdaptivePool { kind: PoolKind::Max, size };
         let input = MapLayout { channels: 4, height: 14, width: 10 };
-        // 14 rows are seven windows of 2; 10 columns seven of 2 or 3, in which neighbours overlap.
+        // 14 rows make seven windows of 2; 10 columns make seven of 2 or 3, where neighbours overlap.
         assert_eq!((pool([7, 7]).longest(input), pool([7, 7]).sharing(input)), ([2, 3], [1, 2]));
-        // More windows than pixels: three of one pixel share it.
+        // More windows than pixels: three one-pixel windows share a pixel.
         assert_eq!((pool([14, 30]).longest(input), pool([14, 30]).sharing(input)), ([1, 1], [1, 3]));
     }
 }

@@ -1,14 +1,13 @@
-//! Sum of two tensors of one shape: where gradients of several consumers meet.
+//! Sum of two tensors of the same shape.
 
 use super::lanes::elementwise;
 use super::shape::expect_same;
-use super::window;
-use super::{Case, CpuKernel, Kernel, Op, Shape, Signature};
+use super::{Case, CpuKernel, Kernel, Op, Shape, Signature, window};
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// `y = a + b`; inputs a, b. For gradients, and for the value of an objective, of which no gradient is taken: so it has
-/// no adjoint.
+/// `y = a + b`. Inputs: a and b. Sums the gradients of several consumers and the terms of an objective; neither is
+/// differentiated through the sum, so it has no adjoint.
 #[derive(Debug, Clone, Copy)]
 pub struct Add;
 
@@ -39,7 +38,7 @@ impl Op for Add {
 const TOLERANCE: f64 = 1e-7;
 
 pub(super) fn cases() -> Vec<Case> {
-    // The last has more quads than 16 bits count.
+    // The last has more quads than a 16-bit counter holds.
     [Shape::map(3, 1, 1), Shape::map(5, 7, 3), Shape::Vector(13), Shape::Vector(4 * 65_537 + 3)]
         .map(|shape| Case::normal(Add, &[shape, shape], TOLERANCE))
         .into()

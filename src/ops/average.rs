@@ -7,18 +7,18 @@ use super::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Si
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// One step of an exponential moving average with its bias corrected, as style-transfer-pytorch shows its pictures:
+/// One step of a bias-corrected exponential moving average, which style-transfer-pytorch uses for its output pictures:
 ///
-/// `a = a + (1 - d) / (1 - d^t) * (x - a)`, which is `sum_i d^(t-i) x_i / sum_i d^(t-i)` over all x so far.
+/// `a = a + (1 - d) / (1 - d^t) * (x - a)`, which equals `sum_i d^(t-i) x_i / sum_i d^(t-i)` over all x so far.
 ///
-/// Inputs: x; a, of the same shape; `state`, a vector `[t, 1 - d^t, weight of the last x, 0]`, all zero before the
-/// first step. Changes a and `state`. The first x becomes a as it is, whatever a held. Output: how many x there
-/// were, as a vector of length 1.
+/// Inputs: x; a, of the same shape; `state`, a vector `[t, 1 - d^t, weight of the last x, 0]`, all zeros before the
+/// first step. Updates a and `state` in place. The first x replaces a, whatever a holds. Output: the number of x
+/// averaged so far, as a vector of length 1.
 ///
-/// A NaN in x makes its a NaN for as long as the average lasts.
+/// A NaN in x makes the same element of a NaN from then on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Average {
-    /// Decay d, in [0, 1): 0 keeps the last x alone, 0.99 averages over about a hundred.
+    /// Decay d, in [0, 1): 0 keeps only the last x, 0.99 averages over about a hundred.
     pub decay: f64,
 }
 
@@ -37,7 +37,7 @@ impl Op for Average {
         if *state != Shape::Vector(4) {
             return Err(mismatch("average", &format!("state {state} must be of length 4")));
         }
-        // Above that, 1 - d is so small in f32 that later x would count nothing.
+        // With a larger d, 1 - d is so small in f32 that later x would have no effect.
         if !(0.0..=0.999_999).contains(&self.decay) {
             return Err(mismatch("average", &format!("{self:?} is out of range")));
         }
@@ -70,7 +70,7 @@ impl Op for Average {
             state.iter_mut().zip([t, s, weight, 0.0]).for_each(|(to, from)| *to = from);
             write_number(call.output, t);
             for_each_part(average, |range, average| match weight {
-                // What was there counts nothing, not even where it was NaN.
+                // Ignore the old values: they may be NaN.
                 1.0 => average.copy_from_slice(&x[range]),
                 _ => update(average, [&x[range]], |average, [x]| average + weight * (x - average)),
             });
@@ -98,10 +98,10 @@ impl Op for Average {
     }
 }
 
-/// Half a dozen roundings, of which the division may be off by 2.5 units of the last place.
+/// Half a dozen roundings, where the division may be off by 2.5 units in the last place.
 const TOLERANCE: f64 = 6e-7;
 
-/// State before the first step, and after some: `[t, 1 - d^t, ...]` with d = 0.9.
+/// State before the first step and after three: `[t, 1 - d^t, ...]` with d = 0.9.
 const FIRST: CaseInput = CaseInput::Exactly(0.0);
 const AFTER_3: CaseInput = CaseInput::Values(&[3.0, 0.271, 0.369, 0.0]);
 const AFTER_40: CaseInput = CaseInput::Values(&[40.0, 0.985_219_1, 0.1015, 0.0]);
@@ -120,7 +120,7 @@ pub(super) fn cases() -> Vec<Case> {
             let inputs = [(shape, CaseInput::Normal), (shape, average), (Shape::Vector(4), state)];
             cases.push(Case::drawn(Average { decay }, &inputs, TOLERANCE));
         };
-        // What the average held before the first step must not matter, nor without a memory.
+        // The initial values of the average must not matter, and with zero decay no earlier ones either.
         push(0.9, CaseInput::NonFinite, FIRST);
         push(0.9, CaseInput::Normal, AFTER_3);
         push(0.9, CaseInput::Scaled(0.1), AFTER_40);
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_the_weighted_mean_of_all_so_far() {
+    fn average_is_the_weighted_mean_of_all_values() {
         let average = Average { decay: 0.8 };
         let shapes = [Shape::Vector(1), Shape::Vector(1), Shape::Vector(4)];
         let values = [3.0, -1.0, 4.0, 1.5, -9.0];
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nan_is_seen_and_stays() {
+    fn nan_persists() {
         let average = Average { decay: 0.8 };
         let shapes = [Shape::Vector(1), Shape::Vector(1), Shape::Vector(4)];
         let state = [2.0, 0.36, 0.5, 0.0];
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_decay_that_forgets_is_taken() {
+    fn decay_must_be_in_range() {
         let shapes = [Shape::Vector(5), Shape::Vector(5), Shape::Vector(4)];
         for decay in [-0.1, 1.0, 2.0, f64::NAN] {
             assert!(Average { decay }.output(&shapes).is_err(), "{decay}");

@@ -2,46 +2,45 @@
 
 use super::cpu::{PART, fill_map, row};
 use super::shape::{MapLayout, mismatch};
-use super::window;
 use super::{
     Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
+    window,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
 use rayon::prelude::*;
 
-/// Texels of a plane that one workgroup adds up; the shader's `GROUP * TERMS`.
+/// Texels of a plane that one workgroup sums; the shader's `GROUP * TERMS`.
 const CHUNK: usize = 1024;
 
-/// Added to a variance before its root is taken, as AdaIN does: the gradient of the deviation of a channel that is
-/// the same everywhere stays finite.
+/// Added to a variance before the square root, as in AdaIN: keeps the gradient of the deviation of a constant channel
+/// finite.
 const SMALLEST: f64 = 1e-5;
 
-/// Mean over the pixels of each channel. Input: a map; output: a vector with a value for each channel.
+/// Mean of each channel over its pixels. Input: a map. Output: a vector with one value per channel.
 #[derive(Debug, Clone, Copy)]
 pub struct ChannelMean;
 
-/// Adjoint of [`ChannelMean`]: a map of this size whose channels are `dmean / pixels` everywhere. Inputs: the
-/// gradient, a vector; with `add` a map to which that is added.
+/// Adjoint of [`ChannelMean`]: a map of `size` whose channels are `dmean / pixels` everywhere. Inputs: dmean, a vector;
+/// with `add`, a map to add the result to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChannelMeanBackward {
     /// Rows and columns of the map.
     pub size: [usize; 2],
-    /// True to add it to another gradient of the map.
+    /// True to add the result to another gradient of the map.
     pub add: bool,
 }
 
-/// Standard deviation of each channel, `sqrt(mean((F - mu)^2) + 1e-5)`. Inputs: the map F and the means of its
-/// channels, which get no gradient: at the mean itself the sum of squares does not change with it.
+/// Standard deviation of each channel, `sqrt(mean((F - mu)^2) + 1e-5)`. Inputs: the map F and its channel means mu. The
+/// means get no gradient: the derivative of the sum of squares with respect to mu is zero at the mean.
 #[derive(Debug, Clone, Copy)]
 pub struct ChannelDeviation;
 
-/// `dF = (F - mu) / (pixels * sigma) * dsigma`. Inputs: F, mu, sigma, dsigma.
+/// Adjoint of [`ChannelDeviation`]: `dF = (F - mu) / (pixels * sigma) * dsigma`. Inputs: F, mu, sigma, dsigma.
 #[derive(Debug, Clone, Copy)]
 pub struct ChannelDeviationBackward;
 
-/// The dispatches of `entry` on a map, one for each window of its quads; `windowed` names the variables that are
-/// maps.
+/// Dispatches of `entry` on a map, one for each window of its quads; `windowed` names the variables that are maps.
 fn dispatches(
     entry: &'static str,
     map: MapLayout,
@@ -73,11 +72,11 @@ fn params(dispatch: Dispatch, map: MapLayout) -> Dispatch {
         .float("smallest", SMALLEST as f32)
 }
 
-/// Sums by channel: of the values, or with a mean (input 1) of the squared distances from it.
+/// Sums each channel's values or, for the deviation, their squared distances from the mean (input 1).
 fn sums(map: MapLayout, deviation: bool, device: &Profile) -> Kernel {
     let splits = splits(map);
     let kind = [("DEVIATION", u32::from(deviation))];
-    // Without a mean the map stands in its place, because the shader binds one in any case.
+    // The shader always binds a mean; the map is its placeholder.
     let (mean, windowed): (_, &[&str]) =
         if deviation { (Operand::Input(1), &["input"]) } else { (Operand::Input(0), &["input", "mean"]) };
     let mut dispatches = dispatches("partial", map, windowed, device, |dispatch, part| {
@@ -99,7 +98,7 @@ fn sums(map: MapLayout, deviation: bool, device: &Profile) -> Kernel {
     Kernel { variant: "naive", dispatches, scratch: vec![(map.quads() * splits) as u64 * 16] }
 }
 
-/// The sum over each channel's pixels of `term(value, place in the quad)` in a row of texels.
+/// Sums `term(value, channel of the quad)` over the pixels of a row, for each channel of a quad.
 fn row_sums(row: &[f32], term: impl Fn(f32, usize) -> f32) -> [f64; 4] {
     let (texels, rest) = row.as_chunks::<16>();
     let mut sums = [0.0; 16];
@@ -116,7 +115,7 @@ fn row_sums(row: &[f32], term: impl Fn(f32, usize) -> f32) -> [f64; 4] {
     total
 }
 
-/// The mean over each channel's pixels of what `sums` gives for a row of a quad, by quad.
+/// Means over each channel's pixels, by quad; `sums(quad, row)` returns the sums of a row.
 fn means(
     map: MapLayout,
     values: &[f32],
@@ -144,7 +143,7 @@ fn means(
     })
 }
 
-/// Four values of a vector as stored.
+/// Four values of a stored vector.
 fn quad_of(vector: &[f32], quad: usize) -> [f32; 4] {
     vector.as_chunks::<4>().0[quad]
 }
@@ -153,10 +152,10 @@ fn expect_channels(op: &str, map: MapLayout, shape: Shape) -> Result<()> {
     if shape == Shape::Vector(map.channels) {
         return Ok(());
     }
-    Err(mismatch(op, &format!("{} channels have a value each, not {shape}", map.channels)))
+    Err(mismatch(op, &format!("{} channels need one value each, not {shape}", map.channels)))
 }
 
-/// The values of each channel.
+/// Splits the values into channels.
 fn channels(values: &[f64], pixels: usize) -> impl Iterator<Item = &[f64]> {
     values.chunks_exact(pixels)
 }
@@ -178,7 +177,7 @@ impl Op for ChannelMean {
         let map = signature.inputs[0].expect_map("channel_mean")?;
         Ok(CpuKernel::new(move |call| {
             let means = means(map, call.inputs[0], |_, row| row_sums(row, |value, _| value));
-            // Channels that only fill up the last quad are zero, and so is their mean.
+            // The padding channels of the last quad are zero, and so are their means.
             let output = call.output.as_chunks_mut::<4>().0;
             output.iter_mut().zip(means).for_each(|(output, mean)| *output = mean.map(|mean| mean as f32));
         }))
@@ -350,7 +349,7 @@ impl Op for ChannelDeviationBackward {
             let [values, means, deviations, upstream] = [0, 1, 2, 3].map(|input: usize| call.inputs[input]);
             fill_map(map, call.output, |quad, y, texels| {
                 let mean = quad_of(means, quad);
-                // Channels that only fill up the quad have no deviation.
+                // The padding channels of the last quad have no deviation.
                 let rate = |channel: usize| {
                     let index = quad * 4 + channel;
                     if index < map.channels { upstream[index] * scale / deviations[index] } else { 0.0 }
@@ -381,19 +380,19 @@ impl Op for ChannelDeviationBackward {
     }
 }
 
-/// f32 sums of at most 16 texels in a row, then in trees, of values whose mean is of their size: roundings of 6e-8
-/// add up to at most 1e-6 of the largest mean. Where values of both signs cancel (the case drawn from a normal
-/// distribution), the mean is smaller than its terms by the root of their number, up to 200 here.
+/// f32 sums of at most 16 texels in a row, then trees of sums, of values about as large as their mean: roundings of
+/// 6e-8 add up to at most 1e-6 of the largest mean. Where values of both signs cancel (the case drawn from a normal
+/// distribution), the mean is smaller than its terms by the square root of their number, up to 200 here.
 const TOLERANCE: f64 = 1e-6;
 const SIGNED_TOLERANCE: f64 = 2e-5;
 
 /// Up to three roundings of 6e-8.
 const BACKWARD_MEAN_TOLERANCE: f64 = 2e-7;
 
-/// Sums of squares in the same order, a root, and 1e-5 beside them.
+/// Sums of squares in the same order, plus 1e-5, and a root.
 const DEVIATION_TOLERANCE: f64 = 1e-6;
 
-/// Four roundings and a division that may be off by 2.5 units of the last place.
+/// Four roundings, and a division with an error of up to 2.5 units in the last place.
 const BACKWARD_TOLERANCE: f64 = 5e-7;
 
 /// Odd, tiny and prime sizes; several chunks of a plane; several quads, full and not.

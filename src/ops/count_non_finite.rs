@@ -1,4 +1,4 @@
-//! Watches tensors for values that are not finite, without a read-back: what is found stays in a record on the device.
+//! Detects non-finite values in tensors without a read-back: the result stays in a record on the device.
 
 use super::cpu::write_number;
 use super::lanes::sums;
@@ -7,25 +7,24 @@ use super::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Si
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// Counts the NaN and infinite values of one to four tensors of one shape, and notes the first step after which there
-/// are any.
+/// Counts the NaN and infinite values of one to four tensors of the same shape, and records the first step with any.
 ///
-/// Inputs: the record, a vector `[steps so far, number of the first bad step, 0, 0, such values in each tensor after that
-/// step]` of length 8, all zeros before the first step; then the tensors. Changes the record; once there is a bad step,
-/// only the number of steps. Output: the number of the first bad step, 0 if there is none, as a vector of length 1.
+/// Inputs: the record, a vector of length 8, `[steps so far, number of the first bad step, 0, 0, non-finite values in
+/// each tensor after that step]`, all zeros before the first step; then the tensors. Updates the record in place; after
+/// a bad step, only the number of steps. Output: the number of the first bad step, or 0, as a vector of length 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CountNonFinite;
 
 impl CountNonFinite {
     /// Shape of the record.
     pub const RECORD: Shape = Shape::Vector(8);
-    /// Tensors that can be watched at once.
+    /// Most tensors that one op checks.
     pub const MOST: usize = 4;
 }
 
 /// Invocations per workgroup; as in the shader.
 const GROUP: usize = 64;
-/// Workgroups for each tensor at most, and quads for each of their invocations at least; as for [`super::Reduce`].
+/// Most workgroups per tensor, and fewest quads per invocation; as for [`super::Reduce`].
 const MOST_GROUPS: usize = 512;
 const LEAST_QUADS: usize = 16;
 
@@ -47,7 +46,7 @@ impl Op for CountNonFinite {
         if rest.len() >= Self::MOST {
             return Err(takes(
                 "count_non_finite",
-                &format!("at most {} tensors", Self::MOST),
+                &format!("it takes at most {} tensors", Self::MOST),
                 rest.len() + 1,
             ));
         }
@@ -126,12 +125,12 @@ impl Op for CountNonFinite {
     }
 }
 
-/// Before the first step, after some good ones, and after a bad one.
+/// Before the first step, after some good steps, and after a bad one.
 const FIRST: CaseInput = CaseInput::Exactly(0.0);
 const GOOD: CaseInput = CaseInput::Values(&[41.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
 const BAD: CaseInput = CaseInput::Values(&[41.0, 17.0, 0.0, 0.0, 3.0, 0.0, 2.0, 0.0]);
 
-/// Tiny, padded in each way, one workgroup and several; counts are exact.
+/// Tiny, every amount of padding, one workgroup and several; counts are exact.
 pub(super) fn cases() -> Vec<Case> {
     let shapes = [
         Shape::map(3, 1, 1),
@@ -161,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_bad_step_stays_noted() {
+    fn first_bad_step_is_recorded() {
         let shapes = [CountNonFinite::RECORD, Shape::Vector(2), Shape::Vector(2)];
         let mut record = vec![0.0; 8];
         let good = [1.0, -2.0];
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_record_and_up_to_four_tensors_of_one_shape_are_taken() {
+    fn inputs_are_a_record_and_up_to_four_equal_shapes() {
         let (record, map) = (CountNonFinite::RECORD, Shape::map(3, 2, 2));
         assert!(CountNonFinite.output(&[record, map, map, map, map]).is_ok());
         for inputs in [

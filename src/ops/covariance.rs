@@ -10,8 +10,8 @@ use crate::gpu::Profile;
 
 /// `C = scale * M - mu mu^T + ridge * I`. Inputs: M, a square matrix; mu, a vector as long as its rows.
 ///
-/// With `M = F F^T / (C N)` (a Gram matrix), `scale` the number of channels and mu the channels' means this is the
-/// covariance of F. Both terms are rounded in f32: a variance below a millionth of the squared mean is lost.
+/// With `M = F F^T / (C N)` (a Gram matrix), `scale` the number of channels and mu the channel means, this is the
+/// covariance of F. Both terms are rounded to f32: a variance below a millionth of the squared mean is lost.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Covariance {
     /// Factor of M.
@@ -24,7 +24,7 @@ pub struct Covariance {
 #[derive(Debug, Clone, Copy)]
 pub struct CovarianceMeanBackward;
 
-/// Sum of the diagonal of a square matrix, a vector of length 1.
+/// Sum of the diagonal of a square matrix, as a vector of length 1.
 #[derive(Debug, Clone, Copy)]
 pub struct Trace;
 
@@ -35,7 +35,7 @@ pub struct TraceBackward {
     pub side: usize,
 }
 
-/// Side of a square matrix.
+/// Side of a square matrix, or an error.
 pub(super) fn expect_square(op: &str, shape: Shape) -> Result<usize> {
     match shape {
         Shape::Matrix { rows, columns } if rows == columns => Ok(rows),
@@ -43,7 +43,7 @@ pub(super) fn expect_square(op: &str, shape: Shape) -> Result<usize> {
     }
 }
 
-/// Sum of the diagonal of a square matrix as stored.
+/// Sum of the diagonal of a stored square matrix.
 pub(super) fn trace(matrix: &[f32], side: usize) -> f64 {
     let diagonal = matrix.iter().step_by(side.next_multiple_of(4) + 1).take(side);
     diagonal.map(|value| f64::from(*value)).sum()
@@ -72,7 +72,7 @@ impl Op for Covariance {
         if inputs[1] != Shape::Vector(side) {
             return Err(mismatch(
                 "covariance",
-                &format!("{side} channels have a mean each, not {}", inputs[1]),
+                &format!("{side} channels need one mean each, not {}", inputs[1]),
             ));
         }
         Ok(inputs[0])
@@ -134,7 +134,7 @@ impl Op for CovarianceMeanBackward {
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
         let side = expect_square("covariance_mean_backward", inputs[1])?;
         if inputs[0] != Shape::Vector(side) {
-            let message = format!("{side} channels have a mean each, not {}", inputs[0]);
+            let message = format!("{side} channels need one mean each, not {}", inputs[0]);
             return Err(mismatch("covariance_mean_backward", &message));
         }
         Ok(inputs[0])
@@ -159,7 +159,7 @@ impl Op for CovarianceMeanBackward {
             padding.fill(0.0);
             sum_of_rows(side, gradient, |rows, sum| {
                 for first in rows.clone().step_by(4) {
-                    // Past the last row of the block the first of the four is repeated, times 0.
+                    // After the last row of the block, repeat the first of the four with factor 0.
                     let of = |index: usize| if first + index < rows.end { first + index } else { first };
                     let factor =
                         |index: usize| if first + index < rows.end { mean[first + index] } else { 0.0 };
@@ -255,13 +255,13 @@ impl Op for TraceBackward {
     }
 }
 
-/// Four roundings, of terms no larger than three times the largest result.
+/// Four roundings of terms at most three times the largest result.
 const TOLERANCE: f64 = 6e-7;
 
 /// Sums of at most 262 products of both signs, in f32: 6e-8 * sqrt(262) = 1e-6 of a typical term's sum.
 const SUM_TOLERANCE: f64 = 4e-6;
 
-/// Tiny, odd and prime sides; more rows than a workgroup has invocations.
+/// Tiny, odd and prime sides; more rows than invocations in a workgroup.
 const SIDES: [usize; 6] = [1, 3, 4, 17, 67, 131];
 
 pub(super) fn cases() -> Vec<Case> {
@@ -279,7 +279,7 @@ pub(super) fn mean_backward_cases() -> Vec<Case> {
 }
 
 pub(super) fn trace_cases() -> Vec<Case> {
-    // A trace of values of both signs may be far smaller than its terms.
+    // A trace of values of both signs may be much smaller than its terms.
     SIDES.map(|side| Case::normal(Trace, &[square(side)], 10.0 * SUM_TOLERANCE)).into()
 }
 

@@ -1,10 +1,10 @@
-//! A part of a map, and its adjoint. Where the part lies is data, so that one program serves many places.
+//! Crops a map, and the adjoint. The position of the part is data, so that one program serves all positions.
 
 use super::cpu::{fill_map, row};
 use super::shape::{MapLayout, mismatch};
-use super::window;
 use super::{
     Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
+    window,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -14,35 +14,35 @@ use std::ops::Range;
 /// Invocations per workgroup; matches the shader.
 const GROUP: usize = 64;
 
-/// `y[c, i, j] = x[c, top + i, left + j]`. Inputs: x, a map; a vector of places, of which `top` is the value at index
-/// `at` and `left` the one behind it. A part that would reach beyond x is moved back into it.
+/// `y[c, i, j] = x[c, top + i, left + j]`. Inputs: x, a map; a vector of places, with `top` at index `at` and `left` at
+/// `at + 1`. A part that would extend beyond x is moved back inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crop {
     /// Rows and columns of the part.
     pub size: [usize; 2],
-    /// Index of the place.
+    /// Index of the part's place in the vector of places.
     pub at: usize,
 }
 
-/// Adjoint of [`Crop`]: a map of x's size that is zero outside the part. Inputs: dy, the places.
+/// Adjoint of [`Crop`]: a map of x's size that is zero outside the part. Inputs: dy; the vector of places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CropBackward {
     /// Rows and columns of x.
     pub size: [usize; 2],
-    /// Index of the place.
+    /// Index of the part's place in the vector of places.
     pub at: usize,
 }
 
-/// Checks that a part of this size lies within a map, and that there is a place for it.
+/// Checks that a part of this size fits in a map, and that its place exists.
 pub(super) fn check(op: &str, whole: MapLayout, part: MapLayout, places: Shape, at: usize) -> Result<()> {
     let places = places.expect_vector(op)?;
     if at + 2 > places {
-        return Err(mismatch(op, &format!("there is no place at index {at} of {places}")));
+        return Err(mismatch(op, &format!("there is no place at index {at} of {places} values")));
     }
     let fits = part.channels == whole.channels
         && (1..=whole.height).contains(&part.height)
         && (1..=whole.width).contains(&part.width);
-    if fits { Ok(()) } else { Err(mismatch(op, &format!("{part:?} is no part of {whole:?}"))) }
+    if fits { Ok(()) } else { Err(mismatch(op, &format!("{part:?} is not a part of {whole:?}"))) }
 }
 
 /// Row and column at which the part starts.
@@ -56,7 +56,8 @@ pub(super) fn place<Real: Copy + Into<f64>>(
     [start(at, whole.height - part.height), start(at + 1, whole.width - part.width)]
 }
 
-/// Calls `change` with each row of a map that a part at this place covers: quad, the part's row, and the texels that it covers.
+/// Calls `change` with each row of a map that a part at this place covers: the quad, the row of the part, and the
+/// texels.
 pub(super) fn for_each_row_of_part(
     map: &mut [f32],
     [whole, part]: [MapLayout; 2],
@@ -80,7 +81,7 @@ fn shape(map: MapLayout) -> Shape {
     Shape::map(map.channels, map.height, map.width)
 }
 
-/// The dispatches of an entry point, one for each window of quads; `filled` is the map that it writes.
+/// Dispatches of an entry point, one per window of quads; `filled` is the map that it writes.
 fn dispatches(
     entry: &'static str,
     input: &'static str,
@@ -216,7 +217,7 @@ impl Op for CropBackward {
 /// Exact: values only move.
 const TOLERANCE: f64 = 0.0;
 
-/// Two places, then one that is beyond every map here.
+/// Two places inside, then one outside every map used here.
 pub(super) const PLACES: CaseInput = CaseInput::Values(&[0.0, 0.0, 3.0, 2.0, 1000.0, 1000.0]);
 
 /// Channels and size of the whole, size of the part, index of the place.
@@ -254,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_and_places_that_do_not_exist_are_refused() {
+    fn invalid_sizes_and_positions_are_refused() {
         let [map, places] = [Shape::map(3, 5, 7), Shape::Vector(4)];
         assert_eq!(Crop { size: [5, 1], at: 2 }.output(&[map, places]).unwrap(), Shape::map(3, 5, 1));
         for op in [Crop { size: [6, 7], at: 0 }, Crop { size: [0, 7], at: 0 }, Crop { size: [5, 7], at: 3 }] {

@@ -1,4 +1,4 @@
-//! How far the softmax of a vector of logits is from a distribution, and its gradient.
+//! Cross-entropy between the softmax of a vector of logits and a distribution, and its gradient.
 
 use super::cpu::write_number;
 use super::lanes::{elementwise, sums};
@@ -10,13 +10,15 @@ use super::{
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// `sum_i p_i (ln p_i - ln softmax(z)_i)`: the cross-entropy of p and the softmax of z less the entropy of p, which is
-/// 0 where both are equal and positive elsewhere (Kullback-Leibler divergence). Inputs: z, a vector; p, a distribution
-/// over as many classes, which gets no gradient. A vector of length 1. Finite z of any size give a finite result.
+/// Kullback-Leibler divergence `sum_i p_i (ln p_i - ln softmax(z)_i)`: the cross-entropy of p and the softmax of z
+/// minus the entropy of p. It is 0 where both are equal and positive elsewhere. Inputs: z, a vector of logits; p, a
+/// distribution over as many classes, which gets no gradient. Output: a vector of length 1. Finite z of any magnitude
+/// give a finite result.
 #[derive(Debug, Clone, Copy)]
 pub struct CrossEntropy;
 
-/// `dz = (softmax(z) * sum p - p) * w`. Inputs: z, p, and w, the upstream gradient: a vector of length 1.
+/// Adjoint of [`CrossEntropy`] with respect to z: `dz = (softmax(z) * sum p - p) * w`. Inputs: z; p; w, the upstream
+/// gradient, a vector of length 1.
 #[derive(Debug, Clone, Copy)]
 pub struct CrossEntropyBackward;
 
@@ -25,7 +27,7 @@ fn expect_pair(op: &str, inputs: &[Shape]) -> Result<()> {
     if inputs[0] == inputs[1] {
         return Ok(());
     }
-    Err(mismatch(op, &format!("{} logits have a probability each, not {}", inputs[0], inputs[1])))
+    Err(mismatch(op, &format!("{} logits need one probability each, not {}", inputs[0], inputs[1])))
 }
 
 fn kernel(entry: &'static str, shape: Shape) -> Dispatch {
@@ -64,7 +66,7 @@ impl Op for CrossEntropy {
             let [z, p] = [call.inputs[0], call.inputs[1]].map(|input| &input[..length]);
             let (high, sum) = largest_and_powers(z);
             let normaliser = sum.ln();
-            // p ln p is 0 where p is.
+            // p ln p is 0 at p = 0.
             let term = |[z, p]: [f32; 2]| if p > 0.0 { p * (p.ln() - (z - high - normaliser)) } else { 0.0 };
             let [sum] = sums([z, p], |values| [term(values)]);
             write_number(call.output, sum as f32);
@@ -136,25 +138,25 @@ impl Op for CrossEntropyBackward {
     }
 }
 
-/// As softmax: Vulkan lets exp(x) be off by 3 + 2|x| units of the last place, and log(x) by 2^-21 near 1. The sum over
-/// all classes is of terms of both signs, a few times larger than it.
+/// As for softmax, Vulkan allows exp(x) an error of 3 + 2|x| units in the last place, and log(x) one of 2^-21 near 1.
+/// The sum over all classes has terms of both signs, a few times larger than the sum itself.
 const TOLERANCE: f64 = 4e-6;
 
 const LENGTHS: [usize; 6] = [1, 2, 7, 255, 1000, 4099];
 
-/// One class, or two of which the second is rare.
+/// One class, or two with a rare second one.
 const TWO_CLASSES: CaseInput = CaseInput::Values(&[0.0, 0.9, 0.0, 0.0, 0.1, 0.0, 0.0]);
 
 fn samples() -> Vec<[(Shape, CaseInput); 2]> {
     let mut samples = Vec::new();
     for length in LENGTHS.map(Shape::Vector) {
-        // Standard deviation 80: exp overflows without the maximum.
+        // Standard deviation 80: exp would overflow without subtracting the maximum.
         for logits in [CaseInput::Normal, CaseInput::Scaled(80.0)] {
             samples.push([(length, logits), (length, CaseInput::Positive)]);
         }
         samples.push([(length, CaseInput::Normal), (length, TWO_CLASSES)]);
     }
-    // A softmax of 1 against a probability of 1.
+    // A softmax of 1 with a probability of 1.
     samples.push([(Shape::Vector(1), CaseInput::Exactly(-3.0)), (Shape::Vector(1), CaseInput::Exactly(1.0))]);
     samples
 }

@@ -1,4 +1,5 @@
-//! Standard deviation from moments, where the values themselves are no longer at hand, and its gradients.
+//! Standard deviation from first and second moments, for when the values themselves are no longer available, and its
+//! gradients.
 
 use super::lanes::elementwise;
 use super::shape::mismatch;
@@ -8,21 +9,21 @@ use super::{
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// The least variance, as [`ChannelDeviation`](super::ChannelDeviation) has it.
+/// Smallest variance, the same as in [`ChannelDeviation`](super::ChannelDeviation).
 const SMALLEST: f32 = 1e-5;
 
-/// `sigma = sqrt(max(q - mu^2, 1e-5))`. Inputs: q, the second moments of some values plus 1e-5; mu, their means. Vectors of
-/// one length.
+/// `sigma = sqrt(max(q - mu^2, 1e-5))`. Inputs: q, the second moments of some values plus 1e-5; mu, their means;
+/// vectors of the same length.
 ///
-/// In f32 the variance is off by up to 2e-7 of q: little unless the deviation is far smaller than the mean.
+/// In f32 the error of the variance is up to 2e-7 of q: small unless the deviation is much smaller than the mean.
 #[derive(Debug, Clone, Copy)]
 pub struct Deviation;
 
-/// Adjoint of [`Deviation`] for q, `dsigma / (2 sigma)`, or for mu, `-mu dsigma / sigma`, also where the least variance
-/// counts. Inputs: mu, sigma, dsigma.
+/// Adjoint of [`Deviation`] with respect to q, `dsigma / (2 sigma)`, or to mu, `-mu dsigma / sigma`, also where the
+/// variance is clamped. Inputs: mu, sigma, dsigma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviationBackward {
-    /// True for the gradient by mu.
+    /// True for the gradient with respect to mu, false with respect to q.
     pub by_mean: bool,
 }
 
@@ -31,7 +32,7 @@ fn same(op: &str, inputs: &[Shape], count: usize) -> Result<Shape> {
     if inputs.len() == count && inputs.iter().all(|shape| *shape == inputs[0]) {
         return Ok(Shape::Vector(length));
     }
-    Err(mismatch(op, &format!("takes {count} vectors of one length, not {inputs:?}")))
+    Err(mismatch(op, &format!("takes {count} vectors of the same length, not {inputs:?}")))
 }
 
 fn dispatch(entry: &'static str, length: usize, device: &Profile) -> Dispatch {
@@ -63,7 +64,7 @@ impl Op for Deviation {
         Ok(CpuKernel::new(move |call| {
             elementwise(call.output, [call.inputs[0], call.inputs[1]], |[square, mean]| {
                 let variance = square - mean * mean;
-                // Unlike `max` it keeps NaN.
+                // Unlike `max`, this keeps NaN.
                 if variance < SMALLEST { SMALLEST.sqrt() } else { variance.sqrt() }
             });
             call.output[length..].fill(0.0);
@@ -111,7 +112,7 @@ impl Op for DeviationBackward {
                 let factor = if by_mean { -mean } else { 0.5 };
                 factor * upstream / deviation
             });
-            // There is no deviation: 0 / 0.
+            // Padding has no deviation and would be 0 / 0.
             call.output[length..].fill(0.0);
         }))
     }
@@ -125,9 +126,9 @@ impl Op for DeviationBackward {
     }
 }
 
-/// Variances of at least a tenth of the second moments below: three roundings of 6e-8 of these, and a root.
+/// Variances are at least a tenth of the second moments: three roundings of 6e-8 of these, and a root.
 const TOLERANCE: f64 = 2e-6;
-/// Two roundings and a division that may be off by 2.5 units of the last place.
+/// Two roundings, and a division with an error of up to 2.5 units in the last place.
 const BACKWARD_TOLERANCE: f64 = 5e-7;
 
 const LENGTHS: [usize; 5] = [1, 3, 7, 64, 263];
@@ -159,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variance_lost_in_rounding_is_the_least() {
+    fn negative_rounded_variance_gives_the_minimum() {
         let found = Deviation.reference(&[&[4.0], &[2.000_001]], &[Shape::Vector(1); 2]);
         assert!((found[0] - f64::from(SMALLEST).sqrt()).abs() <= 1e-9);
         assert!(Deviation.output(&[Shape::Vector(3), Shape::Vector(4)]).is_err());

@@ -1,4 +1,4 @@
-//! Between the convolutions and the fully connected layers: a map as a vector, and back.
+//! Converts between maps of the convolutional layers and vectors of the fully connected layers.
 
 use super::cpu::{fill_map, for_each_row, row};
 use super::shape::{MapLayout, mismatch};
@@ -6,11 +6,11 @@ use super::{Adjoint, AdjointOperand, Case, CpuKernel, Dispatch, Kernel, Op, Oper
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// Map `[channels, height, width]` to a vector in channel, row, column order, as PyTorch's `flatten`.
+/// Flattens a map `[channels, height, width]` to a vector in channel, row, column order, like PyTorch's `flatten`.
 #[derive(Debug, Clone, Copy)]
 pub struct Flatten;
 
-/// Vector to a map of these sizes, as PyTorch's `reshape`; the adjoint (and inverse) of [`Flatten`].
+/// Reshapes a vector to a map of this size, like PyTorch's `reshape`; the adjoint (and inverse) of [`Flatten`].
 #[derive(Debug, Clone, Copy)]
 pub struct Unflatten {
     /// Channels of the map.
@@ -63,7 +63,7 @@ impl Op for Flatten {
     }
 
     fn reference(&self, inputs: &[&[f64]], _shapes: &[Shape]) -> Vec<f64> {
-        // Logical order is already channel, row, column; only the memory differs.
+        // Logical order is already channel, row, column; only the memory layout differs.
         inputs[0].to_vec()
     }
 

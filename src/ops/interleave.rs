@@ -1,4 +1,4 @@
-//! Changes an image from a map to the interleaved RGB of image files.
+//! Converts a picture from a map to the interleaved RGB of image files.
 
 use super::cpu::{for_each_row, row};
 use super::preprocess::image_layout;
@@ -9,11 +9,11 @@ use crate::gpu::Profile;
 /// Invocations per workgroup; matches the shader.
 const GROUP: usize = 64;
 
-/// A map of 3 channels as a list `r g b r g b ...`, row by row: `Vector(3 * height * width)`. The last
-/// step before a file, so it has no adjoint.
+/// Converts a map of 3 channels to a list `r g b r g b ...`, row by row: `Vector(3 * height * width)`. The last step
+/// before an image file, so it has no adjoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interleave {
-    /// True to limit the values to 0..1, as for image files.
+    /// True to clamp the values to 0..1, as for image files.
     pub clamp: bool,
 }
 
@@ -64,7 +64,7 @@ impl Op for Interleave {
     }
 }
 
-/// Values are moved or limited, not computed.
+/// Values are moved or clamped, not computed.
 const EXACT: f64 = 0.0;
 
 pub(super) fn cases() -> Vec<Case> {

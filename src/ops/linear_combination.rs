@@ -1,16 +1,17 @@
-//! Linear combination of tensors with fixed factors: sums of losses, and scaled statistics.
+//! Linear combination of tensors with fixed factors: for sums of losses and scaled statistics.
 
 use super::lanes::elementwise;
 use super::shape::mismatch;
-use super::window;
-use super::{Adjoint, AdjointOperand, Case, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use super::{
+    Adjoint, AdjointOperand, Case, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature, window,
+};
 use crate::error::Result;
 use crate::gpu::Profile;
 
 /// Names of the summands and their factors in the shader.
 const SUMMANDS: [(&str, &str); 3] = [("a", "factor_a"), ("b", "factor_b"), ("c", "factor_c")];
 
-/// `y = sum over k of factors[k] * a_k`; inputs: one to three tensors of one shape, as many as there are factors.
+/// `y = sum over k of factors[k] * a_k`. Inputs: one to three tensors of the same shape, as many as there are factors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinearCombination {
     /// Factor of each input.
@@ -18,7 +19,7 @@ pub struct LinearCombination {
 }
 
 impl LinearCombination {
-    /// One tensor times a number.
+    /// Creates a product of one tensor and a number.
     pub fn scale(factor: f32) -> Self {
         Self { factors: vec![factor] }
     }
@@ -46,7 +47,7 @@ impl Op for LinearCombination {
             .consts(&[("COUNT", count as u32)])
             .bind("output", Operand::Output);
         for (index, (name, factor)) in SUMMANDS.into_iter().enumerate() {
-            // The shader binds three in any case.
+            // The shader always binds three inputs.
             let input = if index < count { index } else { 0 };
             dispatch = dispatch
                 .bind(name, Operand::Input(input))
@@ -65,7 +66,7 @@ impl Op for LinearCombination {
             (&[of_a, of_b, of_c], &[a, b, c]) => {
                 elementwise(call.output, [a, b, c], |[a, b, c]| of_a * a + of_b * b + of_c * c);
             }
-            // Other numbers of inputs have no output shape.
+            // `output` rejects any other number of inputs.
             _ => {}
         }))
     }

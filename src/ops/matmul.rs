@@ -8,20 +8,20 @@ use super::{
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
 
-/// Quads of rows and of columns that a lane computes in `matmul_tiles.wgsl`.
+/// Quads of rows and of columns per lane in `matmul_tiles.wgsl`.
 const TALL: usize = 2;
 const WIDE: usize = 2;
-/// Fewer large blocks leave cores of a GPU idle (it has 20 to 150).
+/// Fewer large blocks than this leave cores of a GPU idle (it has 20 to 150).
 const ENOUGH: usize = 128;
 
-/// `D = A B`. Inputs: A and B, matrices, each of which may come transposed.
+/// `D = A B`. Inputs: A and B, matrices, each optionally transposed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MatMul {
-    /// For each of the inputs, whether its transpose takes part.
+    /// For each input, true to use its transpose.
     pub transposed: [bool; 2],
 }
 
-/// Shape of a matrix as two sizes.
+/// Rows and columns of a matrix.
 fn sizes(shape: Shape) -> Result<[usize; 2]> {
     match shape {
         Shape::Matrix { rows, columns } => Ok([rows, columns]),
@@ -29,22 +29,22 @@ fn sizes(shape: Shape) -> Result<[usize; 2]> {
     }
 }
 
-/// Sizes of a workgroup's block in `matmul_blocks.wgsl`.
+/// Block sizes of a workgroup in `matmul_blocks.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tile {
     variant: &'static str,
-    /// Quads of its rows and columns.
+    /// Quads of rows and of columns.
     side: usize,
-    /// Quads of depth in a step.
+    /// Quads of depth per step.
     depth: usize,
 }
 
 /// 256 invocations for 64 x 64 values, 8.5 KiB.
 const LARGE: Tile = Tile { variant: "buffer", side: 16, depth: 4 };
-/// Four times as many workgroups, 64 invocations each, with half as many steps, 9 KiB.
+/// Four times as many workgroups of 64 invocations, with half as many steps, 9 KiB.
 const SMALL: Tile = Tile { variant: "buffer_small", side: 8, depth: 8 };
 
-/// What becomes of a product before it is stored: `scale * A B + plus * M`, M another matrix, or the identity.
+/// Epilogue of a product: stores `scale * A B + plus * M` with M another matrix or, without `other`, the identity.
 #[derive(Debug, Clone)]
 pub(super) struct Finish {
     pub scale: f32,
@@ -52,7 +52,7 @@ pub(super) struct Finish {
     pub other: Option<Operand>,
 }
 
-/// The dispatch of a product that ends so.
+/// Adds the epilogue to a product's dispatch.
 fn finished(dispatch: Dispatch, finish: Option<Finish>) -> Dispatch {
     let form = match &finish {
         None => 0,
@@ -67,10 +67,10 @@ fn finished(dispatch: Dispatch, finish: Option<Finish>) -> Dispatch {
     }
 }
 
-/// A way to compute a product.
+/// Implementation of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// `matmul_tiles.wgsl`, with this subgroup size.
+    /// `matmul_tiles.wgsl` with this subgroup size.
     Texture(usize),
     /// `matmul_blocks.wgsl`.
     Buffer(Tile),
@@ -79,8 +79,8 @@ pub(super) enum Form {
 }
 
 impl Form {
-    /// The forms that suit a device, matrices of these shapes and a product of so many rows and columns, the preferred
-    /// first and the naive one last.
+    /// Implementations that this device supports for matrices of these shapes and a product of these rows and columns,
+    /// the preferred first and the naive one last.
     pub(super) fn choices(matrices: &[Shape], product: [usize; 2], device: &Profile) -> Vec<Self> {
         let mut forms = Vec::new();
         if let Some(lanes) = device.lanes {
@@ -111,7 +111,7 @@ impl Form {
         }
     }
 
-    /// The dispatch of a product of these operands and shapes.
+    /// Dispatch of a product of these operands and shapes.
     pub(super) fn dispatch(
         self,
         op: MatMul,
@@ -186,7 +186,7 @@ impl Op for MatMul {
         }
         if depth != other {
             let message =
-                format!("{} and {} don't fit, transposed: {:?}", inputs[0], inputs[1], self.transposed);
+                format!("{} and {} don't match, transposed: {:?}", inputs[0], inputs[1], self.transposed);
             return Err(mismatch("matmul", &message));
         }
         Ok(Shape::Matrix { rows, columns })
@@ -254,12 +254,12 @@ impl Op for MatMul {
     }
 }
 
-/// The transpose of a matrix in logical order.
+/// Transpose of a matrix in logical order.
 fn transpose(values: &[f64], rows: usize, columns: usize) -> Vec<f64> {
     (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
 }
 
-/// The product in f64; sizes are rows, depth, columns.
+/// Product in f64; sizes are rows, depth, columns.
 pub(super) fn multiply(a: &[f64], b: &[f64], [rows, depth, columns]: [usize; 3]) -> Vec<f64> {
     let mut product = vec![0.0; rows * columns];
     for row in 0..rows {
@@ -273,12 +273,12 @@ pub(super) fn multiply(a: &[f64], b: &[f64], [rows, depth, columns]: [usize; 3])
     product
 }
 
-/// f32 sums of at most 150 products of both signs: roundings of 6e-8 of sums that wander as far as the result,
-/// 6e-8 * sqrt(150) = 7e-7 of the largest value.
+/// f32 sums of at most 150 products of both signs: roundings of 6e-8 of partial sums no larger than the result, 6e-8 *
+/// sqrt(150) = 7e-7 of the largest value.
 const TOLERANCE: f64 = 1.5e-6;
 
 pub(super) fn cases() -> Vec<Case> {
-    // Rows, depth, columns: tiny, prime, more than a tile of each family in each direction.
+    // Rows, depth, columns: tiny, prime, and more than a tile of each family in each direction.
     let sizes = [[1, 1, 1], [3, 7, 5], [4, 4, 4], [67, 9, 2], [5, 131, 66], [70, 13, 137]];
     let flags = [[false, false], [true, false], [false, true], [true, true]];
     let case = |[rows, depth, columns]: [usize; 3], transposed: [bool; 2]| {

@@ -1,26 +1,25 @@
-//! Square root of a symmetric positive matrix by Newton-Schulz iteration, and the trace of it with its gradient.
+//! Square root of a symmetric positive matrix by Newton-Schulz iteration, and its trace with the gradient.
 //!
-//! With X = A / s, s the Frobenius norm of A, the coupled iteration is `Y_0 = X, Z_0 = I, T = (3 I - Z Y) / 2,
-//! Y' = Y T, Z' = T Z`; Y tends to the root of X and Z to its inverse. Each of the 12 steps makes a small eigenvalue of
-//! Y up to 1.5 times larger, so those of A below about 6e-5 of the largest are not there yet at the end. That is meant:
-//! more steps amplify what rounding in f32 leaves of them (an eigenvalue slightly below 0 then grows without bound),
-//! and style-transfer-pytorch stops there too.
+//! With X = A / s, s the Frobenius norm of A, the coupled iteration is `Y_0 = X, Z_0 = I, T = (3 I - Z Y) / 2, Y' = Y
+//! T, Z' = T Z`; Y converges to the root of X and Z to its inverse. Each of the 12 steps enlarges a small eigenvalue of
+//! Y by a factor of up to 1.5, so eigenvalues of A below about 6e-5 of the largest have not converged at the end. This
+//! is intended: more steps would amplify the f32 rounding errors of such eigenvalues (one slightly below 0 grows
+//! without bound), and style-transfer-pytorch stops there too.
 //!
-//! **The gradient of the trace** is that of the number computed, converged or not, so that it agrees with finite
-//! differences, with PyTorch's autograd through the same steps, and with what a line search sees. It has a closed
-//! form, because all matrices of the iteration are polynomials of A and commute. Backward through the steps the
-//! difference `Ybar Y - Zbar Z` stays as it is, and the sum `c = Ybar Y + Zbar Z` obeys
-//! `c_k = 3 (I - Z_k Y_k) (2 T_k)^-1 c_(k+1)`. From `Ybar = I, Zbar = 0` at the end, Y_n = X Z_n, and Z_n = T_0 ... T_(n-1)
-//! follows
+//! **The gradient of the trace** is that of the computed number, converged or not, so that it agrees with finite
+//! differences, with PyTorch's autograd through the same steps, and with the losses of a line search. It has a closed
+//! form, because all matrices of the iteration are polynomials of A and commute. Backward through the steps, the
+//! difference `Ybar Y - Zbar Z` is constant, and the sum `c = Ybar Y + Zbar Z` satisfies `c_k = 3 (I - Z_k Y_k) (2
+//! T_k)^-1 c_(k+1)`. With `Ybar = I, Zbar = 0` at the end, Y_n = X Z_n, and Z_n = T_0 ... T_(n-1), it follows that
 //!
 //! `d trace(Y_n) / dX = (Z_n + P) / 2`, with `P = (3/2 (I - Z_0 Y_0)) ... (3/2 (I - Z_(n-1) Y_(n-1)))`.
 //!
-//! One more product a step gives P; taking the derivative step by step would take six. Where the iteration has
-//! converged P is 0 and the gradient half the inverse root, the textbook's derivative.
+//! P takes one more product per step; differentiating step by step would take six. Where the iteration has converged, P
+//! is 0 and the gradient is half the inverse root, the textbook derivative.
 //!
-//! **A matrix that is not positive** counts as zero, with a gradient of zero: where all pixels are alike, what is computed
-//! of their covariance is nothing but rounding, with eigenvalues of both signs, and the iteration grows beyond all bounds.
-//! As `||Y||^2 = trace X <= sqrt(side)` for a positive matrix, a larger Y shows that the matrix is not positive.
+//! **A matrix that is not positive** is treated as zero, with a gradient of zero: if all pixels are equal, their
+//! computed covariance is only rounding errors, with eigenvalues of both signs, and the iteration diverges. Since
+//! `||Y||^2 = trace X <= sqrt(side)` for a positive matrix, a larger Y shows that the matrix is not positive.
 
 use super::covariance::{expect_square, trace};
 use super::cpu::write_number;
@@ -34,26 +33,27 @@ use super::{
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// Steps of the iteration.
+/// Number of steps of the iteration.
 const STEPS: usize = 12;
 
-/// The root of a symmetric positive semi-definite matrix, as far as 12 steps go. For targets, so without an adjoint.
+/// Square root of a symmetric positive semi-definite matrix, after 12 steps of the iteration. For targets, so it has no
+/// adjoint.
 #[derive(Debug, Clone, Copy)]
 pub struct MatrixRoot;
 
-/// The trace of the root of a symmetric positive semi-definite matrix, a vector of length 1. Saves the gradient, a
-/// matrix, for the backward pass.
+/// Trace of the square root of a symmetric positive semi-definite matrix, as a vector of length 1. Saves the gradient,
+/// a matrix, for the backward pass.
 #[derive(Debug, Clone, Copy)]
 pub struct RootTrace;
 
-/// Dispatches of an iteration in the making, with their scratch buffers.
+/// Builder for the dispatches of an iteration and their scratch buffers.
 struct Iteration<'a> {
     form: Form,
     side: usize,
     device: &'a Profile,
     dispatches: Vec<Dispatch>,
     scratch: Vec<u64>,
-    /// The norm of A and what follows from it; once the iteration is done, zeros if it left all bounds.
+    /// The norm of A and values derived from it; after the iteration, zeros if it diverged.
     numbers: Operand,
 }
 
@@ -63,7 +63,7 @@ impl<'a> Iteration<'a> {
         Self { form, side, device, dispatches: Vec::new(), scratch: vec![16], numbers }
     }
 
-    /// A new scratch buffer for a matrix.
+    /// Adds a scratch buffer for a matrix.
     fn matrix(&mut self) -> Operand {
         let shape = Shape::Matrix { rows: self.side, columns: self.side };
         self.scratch.push(shape.bytes());
@@ -97,7 +97,7 @@ impl<'a> Iteration<'a> {
         self.push("combine", &[("a", a), ("output", output)], [scale, identity]);
     }
 
-    /// All steps. Returns X, Y and Z, and with `residue` P.
+    /// Adds all steps. Returns X, Y and Z, and with `residue` P.
     fn run(&mut self, residue: bool) -> [Operand; 4] {
         let [x, t] = [self.matrix(), self.matrix()];
         let [mut y, mut next_y] = [self.matrix(), self.matrix()];
@@ -108,7 +108,7 @@ impl<'a> Iteration<'a> {
         let input = Operand::Input(0);
         self.push("norm", &[("a", &input), ("output", &numbers)], none);
         self.push("normalise", &[("a", &input), ("numbers", &numbers), ("output", &x)], none);
-        // The first step, from Y = X and Z = I.
+        // First step, from Y = X and Z = I.
         self.combine(&x, &z, [-0.5, 1.5]);
         self.multiply(&x, &z, &y, None);
         if residue {
@@ -139,33 +139,33 @@ impl<'a> Iteration<'a> {
     }
 }
 
-/// The iteration on the CPU: s, and X, Y, Z and P as stored. P is empty without `residue`.
+/// Result of the iteration on the CPU: s, and X, Y, Z and P as stored tensors. P is empty without `residue`.
 struct Iterated {
     size: f64,
     x: Vec<f32>,
     y: Vec<f32>,
     z: Vec<f32>,
     p: Vec<f32>,
-    /// False if A was not positive.
+    /// False if A is not positive.
     is_positive: bool,
 }
 
 impl Iterated {
-    /// Floats that [`Self::new`] takes of the heap for a matrix of this shape.
+    /// Floats of heap memory that [`Self::new`] uses for a matrix of this shape.
     fn floats(shape: Shape, residue: bool) -> usize {
         shape.stored() * if residue { 10 } else { 8 }
     }
 
     fn new(a: &[f32], side: usize, residue: bool) -> Self {
         let matrix = || vec![0.0; a.len()];
-        // All matrices are polynomials of A: symmetric, and they commute.
+        // All matrices are polynomials of A, so they are symmetric and commute.
         let mut upper = matrix();
         let mut multiply =
             |a: &[f32], b: &[f32], output: &mut [f32]| symmetric_product([a, b], side, &mut upper, output);
         let size = total(a, a).sqrt().max(1e-30);
         let mut x = matrix();
         combine([a, a], [(1.0 / size) as f32, 0.0, 0.0], side, &mut x);
-        // The first step, from Y = X and Z = I.
+        // First step, from Y = X and Z = I.
         let [mut y, mut next_y, mut z, mut next_z] = [matrix(), matrix(), matrix(), matrix()];
         combine([&x, &x], [-0.5, 0.0, 1.5], side, &mut z);
         multiply(&x, &z, &mut y);
@@ -191,18 +191,18 @@ impl Iterated {
     }
 }
 
-/// False if the square of the norm of Y is that of no positive matrix; it may be NaN.
+/// True if the squared norm of Y is possible for a positive matrix; false for NaN.
 fn is_bounded(square: f64, side: usize) -> bool {
     square <= 2.0 * (side as f64).sqrt()
 }
 
-/// The sum of the products of the elements of two matrices.
+/// Sum of the elementwise products of two matrices.
 fn total(a: &[f32], b: &[f32]) -> f64 {
     let [sum] = sums([a, b], |[a, b]| [a * b]);
     sum
 }
 
-/// `output = first * a + second * b + identity * I`, of matrices as stored; nothing if the output is empty.
+/// `output = first * a + second * b + identity * I`, of stored matrices; does nothing if the output is empty.
 fn combine(matrices: [&[f32]; 2], [first, second, identity]: [f32; 3], side: usize, output: &mut [f32]) {
     elementwise(output, matrices, |[a, b]| first * a + second * b);
     let diagonal = output.iter_mut().step_by(side.next_multiple_of(4) + 1).take(side);
@@ -336,7 +336,7 @@ impl Op for RootTrace {
                 return call.saved.fill(0.0);
             }
             write_number(call.output, (trace(&y, side) * size.sqrt()) as f32);
-            // Both are symmetric but for rounding, so this is the trace of X P.
+            // Both are symmetric up to rounding, so this is the trace of X P.
             let residue = total(&x, &p) as f32;
             let scale = (0.5 / size.sqrt()) as f32;
             elementwise(call.saved, [&x, &z, &p], |[x, z, p]| (z + p - residue * x) * scale);
@@ -383,37 +383,37 @@ impl Op for RootTrace {
     }
 }
 
-/// Twelve steps of products in f32, each with roundings of 1e-6 of the largest value, which the iteration corrects as
-/// long as it converges.
+/// Twelve steps of products in f32, each with rounding errors of 1e-6 of the largest value, which the iteration
+/// corrects as long as it converges.
 const TOLERANCE: f64 = 2e-5;
 
-/// How much larger the errors of the gradient may be than those of the trace, relative to the largest value of each:
-/// it changes with the small eigenvalues' power of -1/2.
+/// Ratio of the gradient's tolerance to the trace's, each relative to the largest value: the gradient varies with the
+/// small eigenvalues to the power of -1/2.
 const GRADIENT_TOLERANCE: f64 = 50.0;
 
-/// Rank 1 and a ridge of 0.001: the small eigenvalues are a 15,000th of the large one, and nearly converge.
+/// Rank 1 and a ridge of 0.001: the small eigenvalues are 1/15,000 of the large one, and nearly converge.
 const DEFICIENT_5: CaseInput = CaseInput::Values(&[
     1.001, 2.0, -1.0, 0.5, 3.0, 2.0, 4.001, -2.0, 1.0, 6.0, -1.0, -2.0, 1.001, -0.5, -3.0, 0.5, 1.0, -0.5,
     0.251, 1.5, 3.0, 6.0, -3.0, 1.5, 9.001,
 ]);
-/// With a ridge of a hundred-thousandth: far from it.
+/// With a ridge of 1/100,000: far from convergence.
 const SINGULAR_5: CaseInput = CaseInput::Values(&[
     1.00001, 2.0, -1.0, 0.5, 3.0, 2.0, 4.00001, -2.0, 1.0, 6.0, -1.0, -2.0, 1.00001, -0.5, -3.0, 0.5, 1.0,
     -0.5, 0.25001, 1.5, 3.0, 6.0, -3.0, 1.5, 9.00001,
 ]);
 
-/// With a ridge of 0.0002, a 76,000th of the large one: half way.
+/// With a ridge of 0.0002, 1/76,000 of the large eigenvalue: about halfway to convergence.
 const PARTIAL_5: CaseInput = CaseInput::Values(&[
     1.0002, 2.0, -1.0, 0.5, 3.0, 2.0, 4.0002, -2.0, 1.0, 6.0, -1.0, -2.0, 1.0002, -0.5, -3.0, 0.5, 1.0, -0.5,
     0.2502, 1.5, 3.0, 6.0, -3.0, 1.5, 9.0002,
 ]);
 
-/// What rounding makes of a covariance of zeros: eigenvalues of both signs.
+/// Rounding errors of a zero covariance: eigenvalues of both signs.
 const INDEFINITE_3: CaseInput = CaseInput::Values(&[1e-4, -2e-4, 1e-5, -2e-4, -1e-4, 3e-4, 1e-5, 3e-4, 2e-4]);
-/// With a negative eigenvalue that grows without reaching infinity.
+/// A negative eigenvalue that grows without reaching infinity.
 const SLIGHTLY_INDEFINITE_3: CaseInput = CaseInput::Values(&[1.0, 0.0, 0.0, 0.0, -2e-3, 0.0, 0.0, 0.0, 0.5]);
 
-/// Sides, matrices, tolerances. More than one block of each family's kernel.
+/// Sides, matrices and tolerances; more than one block of each family's kernel.
 fn samples() -> Vec<(usize, CaseInput, f64)> {
     let mut samples: Vec<_> =
         [1, 3, 8, 17, 67].into_iter().map(|side| (side, CaseInput::Covariance, TOLERANCE)).collect();

@@ -1,5 +1,5 @@
-//! The kernels: one file (or folder) per op with its shape rule, kernels, adjoint, reference and test cases. Its
-//! shaders are under `shaders/`. `core` holds what all ops are built from.
+//! The ops: one file (or directory) per op with its shape rule, kernels, adjoint, reference and test cases. The shaders
+//! are in `shaders/`. `core` holds the building blocks of all ops.
 
 mod accumulate;
 mod adam;

@@ -1,28 +1,28 @@
-//! Mean squared error against a target: `mean((F - T)^2)` over all elements, neural-style's loss for
-//! content (F a map) and style (F a Gram matrix).
+//! Mean squared error against a target, `mean((F - T)^2)` over all elements: neural-style's loss for content (F a map)
+//! and style (F a Gram matrix).
 
 use super::cpu::write_number;
 use super::lanes::{elementwise, sums};
 use super::shape::mismatch;
 use super::{
     Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
+    sum, window,
 };
-use super::{sum, window};
 use crate::error::Result;
 use crate::gpu::Profile;
 
 /// Invocations per workgroup; matches the shader.
 const GROUP: usize = 64;
-/// Quads that one invocation adds up; matches the shader's `TERMS`.
+/// Quads summed per invocation; matches the shader's `TERMS`.
 const TERMS: usize = 16;
 
-/// `mean((F - T)^2)`, a vector of length one. Inputs: F, T of one shape (map, vector or matrix). The
-/// target T gets no gradient.
+/// `mean((F - T)^2)`, as a vector of length 1. Inputs: F, T of the same shape (map, vector or matrix). The target T
+/// gets no gradient.
 #[derive(Debug, Clone, Copy)]
 pub struct MeanSquaredError;
 
-/// `dF = 2 / n * (F - T) * w` with n elements. Inputs: F, T, and w, the upstream gradient: a vector of
-/// length one, usually the loss weight.
+/// Adjoint of [`MeanSquaredError`] with respect to F: `dF = 2 / n * (F - T) * w` with n elements. Inputs: F; T; w, the
+/// upstream gradient, a vector of length 1, usually the loss weight.
 #[derive(Debug, Clone, Copy)]
 pub struct MseBackward;
 
@@ -142,14 +142,14 @@ impl Op for MseBackward {
     }
 }
 
-/// f32 sums of squares, at most 64 at a time and at most 64 such sums in a row: 6e-8 * sqrt(64) = 5e-7
-/// of the result; twice that is allowed.
+/// f32 sums of squares, at most 64 at a time and at most 64 such sums in sequence: 6e-8 * sqrt(64) = 5e-7 of the
+/// result; the tolerance is twice that.
 const TOLERANCE: f64 = 1e-6;
 
 /// Four roundings of 6e-8 each.
 const BACKWARD_TOLERANCE: f64 = 2.4e-7;
 
-/// Every kind of shape, fewer and more values than one workgroup takes.
+/// Every kind of shape, with fewer and more values than one workgroup processes.
 fn samples() -> Vec<Shape> {
     vec![
         Shape::map(3, 1, 1),
@@ -167,7 +167,7 @@ pub(super) fn cases() -> Vec<Case> {
         .into_iter()
         .map(|shape| Case::normal(MeanSquaredError, &[shape, shape], TOLERANCE))
         .collect();
-    // Enough partial sums that they are folded once before the last workgroup.
+    // Enough partial sums to be folded once before the last workgroup.
     let large = Shape::map(4, 521, 523);
     let inputs = [(large, CaseInput::Rectified), (large, CaseInput::Positive)];
     cases.push(Case::drawn(MeanSquaredError, &inputs, TOLERANCE));

@@ -1,13 +1,12 @@
-//! Product of two tensors, element by element.
+//! Elementwise product of two tensors.
 
 use super::lanes::elementwise;
 use super::shape::expect_same;
-use super::window;
-use super::{Adjoint, AdjointOperand, Case, CpuKernel, Kernel, Op, Shape, Signature};
+use super::{Adjoint, AdjointOperand, Case, CpuKernel, Kernel, Op, Shape, Signature, window};
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// `y = a * b`, elementwise; inputs a, b of one shape.
+/// `y = a * b`, elementwise. Inputs: a, b of the same shape.
 #[derive(Debug, Clone, Copy)]
 pub struct Multiply;
 

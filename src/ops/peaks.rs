@@ -1,5 +1,5 @@
-//! Yardsticks: an op that does nothing but multiply-adds, and one that does nothing but move memory. What the
-//! device reaches in them is what kernels are measured against (`graph/peaks.rs`).
+//! Peak benchmarks: an op that only computes multiply-adds, and one that only moves memory. Their throughput is the
+//! reference for the other kernels (`graph/peaks.rs`).
 
 use super::cpu::for_each_part;
 use super::lanes::elementwise;
@@ -10,25 +10,25 @@ use crate::gpu::{Family, Profile};
 use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 
-/// Chains per texel and multiply-adds of each per step; as in the shader.
+/// Chains per texel, and multiply-adds per chain and step; as in the shader.
 const CHAINS: usize = 12;
 const REPEAT: usize = 16;
 const FACTOR: f64 = 0.9921875;
 const SUMMAND: f64 = 0.0625;
 
-/// For each value x of a vector the sum of twelve chains: chain k starts with `x + k / 4` and goes on with
-/// `v = v * 127/128 + 1/16`, sixteen times a step.
+/// For each value x of a vector, the sum of twelve chains: chain k starts at `x + k / 4` and repeats `v = v * 127/128 +
+/// 1/16`, sixteen times per step.
 #[derive(Debug, Clone, Copy)]
 pub struct MultiplyAdd {
-    /// Steps; at most 5000, because Mesa's software driver silently ends an invocation's loops after 65535
+    /// Number of steps; at most 5000, because Mesa's software driver silently ends an invocation's loops after 65535
     /// iterations.
     pub steps: usize,
 }
 
-/// Values of which the CPU runs one chain at a time: enough for processors to start a multiply-add in every cycle.
+/// Values for which the CPU computes one chain at a time: enough to start a multiply-add in every cycle.
 const CHAIN_LANES: usize = 64;
 
-/// The sums of the chains that start with up to [`CHAIN_LANES`] values.
+/// Sums of the chains that start at up to [`CHAIN_LANES`] values.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma", "x86_64+avx2+fma"))]
 fn chains(values: &[f32], steps: usize, sums: &mut [f32]) {
     let (factor, summand) = (FACTOR as f32, SUMMAND as f32);
@@ -39,7 +39,7 @@ fn chains(values: &[f32], steps: usize, sums: &mut [f32]) {
         let mut chain = x.map(|x| x + k as f32 * 0.25);
         for _ in 0..steps * REPEAT {
             for value in &mut chain {
-                // Without the instruction `mul_add` would call a function.
+                // Without the instruction, `mul_add` would be a function call.
                 *value = if target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64")) {
                     value.mul_add(factor, summand)
                 } else {
@@ -63,7 +63,7 @@ impl Op for MultiplyAdd {
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let quads = signature.output.stored() / 4;
-        // How many chains at a time fill the pipeline without spilling depends on the device.
+        // The number of parallel chains that fills the pipeline without spilling depends on the device.
         let kernel = |(variant, vectors)| {
             let dispatch = Dispatch::new("peaks", "multiply_add")
                 .consts(&[("VECTORS", vectors)])
@@ -108,7 +108,7 @@ impl Op for MultiplyAdd {
     }
 }
 
-/// `y = a + 127/128 b`: three vectors' worth of memory traffic (McCalpin's STREAM triad).
+/// `y = a + 127/128 b`: memory traffic of three vectors (McCalpin's STREAM triad).
 #[derive(Debug, Clone, Copy)]
 pub struct Triad;
 
@@ -149,7 +149,7 @@ impl Op for Triad {
     }
 }
 
-/// Forty-eight steps of two roundings each, 2 * 48 * 6e-8; the sum of the chains is in their scale.
+/// Forty-eight steps of two roundings each, 2 * 48 * 6e-8, relative to the sum of the chains.
 const CHAIN_TOLERANCE: f64 = 6e-6;
 /// A product and a sum.
 const TRIAD_TOLERANCE: f64 = 1.2e-7;

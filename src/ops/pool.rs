@@ -1,17 +1,17 @@
 //! Max and average pooling over windows of a fixed size, and their adjoints.
 //!
-//! As PyTorch's `max_pool2d` and `avg_pool2d` (dilation 1, `count_include_pad` true). Along each axis
-//! window `o` starts at pixel `o*stride - padding` and is `kernel` long; there are
-//! `floor((size + 2*padding - kernel) / stride) + 1` of them. `ceil` rounds up instead, but drops a last
-//! window that would start behind the input and its left padding. Padding is minus infinity for max and
-//! zero for average; an average divides by the window's length within the padded input.
+//! Same windows as PyTorch's `max_pool2d` and `avg_pool2d` (dilation 1, `count_include_pad` true). Along each axis
+//! window `o` starts at pixel `o*stride - padding` and is `kernel` long; there are `floor((size + 2*padding - kernel) /
+//! stride) + 1` windows. `ceil` rounds up instead, but drops a last window that would start after the input and its
+//! left padding. Padding is minus infinity for max and zero for average; an average divides by the window's length
+//! within the padded input.
 
 use super::cpu::{fill_map, row};
-use super::epilogue;
 use super::pool_windows::{PoolKind, Window, bind_backward, larger, nested, shape_before};
 use super::shape::{MapLayout, mismatch};
-use super::window;
-use super::{Adjoint, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use super::{
+    Adjoint, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature, epilogue, window,
+};
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
 use std::ops::Range;
@@ -26,34 +26,34 @@ pub struct Pool {
     pub kind: PoolKind,
     /// Height and width of a window.
     pub kernel: [usize; 2],
-    /// Vertical and horizontal step.
+    /// Vertical and horizontal stride.
     pub stride: [usize; 2],
-    /// Rows above and below, columns left and right; at most half of the kernel.
+    /// Rows of padding above and below, columns left and right; at most half of the kernel.
     pub padding: [usize; 2],
-    /// True to keep a last window that is not full.
+    /// True to keep a partial last window.
     pub ceil: bool,
 }
 
-/// Adjoint of [`Pool`]. Inputs: x, dy for max and where it is rectified; dy alone for average. Output: a map of x's
-/// size, which is an attribute since several sizes can give the same output. `dx[p]` is the sum over the windows that hold
-/// p of dy where p is the window's first maximum, or of dy over the window's divisor.
+/// Adjoint of [`Pool`]. Inputs: x and dy for max or if `rectified`, dy alone otherwise. Output: a map of x's size,
+/// which is an attribute since several sizes can give the same output. `dx[p]` sums over the windows that contain p:
+/// for max, dy of those with their first maximum at p; for average, dy divided by the window's divisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolBackward {
     /// The forward op.
     pub pool: Pool,
     /// Height and width of x.
     pub size: [usize; 2],
-    /// True if the gradient is zero where x is not positive: the adjoint of a ReLU before x too.
+    /// True to zero the gradient where x is not positive: fuses the adjoint of a ReLU before x.
     pub rectified: bool,
 }
 
 impl Pool {
-    /// Windows of 2x2 side by side; an odd last row or column is dropped.
+    /// Adjacent 2x2 windows; an odd last row or column is dropped.
     pub const fn halve(kind: PoolKind) -> Self {
         Self { kind, kernel: [2, 2], stride: [2, 2], padding: [0, 0], ceil: false }
     }
 
-    /// Number of windows along an axis of an input of this size.
+    /// Number of windows along an axis of this input.
     fn windows(&self, axis: usize, input: MapLayout) -> Result<usize> {
         let size = [input.height, input.width][axis];
         let (kernel, stride, padding) = (self.kernel[axis], self.stride[axis], self.padding[axis]);
@@ -76,7 +76,7 @@ impl Pool {
         Ok(if dropped { last } else { last + 1 })
     }
 
-    /// The windows along both axes.
+    /// Windows along both axes.
     fn axes(&self, input: MapLayout) -> Result<[Vec<Window>; 2]> {
         let along = |axis: usize| -> Result<Vec<Window>> {
             let size = [input.height, input.width][axis];
@@ -94,9 +94,9 @@ impl Pool {
         Ok([along(0)?, along(1)?])
     }
 
-    /// True if the 2x2 kernels do this.
+    /// True if the 2x2 kernels support this pooling.
     fn is_halving(&self, input: MapLayout, output: MapLayout) -> bool {
-        // With `ceil` an odd size has a last window of its own.
+        // With `ceil`, an odd size has an extra partial window.
         *self == (Self { ceil: self.ceil, ..Self::halve(self.kind) })
             && [output.height, output.width] == [input.height / 2, input.width / 2]
     }
@@ -116,7 +116,7 @@ impl Pool {
             .size("pad_x", self.padding[1])
     }
 
-    /// The dispatches of a forward entry point, to the output.
+    /// Dispatches of a forward entry point, writing to the output.
     fn forward(
         &self,
         entry: &'static str,
@@ -136,7 +136,7 @@ impl Pool {
     }
 }
 
-/// Windows of 2x2 side by side on the CPU, also as a step of other kernels: of a map as stored into the halved one.
+/// Pools adjacent 2x2 windows of a stored map on the CPU; also a step of other kernels.
 pub(super) fn cpu_halve(kind: PoolKind, map: &[f32], layout: MapLayout, output: &mut [f32]) {
     fill_map(halved(layout), output, |quad, y, texels| {
         let [upper, lower] = [0, 1].map(|line| row(map, layout, quad, 2 * y + line).as_chunks::<8>().0);
@@ -152,18 +152,18 @@ pub(super) fn cpu_halve(kind: PoolKind, map: &[f32], layout: MapLayout, output: 
     });
 }
 
-/// A map after windows of 2x2 side by side.
+/// Layout of a map after pooling adjacent 2x2 windows.
 pub(super) fn halved(map: MapLayout) -> MapLayout {
     MapLayout { height: map.height / 2, width: map.width / 2, ..map }
 }
 
-/// The dispatches that halve the map in `input` by its maxima, to the output.
+/// Dispatches that max-pool the map in `input` by 2x2 windows to the output.
 pub(super) fn halve_max(map: MapLayout, input: &Operand, device: &Profile) -> Vec<Dispatch> {
     let pool = Pool::halve(PoolKind::Max);
     pool.forward("halve_max_forward", (input, map), halved(map), device)
 }
 
-/// The gradients of one row of windows of 2x2, the upper or the lower, from both rows of x. `dx` is by window.
+/// Gradients of the upper or lower row of 2x2 windows, from both rows of x. `dx` is by window.
 fn halve_max_backward(
     lines: [&[f32]; 2],
     upper: bool,
@@ -175,7 +175,7 @@ fn halve_max_backward(
     for (((dx, d), a), b) in dx.iter_mut().zip(upstream).zip(above).zip(below) {
         for channel in 0..4 {
             let [v0, v1, v2, v3] = [a[channel], a[channel + 4], b[channel], b[channel + 4]];
-            // Larger than all before, not smaller than any behind; so a window with NaN has no maximum.
+            // Larger than all earlier values, not smaller than any later one; so a window with NaN has no maximum.
             let (left, right, values) = if upper {
                 let left = (v0 >= v1) & (v0 >= v2) & (v0 >= v3);
                 let right = (v1 > v0) & (v1 >= v2) & (v1 >= v3);
@@ -247,7 +247,7 @@ impl Op for Pool {
 }
 
 impl PoolBackward {
-    /// True if it reads x.
+    /// True if the adjoint reads x.
     fn reads_x(&self) -> bool {
         self.rectified || self.pool.kind == PoolKind::Max
     }
@@ -275,7 +275,7 @@ impl Op for PoolBackward {
             PoolKind::Max => ("halve_max_backward", "max_backward"),
             PoolKind::Average => ("halve_average_backward", "average_backward"),
         };
-        // Windows that share a pixel.
+        // Number of windows that share a pixel.
         let sharing = [0, 1].map(|axis| pool.kernel[axis].div_ceil(pool.stride[axis]));
         let kernel = |variant, entry, invocations: &dyn Fn(MapLayout) -> usize| {
             let part = |quads: Range<usize>| {
@@ -293,7 +293,7 @@ impl Op for PoolBackward {
         };
         let mut kernels = Vec::new();
         if pool.is_halving(input, output) && !device.prefers(Family::Naive) {
-            // Blocks of 2x2 texels, see the shader; the closing border lies in two more rows of blocks.
+            // Blocks of 2x2 texels, see the shader; the closing border takes two more rows of blocks.
             let [down, across] = [input.height, input.width].map(|size| (size + 3) / 2);
             kernels.push(kernel("halve", halve, &|layout| (layout.quads() * down + 2) * across));
         }
@@ -362,13 +362,13 @@ impl Op for PoolBackward {
     }
 }
 
-/// A maximum is picked, not computed.
+/// A maximum is selected, not computed.
 const EXACT: f64 = 0.0;
-/// Sums of up to 35 terms (windows, or windows that overlap) with one division each: 35 roundings of 6e-8
-/// would give 2e-6 if all pointed the same way; divisions may be 2.5 units in the last place off.
+/// Sums of up to 35 terms (pixels or overlapping windows) with one division each: 35 roundings of 6e-8 would give 2e-6
+/// if all had the same sign; a division may be off by 2.5 units in the last place.
 const TOLERANCE: f64 = 2e-6;
 
-/// Each pooling with the map it is tested on.
+/// Each pooling with the shape of its test map.
 fn samples() -> Vec<(Pool, Shape)> {
     let mut samples = Vec::new();
     for kind in [PoolKind::Max, PoolKind::Average] {
@@ -379,13 +379,13 @@ fn samples() -> Vec<(Pool, Shape)> {
             (halve, Shape::map(5, 7, 13)),
             (halve, Shape::map(8, 6, 3)),
             (halve, Shape::map(17, 31, 64)),
-            (Pool { ceil: true, ..halve }, Shape::map(4, 4, 6)), // as without ceil
-            (Pool { ceil: true, ..halve }, Shape::map(5, 5, 8)), // windows of one row
+            (Pool { ceil: true, ..halve }, Shape::map(4, 4, 6)), // same as without ceil
+            (Pool { ceil: true, ..halve }, Shape::map(5, 5, 8)), // last windows have one row
             (Pool { ceil: true, ..halve }, Shape::map(2, 1, 1)), // smaller than the kernel
             (general([3, 3], [2, 2], [1, 1], false), Shape::map(6, 11, 7)),
             (general([3, 3], [2, 2], [0, 0], true), Shape::map(3, 13, 10)),
             (general([2, 2], [1, 1], [1, 1], false), Shape::map(1, 1, 1)),
-            (general([2, 2], [2, 2], [1, 1], true), Shape::map(5, 5, 4)), // a last window is dropped
+            (general([2, 2], [2, 2], [1, 1], true), Shape::map(5, 5, 4)), // the last window is dropped
             (general([3, 2], [5, 3], [1, 0], true), Shape::map(4, 11, 17)), // gaps between windows
             (general([5, 7], [1, 2], [2, 3], true), Shape::map(7, 9, 12)), // ceil overhangs the padding
             (general([1, 1], [3, 1], [0, 0], false), Shape::map(4, 7, 2)),
@@ -396,7 +396,7 @@ fn samples() -> Vec<(Pool, Shape)> {
 
 pub(super) fn cases() -> Vec<Case> {
     let case = |(pool, shape): (Pool, Shape)| match pool.kind {
-        // Normal values: with padding, all of a window may be negative.
+        // Normal values: with padding, all values of a window may be negative.
         PoolKind::Max => Case::normal(pool, &[shape], EXACT),
         PoolKind::Average => Case::normal(pool, &[shape], TOLERANCE),
     };
@@ -407,7 +407,7 @@ pub(super) fn backward_cases() -> Vec<Case> {
     let case = |(pool, shape): (Pool, Shape)| {
         let (layout, output) = (shape.layout()?, pool.output(&[shape]).ok()?);
         let upstream = (output, CaseInput::Normal);
-        // Every other one as after a ReLU.
+        // Half of the cases fuse the adjoint of a ReLU.
         let rectified = layout.channels % 2 == 1;
         let op = PoolBackward { pool, size: [layout.height, layout.width], rectified };
         Some(if op.reads_x() {
@@ -423,9 +423,9 @@ pub(super) fn backward_cases() -> Vec<Case> {
 mod tests {
     use super::*;
 
-    /// As pool.wgsl counts them.
+    /// Same count as in pool.wgsl.
     #[test]
-    fn loops_are_counted_with_those_around_them() {
+    fn nested_loops_are_counted() {
         let window = [15, 15];
         assert_eq!(nested(window), 15 * 16);
         assert_eq!(PoolKind::Max.backward_loops(window, window), 54_240);
@@ -437,14 +437,14 @@ mod tests {
     }
 
     #[test]
-    fn a_map_without_room_for_a_window_is_refused_with_its_size() {
+    fn map_smaller_than_window_is_refused() {
         let error = size(Pool::halve(PoolKind::Max), 1, 9).unwrap_err().to_string();
         assert!(error.contains("1x9") && error.contains("2x2"), "{error}");
         assert!(size(Pool { kernel: [4, 4], ceil: true, ..Pool::halve(PoolKind::Max) }, 2, 9).is_err());
     }
 
     #[test]
-    fn windows_that_could_hold_no_pixel_are_refused() {
+    fn windows_without_pixels_are_refused() {
         for pool in [
             Pool { padding: [2, 0], ..Pool::halve(PoolKind::Average) },
             Pool { stride: [1, 0], ..Pool::halve(PoolKind::Max) },
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adjoint_refuses_gradients_of_another_size() {
+    fn adjoint_refuses_gradient_of_wrong_size() {
         let op = PoolBackward { pool: Pool::halve(PoolKind::Max), size: [5, 5], rectified: false };
         let [x, dy, other] = [Shape::map(3, 5, 5), Shape::map(3, 2, 2), Shape::map(3, 4, 5)];
         assert_eq!(op.output(&[x, dy]).unwrap(), x);

@@ -1,4 +1,4 @@
-//! Preprocessing of the image for the network: channel order, scale and mean, with the adjoint.
+//! Preprocessing of the picture for the network: channel order, scale and mean, with the adjoint.
 
 use super::cpu::{fill_map, row};
 use super::shape::{MapLayout, mismatch, takes};
@@ -11,15 +11,15 @@ use crate::gpu::Profile;
 /// Invocations per workgroup; matches the shader.
 const GROUP: usize = 64;
 
-/// `net[k] = rgb[order[k]] * scale[k] + bias[k]` at each pixel: what a network expects of its input, e.g.
-/// BGR times 255 minus a mean. Input: a map of 3 channels; output: another of the same shape.
+/// `net[k] = rgb[order[k]] * scale[k] + bias[k]` at each pixel: converts a picture to the input format of a network,
+/// e.g. BGR times 255 minus a mean. Input: a map of 3 channels. Output: a map of the same shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Preprocess {
-    /// Which channel of the picture becomes channel k; each below 3.
+    /// Channel of the picture that becomes channel k; each below 3.
     pub order: [usize; 3],
-    /// Factor of each of the network's channels.
+    /// Factor of each network channel.
     pub scale: [f32; 3],
-    /// What is added to each of the network's channels.
+    /// Offset of each network channel.
     pub bias: [f32; 3],
 }
 
@@ -30,7 +30,7 @@ pub struct PreprocessBackward {
     pub forward: Preprocess,
 }
 
-/// The layout of a map that must be an image of 3 channels.
+/// Layout of a map that must be a picture of 3 channels.
 pub(super) fn image_layout(name: &str, shape: Shape) -> Result<MapLayout> {
     let layout = shape.expect_map(name)?;
     if layout.channels != 3 {
@@ -43,7 +43,7 @@ impl Preprocess {
     fn check(&self, name: &str, shape: Shape) -> Result<Shape> {
         image_layout(name, shape)?;
         if self.order.iter().any(|channel| *channel >= 3) {
-            return Err(mismatch(name, &format!("there is no channel order {:?}", self.order)));
+            return Err(mismatch(name, &format!("invalid channel order {:?}", self.order)));
         }
         Ok(shape)
     }
@@ -164,15 +164,15 @@ impl Op for PreprocessBackward {
     }
 }
 
-/// One product and one sum, each rounded to 6e-8 of its size; before the bias is taken off a value is up to
-/// twice as large as the result.
+/// One product and one sum, each rounded to 6e-8 of its value; a value before the bias may be twice as large as the
+/// result.
 const TOLERANCE: f64 = 5e-7;
 
 const SIZES: [(usize, usize); 5] = [(1, 1), (7, 3), (2, 13), (1, 6), (67, 131)];
 
-/// The preprocessings of the known networks, and one that is not a permutation.
+/// The preprocessings of the supported networks, and one that is not a permutation.
 fn samples() -> [Preprocess; 3] {
-    // (x - mean) / deviation of ImageNet, as torchvision; BGR * 255 - mean, as Caffe.
+    // (x - mean) / deviation of ImageNet, as in torchvision; BGR * 255 - mean, as in Caffe.
     let (mean, deviation) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
     [
         Preprocess {

@@ -1,21 +1,20 @@
-//! The part of a gradient that a picture in [0, 1] can follow.
+//! Projected gradient of a picture that is constrained to [0, 1].
 
 use super::lanes::elementwise;
 use super::shape::expect_same;
-use super::window;
-use super::{Case, CaseInput, CpuKernel, Kernel, Op, Shape, Signature};
+use super::{Case, CaseInput, CpuKernel, Kernel, Op, Shape, Signature, window};
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// `p = g`, but 0 where x is at 0 or below and g positive, or x at 1 or above and g negative: there a step along
-/// `-g` leads out of [0, 1]. Inputs: x, g of one shape. For optimisers, so without an adjoint.
+/// `p = g`, but 0 where x <= 0 and g is positive, or x >= 1 and g is negative: a step along `-g` would leave [0, 1]
+/// there. Inputs: x, g of the same shape. For optimisers, so it has no adjoint.
 #[derive(Debug, Clone, Copy)]
 pub struct ProjectedGradient;
 
-/// True if x can't follow `-g` without leaving [0, 1].
+/// True if a step along `-g` would move x out of [0, 1].
 pub(super) fn held<Real: PartialOrd + From<u8>>(x: Real, g: Real) -> bool {
     let [zero, one] = [0, 1].map(Real::from);
-    // Without branches, for loops over many values.
+    // Branch-free, for loops over many values.
     ((x <= zero) & (g > zero)) | ((x >= one) & (g < zero))
 }
 

@@ -1,4 +1,4 @@
-//! A tensor to one number: sums, the count of values that are not finite, dot products.
+//! Reduces a tensor to one number: sums, the count of non-finite values, dot products.
 //!
 //! The order of summation is fixed, so a result repeats bit for bit on the same device.
 
@@ -9,40 +9,38 @@ use super::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Si
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// What is computed of all elements x_i.
+/// Reduction over all elements x_i.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReduceKind {
     /// `sum x_i`
     Sum,
     /// `sum |x_i|`
     L1,
-    /// How many are NaN or infinite. As an f32, so exact up to 2^24 and within a millionth above.
+    /// Number of NaN and infinite values. Stored as f32, so exact up to 2^24 and within one millionth above.
     NonFinite,
 }
 
-/// One number of a tensor of any shape, as a vector of length 1. It reports on tensors and has no
-/// adjoint; losses are ops of their own.
+/// Reduces a tensor of any shape to one number, a vector of length 1. For reports on tensors, so it has no adjoint;
+/// losses are separate ops.
 #[derive(Debug, Clone, Copy)]
 pub struct Reduce {
-    /// Which number.
+    /// Which reduction.
     pub kind: ReduceKind,
 }
 
-/// `sum_i a_i b_i` of two tensors of one shape, as a vector of length 1. For optimisers, so without an
-/// adjoint.
+/// `sum_i a_i b_i` of two tensors of the same shape, as a vector of length 1. For optimisers, so it has no adjoint.
 #[derive(Debug, Clone, Copy)]
 pub struct Dot;
 
 /// Invocations per workgroup; as in the shader.
 const GROUP: usize = 64;
-/// Workgroups of the first stage at most: enough to fill a large GPU, few enough that the second stage
-/// costs nothing.
+/// Most workgroups of the first stage: enough to fill a large GPU, few enough that the second stage is negligible.
 const LARGEST: usize = 512;
-/// Quads per invocation of the first stage at least. Less work than this is not worth a further
-/// workgroup, and all of a short vector is done by one.
+/// Fewest quads per invocation of the first stage. Less work is not worth another workgroup; a short vector gets only
+/// one.
 const SMALLEST: usize = 16;
 
-/// First stage, and if it leaves several numbers, the second.
+/// Appends the second stage if the first leaves several numbers.
 fn kernel(first: Dispatch, shape: Shape, device: &Profile) -> Kernel {
     let quads = shape.stored() / 4;
     let groups = quads.div_ceil(GROUP * SMALLEST).clamp(1, LARGEST.min(device.max_groups as usize));
@@ -135,16 +133,16 @@ impl Op for Dot {
     }
 }
 
-/// Sums of positive terms: a component of an invocation adds up a few dozen terms before the trees, so
-/// rounding stays at a few units of the last place, 6e-8 each.
+/// Sums of positive terms: a component of an invocation sums a few dozen terms before the trees, so rounding stays at a
+/// few units in the last place, 6e-8 each.
 const TOLERANCE: f64 = 1e-6;
 
-/// Sums of terms of both signs: the same rounding, but of a result that is smaller than the sum of the
-/// terms' sizes by the square root of their number, up to 400 here, and smaller still by chance.
+/// Sums of terms of both signs: the same rounding, but the result is smaller than the sum of the absolute values by the
+/// square root of the number of terms, up to 400 here, and may be smaller still by chance.
 const SIGNED_TOLERANCE: f64 = 1e-4;
 
-/// Tiny, prime, padded in each way; one workgroup, several, and the last ones more than the second
-/// stage has invocations.
+/// Tiny, prime, every amount of padding; one workgroup, several, and finally more than the second stage has
+/// invocations.
 fn shapes() -> [Shape; 10] {
     [
         Shape::Vector(1),

@@ -1,13 +1,13 @@
-//! The list of all ops. Tests, benches and the kernel commands iterate over it.
+//! List of all ops, for tests, benches and the kernel commands.
 
 use super::Case;
 
 /// One op of the registry.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
-    /// Its name, as [`super::Op::name`] gives it.
+    /// Name of the op, equal to [`super::Op::name`].
     pub name: &'static str,
-    /// Its test cases: odd, tiny and prime shapes, and each branch of its kernels.
+    /// Test cases: odd, tiny and prime shapes, and each branch of the kernels.
     pub cases: fn() -> Vec<Case>,
 }
 

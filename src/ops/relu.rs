@@ -1,18 +1,18 @@
-//! Rectifier: `y = max(x, 0)`, elementwise on any shape. NaN stays NaN.
+//! ReLU: `y = max(x, 0)`, elementwise on any shape. Keeps NaN.
 
 use super::lanes::elementwise;
-use super::window;
 use super::{
     Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
+    window,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// `y = max(x, 0)`.
+/// ReLU: `y = max(x, 0)`.
 #[derive(Debug, Clone, Copy)]
 pub struct Relu;
 
-/// `dx = dy where y > 0, else 0`; inputs: y (the forward output), dy. Like PyTorch, 0 at `x = 0`.
+/// Adjoint of [`Relu`]: `dx = dy where y > 0, else 0`. Inputs: y (the forward output), dy. Like PyTorch, 0 at `x = 0`.
 #[derive(Debug, Clone, Copy)]
 pub struct ReluBackward;
 
@@ -43,7 +43,7 @@ impl Op for Relu {
 }
 
 impl ReluBackward {
-    /// The mask, also as a step of other kernels: inputs 0 (y) and 1 (dy) of this shape, to `output`.
+    /// Dispatches of the adjoint, also a step of other kernels: inputs 0 (y) and 1 (dy) of this shape, to `output`.
     pub(super) fn dispatches(shape: Shape, output: Operand, device: &Profile) -> Vec<Dispatch> {
         let dispatch = Dispatch::new("relu", "backward")
             .bind("input", Operand::Input(0))
@@ -53,13 +53,13 @@ impl ReluBackward {
     }
 }
 
-/// `max(x, 0)` on the CPU, also as a step of other kernels, and in f64. NaN stays NaN, so that a run notices it.
+/// `max(x, 0)` on the CPU, also a step of other kernels and of references. Keeps NaN, so that a run detects it.
 #[inline(always)]
 pub(super) fn rectified<T: PartialOrd + Default>(x: T) -> T {
     if x < T::default() { T::default() } else { x }
 }
 
-/// The mask on the CPU, also as a step of other kernels: dx from y and dy, all as stored.
+/// Adjoint on the CPU, also a step of other kernels: dx from y and dy, all stored tensors.
 pub(super) fn mask_gradient(dx: &mut [f32], y: &[f32], dy: &[f32]) {
     elementwise(dx, [y, dy], |[y, dy]| if y > 0.0 { dy } else { 0.0 });
 }
@@ -87,7 +87,7 @@ impl Op for ReluBackward {
     }
 }
 
-/// Exact: no arithmetic is done.
+/// Exact: no arithmetic.
 const TOLERANCE: f64 = 0.0;
 
 pub(super) fn cases() -> Vec<Case> {

@@ -1,9 +1,9 @@
-//! Resizing of maps. It has no adjoint: maps are resized between scales, and no loss looks at the result.
+//! Resizing of maps. It has no adjoint: maps are resized only between scales, and no loss is computed from the result.
 //!
-//! As PyTorch's `interpolate` with `align_corners` and `antialias` false. Output pixel p lies at
-//! `s = (p + 0.5) * in / out - 0.5` along each axis. Bilinear weighs the two pixels around s by
-//! `1 - |distance|`; bicubic weighs four by the cubic convolution kernel (Keys 1981) with A = -0.75;
-//! pixels beyond the edge repeat it. Area is the mean over the pixels that [`AdaptivePool`] takes.
+//! Same as PyTorch's `interpolate` with `align_corners` and `antialias` false. Output pixel p is at `s = (p + 0.5) * in
+//! / out - 0.5` along each axis. Bilinear weights the two pixels around s by `1 - |distance|`; bicubic weights four
+//! pixels by the cubic convolution kernel (Keys 1981) with A = -0.75; pixels beyond the edge repeat the edge pixel.
+//! Area is the mean over the windows of [`AdaptivePool`].
 
 use super::adaptive_pool::{AdaptivePool, resized};
 use super::cpu::{fill_map, row};
@@ -17,27 +17,27 @@ use crate::gpu::Profile;
 /// Invocations per workgroup; matches the shader.
 const GROUP: usize = 64;
 
-/// How pixels of another size are made.
+/// Interpolation method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResizeMode {
-    /// From the 2x2 nearest pixels.
+    /// Interpolates the nearest 2x2 pixels.
     Bilinear,
-    /// From the 4x4 nearest pixels; may overshoot.
+    /// Interpolates the nearest 4x4 pixels; may overshoot.
     Bicubic,
-    /// The mean of all pixels that the new one touches: for shrinking.
+    /// Mean of all pixels that the output pixel overlaps: for downscaling.
     Area,
 }
 
-/// `y[c] = x[c]` at another size. Input: x, a map of any number of channels.
+/// Resizes a map of any number of channels, the only input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resize {
-    /// Method.
+    /// Interpolation method.
     pub mode: ResizeMode,
     /// Height and width of the output.
     pub size: [usize; 2],
 }
 
-/// For each output pixel along an axis: the input pixels it is made of, and their weights.
+/// For each output pixel along an axis, its input pixels and their weights.
 type Taps = Vec<Vec<(usize, f64)>>;
 
 impl ResizeMode {
@@ -52,12 +52,12 @@ impl ResizeMode {
         }
     }
 
-    /// Taps along an axis of the kernels.
+    /// Number of taps along an axis.
     fn width(self) -> usize {
         if self == Self::Bicubic { 4 } else { 2 }
     }
 
-    /// The taps along an axis, for the reference.
+    /// Taps along an axis, for the reference.
     fn taps(self, from: usize, to: usize) -> Taps {
         let taps = |p: usize| {
             let position = (p as f64 + 0.5) * from as f64 / to as f64 - 0.5;
@@ -71,13 +71,13 @@ impl ResizeMode {
         (0..to).map(taps).collect()
     }
 
-    /// The same for the CPU, computed as the shader does: positions with integers, and weights as products, so that
-    /// few digits are lost. Pixels beyond the edge are its own.
+    /// Taps along an axis for the CPU, computed like in the shader: integer positions, and weights as products, which
+    /// lose few digits. Pixels beyond the edge are clamped to it.
     fn shares(self, out: usize, before: usize) -> Shares {
         let near = |d: f32| (1.25 * d - 2.25) * d * d + 1.0;
         let far = |d: f32| -0.75 * d * (1.0 - d) * (1.0 - d);
         let shares = |p: usize| {
-            // floor(position) + 1, and what is left.
+            // floor(position) + 1, and the fraction.
             let shifted = (2 * p + 1) * before + out;
             let (next, t) = (shifted / (2 * out), (shifted % (2 * out)) as f32 / (2 * out) as f32);
             let weights = match self {
@@ -92,11 +92,11 @@ impl ResizeMode {
     }
 }
 
-/// For each pixel along an axis of a kernel's output: pixels of its input, and their weights.
+/// For each output pixel along an axis, its input pixels and their f32 weights.
 type Shares = Vec<Vec<(usize, f32)>>;
 
-/// Sums up each pixel of a row of the output, of so many values: whole rows of the input by their weights first, then
-/// pixels across by their shares.
+/// Computes a row of output pixels of `VALUES` floats each: sums rows of the input with their weights, then pixels of
+/// the sum with the weights in `across`.
 fn weigh_row<'a, const VALUES: usize>(
     lines: impl Iterator<Item = (&'a [f32], f32)>,
     sum: &mut [f32],
@@ -116,7 +116,7 @@ fn weigh_row<'a, const VALUES: usize>(
     }
 }
 
-/// Sums up each pixel of the output by its shares along both axes.
+/// Computes the output with the weights along both axes.
 fn weigh(input: &[f32], from: MapLayout, [down, across]: &[Shares; 2], output: &mut [f32], to: MapLayout) {
     fill_map(to, output, |quad, y, texels| {
         let lines = down[y].iter().map(|(line, weight)| (row(input, from, quad, *line), *weight));
@@ -124,11 +124,12 @@ fn weigh(input: &[f32], from: MapLayout, [down, across]: &[Shares; 2], output: &
     });
 }
 
-/// A map in logical order at another height and width, with the bits that the op has on the CPU device, for maps that a
-/// device can't hold: this takes next to no memory besides the result. Not for [`ResizeMode::Area`].
+/// Resizes a map in logical order in host memory, with the same bits as the op on the CPU device, for maps that a
+/// device can't hold. It needs almost no memory besides the result. Not for [`ResizeMode::Area`].
 ///
 /// # Errors
-/// [`Error::OutOfMemory`]; [`Error::Internal`](crate::Error::Internal) if it is not a map.
+/// [`Error::OutOfMemory`] if host memory does not suffice; [`Error::Internal`](crate::Error::Internal) if `shape` is no
+/// map.
 pub fn resize_in_host_memory(
     mode: ResizeMode,
     values: &[f32],
@@ -154,7 +155,7 @@ pub fn resize_in_host_memory(
 }
 
 impl Resize {
-    /// The op that does the same, for area.
+    /// The equivalent pooling op for [`ResizeMode::Area`]; `None` for other modes.
     fn as_pool(&self) -> Option<AdaptivePool> {
         let pool = AdaptivePool { kind: PoolKind::Average, size: self.size };
         (self.mode == ResizeMode::Area).then_some(pool)
@@ -241,24 +242,24 @@ impl Op for Resize {
     }
 }
 
-/// Weights of both axes with an error of about 2e-7 each, and up to some hundred products with a rounding of
-/// 6e-8 each, which mostly cancel; measured 2e-7 (6e-7 on single pixels).
+/// Weights of both axes with an error of about 2e-7 each, and up to some hundred products with a rounding error of 6e-8
+/// each, which mostly cancel; measured 2e-7 (6e-7 for single pixels).
 const TOLERANCE: f64 = 1e-6;
 
-/// Each resizing with the map it is tested on.
+/// Each resizing with the shape of its test map.
 fn samples() -> Vec<(Resize, Shape)> {
     let mut samples = Vec::new();
     for mode in [ResizeMode::Bilinear, ResizeMode::Bicubic, ResizeMode::Area] {
         let to = |height, width| Resize { mode, size: [height, width] };
         samples.extend([
             (to(7, 5), Shape::map(3, 7, 5)),   // the same size
-            (to(14, 9), Shape::map(3, 10, 7)), // a scale of the schedule
+            (to(14, 9), Shape::map(3, 10, 7)), // about the ratio of consecutive scales
             (to(8, 6), Shape::map(5, 16, 12)),
-            (to(17, 3), Shape::map(4, 5, 31)), // up and down at once, more than 3 to 1
+            (to(17, 3), Shape::map(4, 5, 31)), // enlarges one axis and shrinks the other, by more than 3 to 1
             (to(6, 8), Shape::map(2, 1, 1)),
             (to(1, 1), Shape::map(6, 11, 4)),
             (to(23, 29), Shape::map(9, 2, 3)),
-            (to(3, 1499), Shape::map(3, 2, 1201)), // wide: positions need all their digits
+            (to(3, 1499), Shape::map(3, 2, 1201)), // wide: positions need full precision
         ]);
     }
     samples
@@ -273,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn in_the_hosts_memory_it_has_the_bits_of_the_cpu_device() {
+    fn host_resize_is_bit_identical_to_cpu_device() {
         for (Resize { mode, size }, shape) in samples() {
             if mode == ResizeMode::Area {
                 continue;

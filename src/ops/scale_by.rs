@@ -1,22 +1,22 @@
-//! A tensor times a number that lies on the device: how losses are taken relative to the size of their target.
+//! Multiplies a tensor by a number on the device: for losses relative to the size of their target.
 
 use super::cpu::write_number;
 use super::lanes::elementwise;
-use super::window;
 use super::{
     Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
+    window,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// `y = x * s`. Inputs: x of any shape; s, a vector of length 1, which gets no gradient.
+/// `y = x * s`. Inputs: x, of any shape; s, a vector of length 1, which gets no gradient.
 #[derive(Debug, Clone, Copy)]
 pub struct ScaleBy;
 
-/// `y = 1 / (scale * x + smallest)` of a vector of length 1. For targets, so without an adjoint.
+/// `y = 1 / (scale * x + smallest)`. Input: x, a vector of length 1. For targets, so it has no adjoint.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reciprocal {
-    /// Factor of the input, e.g. to make a sum a mean.
+    /// Factor of the input, e.g. to turn a sum into a mean.
     pub scale: f32,
     /// Added to the denominator, so that an input of 0 gives a finite result.
     pub smallest: f32,
@@ -97,7 +97,7 @@ impl Op for Reciprocal {
 /// One rounding.
 const TOLERANCE: f64 = 1e-7;
 
-/// Two roundings and a division, which may be off by 2.5 units of the last place.
+/// Two roundings, and a division with an error of up to 2.5 units in the last place.
 const RECIPROCAL_TOLERANCE: f64 = 4e-7;
 
 pub(super) fn cases() -> Vec<Case> {

@@ -8,12 +8,12 @@ use super::{
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// `y_i = exp(x_i - max x) / sum_j exp(x_j - max x)`, as PyTorch's `softmax`; input: x, a vector of any
-/// length. Finite x of any size give finite y.
+/// `y_i = exp(x_i - max x) / sum_j exp(x_j - max x)`, like PyTorch's `softmax`. Input: x, a vector of any length.
+/// Finite x of any magnitude give finite y.
 #[derive(Debug, Clone, Copy)]
 pub struct Softmax;
 
-/// Adjoint of [`Softmax`]: `dx_i = y_i (dy_i - sum_j y_j dy_j)`; inputs: y (the forward output), dy.
+/// Adjoint of [`Softmax`]: `dx_i = y_i (dy_i - sum_j y_j dy_j)`. Inputs: y (the forward output), dy.
 #[derive(Debug, Clone, Copy)]
 pub struct SoftmaxBackward;
 
@@ -26,8 +26,8 @@ fn kernel(dispatch: Dispatch, shape: Shape) -> Kernel {
     Kernel::single("naive", dispatch)
 }
 
-/// The largest of the values, and the sum of `exp(x - largest)`. Exponents are at most 0, so nothing overflows, and the
-/// largest term is 1. NaN or infinity among the values make the sum NaN.
+/// The largest value, and the sum of `exp(x - largest)`. Exponents are at most 0, so nothing overflows, and the largest
+/// term is 1. If a value is NaN or infinite, the sum is NaN.
 pub(super) fn largest_and_powers(values: &[f32]) -> (f32, f32) {
     let largest = values.iter().copied().fold(f32::MIN, f32::max);
     let [powers] = sums([values], |[x]| [(x - largest).exp()]);
@@ -114,19 +114,19 @@ impl Op for SoftmaxBackward {
     }
 }
 
-/// Vulkan lets exp(x) be off by 3 + 2|x| units of the last place, which for the terms that matter (x near
-/// 0) and their quotient by the sum stays below ten units, 6e-7.
+/// Vulkan allows exp(x) an error of 3 + 2|x| units in the last place. For the relevant terms (x near 0) and their
+/// quotient by the sum it stays below ten units, 6e-7.
 const TOLERANCE: f64 = 1e-6;
 
-/// The sum of a few thousand products of one scale in f32, in a tree: 6e-8 times a few units of the last
-/// place; the difference that follows may cancel a part of it.
+/// The sum of a few thousand products of similar size in f32, in a tree: a few units in the last place of 6e-8; the
+/// following difference may cancel part of the value.
 const BACKWARD_TOLERANCE: f64 = 3e-6;
 
 const LENGTHS: [usize; 7] = [1, 2, 7, 255, 257, 1000, 4099];
 
 pub(super) fn cases() -> Vec<Case> {
-    // Standard deviation 80: exp overflows without the maximum; 1e30: even a difference of exponents does
-    // not fit into anything.
+    // Standard deviation 80: exp would overflow without subtracting the maximum; 1e30: even differences of exponents
+    // overflow.
     let inputs =
         [CaseInput::Normal, CaseInput::Scaled(80.0), CaseInput::Exactly(-80.0), CaseInput::Scaled(1e30)];
     let case = |(length, input)| Case::drawn(Softmax, &[(Shape::Vector(length), input)], TOLERANCE);

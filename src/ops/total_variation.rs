@@ -1,55 +1,54 @@
-//! Total variation of a map in the three definitions of the peers, with their factors left to the loss weight.
+//! Total variation of a map, by the definitions of three other programs, without their constant factors.
 
 use super::cpu::{fill_map, row, sums_in_order, write_number};
 use super::lanes::{part_sums, update};
 use super::shape::MapLayout;
-use super::sum;
 use super::{
-    Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
+    Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature, sum,
 };
 use crate::error::Result;
 use crate::gpu::Profile;
 
 /// Invocations per workgroup; matches the shader.
 const GROUP: usize = 64;
-/// Texels that one invocation adds up; matches the shader's `TERMS`.
+/// Texels summed per invocation; matches the shader's `TERMS`.
 const TERMS: usize = 8;
 
-/// What is added up. `p` is a channel with H rows and W columns, `dx` and `dy` the differences of a pixel from the
-/// one to its right and below it.
+/// Definition of the total variation. `p` is a channel with H rows and W columns; `dx` and `dy` are the differences
+/// between a pixel and the one to its right or below it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum VariationKind {
     /// `1/2 sum(dx^2 + dy^2)` over all channels and the pixels with y < H - 1, x < W - 1: neural-style's `TVLoss`. The
-    /// last row and column have no terms of their own; one row or column alone gives 0.
+    /// last row and column have no terms of their own; a map of one row or column gives 0.
     #[default]
     Squared,
-    /// `sum(|dx|) + sum(|dy|)` over all neighbours: neural-style-pt's. Where two are equal the gradient is 0.
+    /// `sum(|dx|) + sum(|dy|)` over all neighbours: neural-style-pt's. The gradient at equal neighbours is 0.
     Absolute,
     /// `2 (mean dx^2 / 3 + mean dy^2 / 3 + mean d1^2 / 12 + mean d2^2 / 12)`: style-transfer-pytorch's. `d1` and `d2`
-    /// are differences along the diagonals, and the map continues with its edge for one pixel on all sides, so that
-    /// the means are over H x W and (H + 1) x (W + 1) terms.
+    /// are the differences along the diagonals. The edge is repeated by one pixel on all sides, so the means are over H
+    /// x W and (H + 1) x (W + 1) terms.
     Diagonal,
 }
 
-/// The total variation of a map, a vector of length one.
+/// Total variation of a map, as a vector of length 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TotalVariation {
-    /// By which definition.
+    /// Definition to use.
     pub kind: VariationKind,
 }
 
-/// Gradient of [`TotalVariation`]. Inputs: the map, and the upstream gradient, a vector of length one.
+/// Adjoint of [`TotalVariation`]. Inputs: the map; the upstream gradient, a vector of length 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TotalVariationBackward {
-    /// By which definition.
+    /// Definition to use.
     pub kind: VariationKind,
-    /// Rows and columns of the map that the means are over, where the input is a part of it. The gradient is then right
-    /// where all eight neighbours of a pixel are in the part, or beyond the edge of the whole map.
+    /// Rows and columns of the whole map, which the means are over, if the input is a part of it. The gradient is then
+    /// correct for pixels whose eight neighbours are all in the part or beyond the edge of the whole map.
     pub of: Option<[usize; 2]>,
 }
 
 impl VariationKind {
-    /// Weights of a squared difference to the right or below, and along a diagonal, of [`Self::Diagonal`].
+    /// Weights of a squared difference of [`Self::Diagonal`]: to the right or below, and along a diagonal.
     fn weights(map: MapLayout) -> [f64; 2] {
         let cells = map.channels * (map.height + 1) * (map.width + 1);
         [2.0 / (3.0 * (map.channels * map.pixels()) as f64), 2.0 / (12.0 * cells as f64)]
@@ -74,12 +73,12 @@ impl VariationKind {
             .float("slanted", slanted as f32)
     }
 
-    /// Calls `visit(from, to, weight)` for every difference; `from` and `to` are indices of values.
+    /// Calls `visit(from, to, weight)` for every difference; `from` and `to` are element indices.
     fn for_each_difference(self, map: MapLayout, whole: MapLayout, mut visit: impl FnMut(usize, usize, f64)) {
         let MapLayout { channels, height, width } = map;
         let [straight, slanted] = Self::weights(whole);
         for c in 0..channels {
-            // A pixel, one row and column further in than the map itself, and its edge outside.
+            // Element index of a pixel; coordinates start at 1 and are clamped to the edge.
             let at = |y: usize, x: usize| {
                 let inside = |index: usize, length: usize| index.clamp(1, length) - 1;
                 (c * height + inside(y, height)) * width + inside(x, width)
@@ -108,10 +107,10 @@ impl VariationKind {
     }
 }
 
-/// Kernels for the CPU, by rows as they are stored: the neighbour to the right is four floats on.
+/// CPU kernels, by stored rows: the neighbour to the right is four floats further.
 impl VariationKind {
-    /// What the differences of a row's pixels from those to the right and below add, and the diagonals of the cells
-    /// below it. The first row also takes those of the cells above.
+    /// Sum of a row's terms: differences of its pixels to the right and below, and diagonals of the cells below it. The
+    /// first row also includes the cells above.
     fn row_sum(self, input: &[f32], map: MapLayout, quad: usize, y: usize) -> f64 {
         let here = row(input, map, quad, y);
         let below = row(input, map, quad, (y + 1).min(map.height - 1));
@@ -144,7 +143,7 @@ impl VariationKind {
         }
     }
 
-    /// The gradient of a row's pixels, for an upstream gradient of 1.
+    /// Gradient of a row's pixels for an upstream gradient of 1.
     fn row_gradient(
         self,
         (input, map, whole): (&[f32], MapLayout, MapLayout),
@@ -162,14 +161,14 @@ impl VariationKind {
         let slope = |sum: f32, [from, to]: [f32; 2]| {
             let difference = to - from;
             let slope = match self {
-                // `signum` is 1 at 0. As a product, because vectors have no branches.
+                // `signum` is 1 at 0. A product instead of a branch, so that the loop vectorises.
                 Self::Absolute => difference.signum() * if difference == 0.0 { 0.0 } else { 1.0 },
                 Self::Squared | Self::Diagonal => straight * difference,
             };
             sum + slope
         };
         gradient.fill(0.0);
-        // The squared kind leaves out the differences of the last row and column.
+        // The squared kind omits the differences of the last row and column.
         let all = self != Self::Squared;
         if all || below.is_some() {
             update(&mut gradient[..inner], [&here[4..], &here[..inner]], slope);
@@ -182,7 +181,7 @@ impl VariationKind {
         if self == Self::Diagonal {
             let weight = 2.0 * Self::weights(whole)[1] as f32;
             for other in [above, below] {
-                // Beyond the edge stands a copy of the row, whose pixels are this row's too.
+                // Beyond the edge is a copy of this row, so its diagonals count twice here.
                 let (other, weight) = other.map_or((here, 2.0 * weight), |other| (other, weight));
                 add_slanted(gradient, here, other, weight);
             }
@@ -190,8 +189,8 @@ impl VariationKind {
     }
 }
 
-/// The squared differences along both diagonals of the cells between two rows, those at both ends included, where the
-/// rows continue with their last pixel.
+/// Sum of the squared differences along both diagonals of the cells between two rows, including the cells at both ends,
+/// where the rows' edge pixels are repeated.
 fn diagonals(upper: &[f32], lower: &[f32]) -> f64 {
     let inner = upper.len() - 4;
     let rows = [&upper[..inner], &upper[4..], &lower[..inner], &lower[4..]];
@@ -208,7 +207,7 @@ fn diagonals(upper: &[f32], lower: &[f32]) -> f64 {
     cells + first + last
 }
 
-/// Adds to a row's gradient what the diagonals to another row give, times `weight`.
+/// Adds the gradient of the diagonals to another row, times `weight`.
 fn add_slanted(gradient: &mut [f32], here: &[f32], other: &[f32], weight: f32) {
     let inner = here.len() - 4;
     let slope = |sum: f32, [from, to]: [f32; 2]| sum + weight * (to - from);
@@ -276,7 +275,7 @@ impl Op for TotalVariation {
 }
 
 impl TotalVariationBackward {
-    /// The map that the means are over.
+    /// Layout of the map that the means are over.
     fn whole(&self, map: MapLayout) -> MapLayout {
         self.of.map_or(map, |[height, width]| MapLayout { height, width, ..map })
     }
@@ -339,8 +338,8 @@ impl Op for TotalVariationBackward {
     }
 }
 
-/// f32 sums of positive terms, at most 64 at a time and at most 64 such sums in a row: 6e-8 * sqrt(64) = 5e-7
-/// of the result; twice that is allowed.
+/// f32 sums of positive terms, at most 64 at a time and at most 64 such sums in sequence: 6e-8 * sqrt(64) = 5e-7 of the
+/// result; the tolerance is twice that.
 const TOLERANCE: f64 = 1e-6;
 
 /// Up to a dozen roundings of 6e-8 each, of values no larger than the largest result.
@@ -348,7 +347,7 @@ const BACKWARD_TOLERANCE: f64 = 7e-7;
 
 const KINDS: [VariationKind; 3] = [VariationKind::Squared, VariationKind::Absolute, VariationKind::Diagonal];
 
-/// Rows, columns and pixels alone, then maps of several quads and workgroups.
+/// Single rows, columns and pixels, then maps of several quads and workgroups.
 fn samples() -> Vec<(VariationKind, Shape)> {
     let sizes =
         [(3, 1, 1), (3, 1, 9), (2, 11, 1), (4, 2, 2), (3, 3, 2), (5, 7, 3), (9, 13, 31), (3, 127, 131)];
@@ -361,7 +360,7 @@ pub(super) fn cases() -> Vec<Case> {
         .into_iter()
         .map(|(kind, shape)| Case::normal(TotalVariation { kind }, &[shape], TOLERANCE))
         .collect();
-    // Enough partial sums that they are folded once before the last workgroup.
+    // Enough partial sums to be folded once before the last workgroup.
     let op = TotalVariation { kind: VariationKind::Squared };
     cases.push(Case::drawn(op, &[(Shape::map(3, 383, 389), CaseInput::Picture)], TOLERANCE));
     cases
@@ -372,7 +371,7 @@ pub(super) fn backward_cases() -> Vec<Case> {
         let inputs = [(shape, input), (Shape::Vector(1), CaseInput::Normal)];
         Case::drawn(TotalVariationBackward { kind, of }, &inputs, BACKWARD_TOLERANCE)
     };
-    // Equal neighbours too: there the absolute kind has a kink.
+    // Include equal neighbours, where the absolute kind has a kink.
     let inputs = [CaseInput::Normal, CaseInput::Rectified];
     let wholes = samples().into_iter().flat_map(|sample| inputs.map(|input| case(sample, None, input)));
     let parts = KINDS.map(|kind| case((kind, Shape::map(3, 13, 31)), Some([97, 31]), CaseInput::Normal));

@@ -1,15 +1,14 @@
-//! Weighted sum of tensors of one shape: gradients that were computed apart from each other, put together.
+//! Weighted sum of tensors of the same shape: combines gradients that were computed separately.
 
 use super::cpu::for_each_part;
 use super::lanes::update;
 use super::shape::mismatch;
-use super::window;
-use super::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
+use super::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature, window};
 use crate::error::Result;
 use crate::gpu::Profile;
 
-/// `y = sum over k of weights[k] * a_k`; inputs: the weights, a vector as long as there are summands, then
-/// a_0, a_1, ... Summed in that order. For gradients only, so it has no adjoint.
+/// `y = sum over k of weights[k] * a_k`, summed in that order. Inputs: the weights, a vector as long as the number of
+/// summands; then a_0, a_1, ... For gradients only, so it has no adjoint.
 #[derive(Debug, Clone, Copy)]
 pub struct WeightedSum;
 
@@ -23,7 +22,7 @@ impl Op for WeightedSum {
             return Err(mismatch("weighted_sum", "it takes weights and at least one summand"));
         };
         if *weights != Shape::Vector(inputs.len() - 1) {
-            let message = format!("{} summands take a weight each, not {weights}", inputs.len() - 1);
+            let message = format!("{} summands need one weight each, not {weights}", inputs.len() - 1);
             return Err(mismatch("weighted_sum", &message));
         }
         if let Some(other) = rest.iter().find(|other| *other != first) {
@@ -76,7 +75,7 @@ impl Op for WeightedSum {
     }
 }
 
-/// A product and a sum for each summand, of at most five.
+/// One product and one sum per summand, of which there are at most five.
 const TOLERANCE: f64 = 1e-6;
 
 pub(super) fn cases() -> Vec<Case> {

@@ -178,7 +178,7 @@ mod tests {
     use crate::shader::SOURCES;
 
     #[test]
-    fn the_programs_own_shaders_are_far_within() {
+    fn built_in_shaders_are_within_bounds() {
         for (name, text) in SOURCES {
             check(text).unwrap_or_else(|error| panic!("{name}: {error}"));
         }
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_that_are_not_deep_are_fine() {
+    fn long_shallow_texts_are_accepted() {
         for text in [
             "// ------ ((((((\n".repeat(2000),
             format!("/* {} */", "/* (((+++ */".repeat(1000)),

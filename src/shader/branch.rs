@@ -84,7 +84,7 @@ fn f() {
     }
 
     #[test]
-    fn only_the_branch_that_is_taken_stays() {
+    fn only_the_taken_branch_is_kept() {
         let kept = squeeze(&keep_branches(TEXT).unwrap());
         assert_eq!(kept, "const A: u32 = 1u; fn f() { { x(); // } {} } w(); }");
         let other = squeeze(&keep_branches(&TEXT.replace("A: u32 = 1u", "A: u32 = 0u")).unwrap());
@@ -92,13 +92,13 @@ fn f() {
     }
 
     #[test]
-    fn unmarked_conditions_stay_as_they_are() {
+    fn unmarked_conditions_are_unchanged() {
         let text = TEXT.replace("// static if", "// an if");
         assert_eq!(keep_branches(&text).unwrap(), text);
     }
 
     #[test]
-    fn other_conditions_are_refused_where_they_are_marked() {
+    fn unsupported_marked_conditions_are_refused() {
         let wrong = [
             "if (a == 1u) { }",
             "if (A < 1u) { }",

@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn browsers_get_the_directive_where_subgroups_are_used() {
+    fn web_text_enables_subgroups_if_used() {
         assert_eq!(text(TEXT, "main", Target::Web), text(TEXT, "main", Target::Wgpu));
         let with = TEXT.replace("spare[0] = 1.0", "spare[0] = subgroupAdd(1.0)");
         let web = text(&with, "second", Target::Web);
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_targets_are_read_back() {
+    fn target_names_round_trip() {
         for target in Target::ALL {
             assert_eq!(target.name().parse::<Target>().unwrap(), target);
         }
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn cooperative_matrices_are_for_wgpu_vulkan_and_metal() {
+    fn cooperative_matrices_emit_for_wgpu_vulkan_and_metal() {
         let source = "
             enable f16;
             enable wgpu_cooperative_matrix;
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_entry_point_is_refused() {
+    fn unknown_entry_point_is_refused() {
         let shader = Shader::build("t", TEXT, &[], true).unwrap();
         let emitter = Emitter::new("t", &shader).unwrap();
         assert!(Target::ALL.iter().all(|target| emitter.emit("third", *target).is_err()));

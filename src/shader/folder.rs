@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_a_shader() {
+    fn byte_order_mark_is_skipped() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("add.wgsl");
         let (shader, text) = SOURCES[0];

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn products_and_quotients_go_from_left_to_right() {
+    fn products_and_quotients_are_left_associative() {
         let consts = HashMap::from([("A".to_owned(), 6)]);
         for (text, value) in [("A * 4u / 8u", 3), ("A / 4u * 8u", 8), ("A / 2u / 3u", 1), ("A", 6)] {
             assert_eq!(evaluate(text, &consts), Some(value), "{text}");

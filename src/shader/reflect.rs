@@ -205,7 +205,7 @@ mod tests {
 
     /// What browsers lack can't get in, so no variant needs a counterpart for them.
     #[test]
-    fn what_the_web_lacks_is_refused() {
+    fn features_missing_on_the_web_are_refused() {
         let around = |declaration: &str, statement: &str| {
             format!(
                 "{declaration}

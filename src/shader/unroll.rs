@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_loops_are_written_out() {
+    fn nested_loops_are_unrolled() {
         let text = "const N: u32 = 2u;\nconst M: u32 = N * 4u / 8u;\nfn f() {\n// unroll\nfor (var i = 0u; i < N; i++) {\n a[i] = b.i + ii;\n // unroll\n for (var j = 0u; j < M; j++) { c[i*2u+j] = 1; }\n}\n}\n";
         let flat = squeeze(&unroll(text).unwrap());
         assert!(flat.contains("{ a[0u] = b.i + ii; { c[0u*2u+0u] = 1; } }"), "{flat}");
@@ -121,19 +121,19 @@ mod tests {
     }
 
     #[test]
-    fn text_without_markers_stays_as_it_is() {
+    fn unmarked_text_is_unchanged() {
         let text = "fn f() { for (var i = 0u; i < 4u; i++) { } }\n";
         assert_eq!(unroll(text).unwrap(), text);
     }
 
     #[test]
-    fn braces_in_comments_do_not_count() {
+    fn braces_in_comments_are_ignored() {
         let text = "// unroll\nfor (var i = 0u; i < 1u; i++) {\n // }\n x();\n}\ny();\n";
         assert_eq!(squeeze(&unroll(text).unwrap()), "{ // } x(); } y();");
     }
 
     #[test]
-    fn other_loops_are_refused_when_marked() {
+    fn unsupported_marked_loops_are_refused() {
         for header in ["for (var i = 1u; i < 4u; i++)", "for (var i = 0u; i < n; i++)", "while (true)"] {
             assert!(unroll(&format!("// unroll\n{header} {{ }}\n")).is_err(), "{header}");
         }
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn loops_without_end_are_refused_at_once() {
+    fn huge_loops_are_refused_quickly() {
         for text in [
             "// unroll\nfor (var i = 0u; i < 4000000000u; i++) { y += 1.0; }\n".to_owned(),
             "// unroll\nfor (var i = 0u; i < 4000000000u; i++) {}\n".to_owned(),

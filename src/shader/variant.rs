@@ -112,13 +112,13 @@ mod tests {
     const TEXT: &str = "const A: u32 = 1u; // first\nconst AB: u32 = 2u;\nfn f() {}\n";
 
     #[test]
-    fn a_const_line_is_rewritten_whole() {
+    fn const_line_is_rewritten() {
         let text = set_const("t", TEXT, "A", 7).unwrap();
         assert_eq!(text, "const A: u32 = 7u; // first\nconst AB: u32 = 2u;\nfn f() {}\n");
     }
 
     #[test]
-    fn a_missing_or_doubled_const_is_refused() {
+    fn missing_or_duplicate_const_is_refused() {
         assert!(set_const("t", TEXT, "C", 7).is_err());
         assert!(set_const("t", &format!("{TEXT}{TEXT}"), "A", 7).is_err());
     }

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_found_and_replaced() {
+    fn saved_entries_are_found_and_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/tuning.json");
         let mut cache = Cache::default();
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_added_to_what_a_file_holds_by_then() {
+    fn entries_are_merged_with_the_current_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tuning.json");
         let of = |entries: &[Entry]| {
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_of_another_device_or_driver_is_ignored_with_a_note() {
+    fn cache_of_different_device_or_driver_is_ignored() {
         let mut cache = Cache::default();
         assert_eq!(cache.choices(&adapter(), false, Precision::Single), (Choices::new(), None));
         cache.insert(entry(10, "one"));
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_cache_is_ignored_with_a_note_and_can_be_replaced() {
+    fn damaged_cache_is_ignored_and_replaceable() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tuning.json");
         assert_eq!(Cache::load(&path), (Cache::default(), None));
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_leaves_the_old_cache() {
+    fn failed_write_keeps_the_old_cache() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tuning.json");
         Cache::default().save(&path).unwrap();
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn the_usual_place_is_the_users_cache() {
+    fn default_path_is_in_the_user_cache() {
         let with = |pairs: &[(&str, &str)]| {
             let find = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
             default_path_from(find)

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_are_interleaved_and_the_clearly_faster_wins() {
+    fn rounds_are_interleaved_and_clearly_faster_kernel_wins() {
         let (selection, order) = contest(&[&[1.0], &[0.8]], &[0, 1]);
         assert_eq!(selection.winner, 1);
         assert_eq!(order, [0, 1].repeat(9));
@@ -111,14 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn the_default_stays_without_a_clear_margin() {
+    fn default_wins_without_clear_margin() {
         assert_eq!(contest(&[&[1.0], &[0.95]], &[0, 1]).0.winner, 0);
         assert_eq!(contest(&[&[1.0], &[0.9]], &[0, 1]).0.winner, 0);
         assert_eq!(contest(&[&[1.0], &[0.89]], &[0, 1]).0.winner, 1);
     }
 
     #[test]
-    fn the_slow_are_dropped_and_the_default_can_be() {
+    fn slow_kernels_are_dropped_including_the_default() {
         let (selection, _) = contest(&[&[1.6], &[1.0], &[1.5], &[4.1]], &[0, 1, 2, 3]);
         assert_eq!(selection.winner, 1);
         assert_eq!(selection.runs, [3, 9, 9, 1]);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_time_of_each_counts() {
+    fn minimum_time_counts() {
         // Bad rounds decide nothing, as long as there is a good one before the patience ends.
         let (selection, _) = contest(&[&[1.0], &[3.9, 3.9, 0.7, 1.4]], &[0, 1]);
         assert_eq!(selection.winner, 1);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn who_did_not_enter_is_not_run_and_does_not_win() {
+    fn kernels_not_entered_are_not_run() {
         let (selection, order) = contest(&[&[0.1], &[1.0], &[2.0]], &[1, 2]);
         assert_eq!(selection.winner, 1);
         assert!(!order.contains(&0));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_is_not_a_number_never_wins() {
+    fn nan_time_never_wins() {
         assert_eq!(contest(&[&[1.0], &[f64::NAN]], &[0, 1]).0.winner, 0);
     }
 }

@@ -1,4 +1,4 @@
-//! The layers that a weights file holds, every shape checked.
+//! Builds the layers of a weights file and checks every shape.
 
 use super::layer::{Conv, FilterOrder, Layer, LayerKind, Linear, MatrixOrder, Norm};
 use super::layout::{ConvKeys, KeyLayout, Keys, ParameterKind, Sorted};
@@ -7,19 +7,19 @@ use crate::{Error, Result};
 
 /// Colour channels of the input.
 const IMAGE_CHANNELS: usize = 3;
-/// Largest filter side taken. A file doesn't state strides, and networks with larger filters than
-/// this (AlexNet's 11x11) have strides other than 1 there.
+/// Largest accepted filter side. Files don't contain strides, and layers with larger filters (AlexNet's
+/// 11x11) have strides other than 1.
 const MAX_KERNEL: usize = 7;
-/// Fully connected layers that have names: fc6, fc7, fc8.
+/// Maximum number of fully connected layers: fc6, fc7, fc8.
 const MAX_LINEARS: usize = 3;
 /// The number of the first fully connected layer, whatever the number of blocks.
 const FIRST_LINEAR: usize = 6;
-/// Side and step of the pooling windows between blocks, pixels.
+/// Side and stride of the pooling windows between blocks, in pixels.
 const POOL: usize = 2;
 /// The metadata key of a batch norm's epsilon.
 const EPSILON_KEY: &str = "batch_norm_eps";
 
-/// Builds layers from the names of tensors, as [`super::layout::sort`] has grouped them.
+/// Builds layers from the tensors grouped by [`super::layout::sort`].
 pub(super) struct Builder<'a> {
     file: &'a WeightFile,
     layout: KeyLayout,
@@ -27,13 +27,15 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
+    /// Creates a builder for a file.
+    ///
     /// # Errors
-    /// [`Error::File`] if the metadata state no such number.
+    /// [`Error::File`] if the batch norm epsilon in the metadata is invalid.
     pub fn new(file: &'a WeightFile, layout: KeyLayout) -> Result<Self> {
         Ok(Self { file, layout, epsilon: epsilon(file, layout)? })
     }
 
-    /// All layers, in the order they run.
+    /// Returns all layers, in execution order.
     pub fn layers(&self, sorted: &Sorted) -> Result<Vec<Layer>> {
         let mut layers = Vec::new();
         let mut channels = IMAGE_CHANNELS;
@@ -52,7 +54,7 @@ impl<'a> Builder<'a> {
         Ok(layers)
     }
 
-    /// Checks one convolution's tensors against each other and the map that it reads.
+    /// Builds a convolution that reads `in_channels` and checks the shapes of its tensors.
     fn conv(&self, keys: &ConvKeys, in_channels: usize) -> Result<Conv> {
         let weight = self.file.tensor(keys.conv.require(self.file, ParameterKind::Weight)?)?;
         let &[a, b, c, d] = weight.shape() else {
@@ -65,7 +67,7 @@ impl<'a> Builder<'a> {
         if filter_in != in_channels {
             return Err(weight.error(
                 format_args!(
-                    "(shape {:?}) takes {filter_in} channels, but what comes before it gives {in_channels}",
+                    "(shape {:?}) expects {filter_in} channels, but its input has {in_channels}",
                     weight.shape()
                 ),
                 CONVERT,
@@ -75,7 +77,7 @@ impl<'a> Builder<'a> {
         if !side(height) || !side(width) {
             return Err(weight.error(
                 format_args!(
-                    "is a {height}x{width} filter, but only odd sides up to {MAX_KERNEL} can be read (VGG's are 3x3)"
+                    "is a {height}x{width} filter, but only odd sides up to {MAX_KERNEL} are supported (VGG's are 3x3)"
                 ),
                 CONVERT,
             ));
@@ -90,7 +92,7 @@ impl<'a> Builder<'a> {
                 epsilon: self.epsilon,
             })),
         };
-        // A convolution ahead of a batch norm is often trained without a bias of its own.
+        // A convolution before a batch norm is often trained without a bias.
         let bias = match keys.conv.get(ParameterKind::Bias) {
             None if norm.is_some() => None,
             _ => Some(self.vector(&keys.conv, ParameterKind::Bias, out_channels)?),
@@ -108,7 +110,7 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// Adds the fully connected part, if the file has one.
+    /// Adds the fully connected layers, if the file has them.
     fn head(&self, layers: &mut Vec<Layer>, channels: usize, sorted: &Sorted) -> Result<()> {
         let count = sorted.linears.len();
         if count == 0 {
@@ -148,8 +150,9 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Checks one fully connected layer. `features` is the length of the layer before it; without
-    /// one, the layer reads a map of `channels`, whose side comes with the result.
+    /// Builds a fully connected layer and checks the shapes of its tensors. `features` is the output length of
+    /// the previous fully connected layer. Without one, the layer reads a square map of `channels`, and the
+    /// result includes its side in pixels.
     fn linear(
         &self,
         keys: &Keys,
@@ -163,7 +166,7 @@ impl<'a> Builder<'a> {
                 (output, input, MatrixOrder::InOut { channels })
             }
             [output, input] => (output, input, MatrixOrder::OutIn),
-            // A convolution over the whole map, as timm and fully convolutional models store it.
+            // A convolution over the whole map, as in timm and fully convolutional models.
             [output, depth, height, width] if self.layout != KeyLayout::Keras => {
                 let expected = features.unwrap_or(channels);
                 if depth != expected || height != width || (features.is_some() && height != 1) {
@@ -180,7 +183,7 @@ impl<'a> Builder<'a> {
             Some(features) => {
                 return Err(weight.error(
                     format_args!(
-                        "(shape {:?}) takes {in_features} features, but the layer before it gives {features}",
+                        "(shape {:?}) expects {in_features} features, but its input has {features}",
                         weight.shape()
                     ),
                     CONVERT,
@@ -191,7 +194,7 @@ impl<'a> Builder<'a> {
         Ok((Linear { weight, bias, in_features, out_features, order }, side))
     }
 
-    /// The side of the square map that the first fully connected layer reads, pixels.
+    /// Returns the side in pixels of the square map that the first fully connected layer reads.
     fn side(&self, weight: &Tensor, in_features: usize, channels: usize) -> Result<usize> {
         let side = (in_features / channels).isqrt();
         if side * side * channels == in_features && side > 0 {
@@ -199,7 +202,7 @@ impl<'a> Builder<'a> {
         }
         Err(weight.error(
             format_args!(
-                "(shape {:?}) takes {in_features} features, which is not a square map of the last convolution's \
+                "(shape {:?}) expects {in_features} features, which is not a square map of the last convolution's \
                  {channels} channels",
                 weight.shape(),
             ),
@@ -207,7 +210,7 @@ impl<'a> Builder<'a> {
         ))
     }
 
-    /// A tensor that must hold exactly `length` numbers in one dimension.
+    /// Returns a tensor that must have one dimension of `length` numbers.
     fn vector(&self, keys: &Keys, kind: ParameterKind, length: usize) -> Result<Tensor> {
         let tensor = self.file.tensor(keys.require(self.file, kind)?)?;
         if tensor.shape() != [length] {
@@ -219,19 +222,19 @@ impl<'a> Builder<'a> {
     fn misshaped(&self, tensor: &Tensor, expected: &str) -> Error {
         tensor.error(
             format_args!("has shape {:?}, expected {expected}", tensor.shape()),
-            format!("The file doesn't fit a VGG network, or is damaged. {CONVERT}"),
+            format!("The file is not a VGG network, or is damaged. {CONVERT}"),
         )
     }
 }
 
-/// The batch norms' epsilon: stated by the file, or the default of the framework that wrote it.
+/// Returns the batch norms' epsilon from the file's metadata, or the default of the framework that wrote it.
 fn epsilon(file: &WeightFile, layout: KeyLayout) -> Result<f64> {
     let default = if layout == KeyLayout::Keras { 1e-3 } else { 1e-5 };
     let Some(text) = file.metadata(EPSILON_KEY) else { return Ok(default) };
     match text.trim().parse::<f64>() {
         Ok(epsilon) if epsilon.is_finite() && epsilon >= 0.0 => Ok(epsilon),
         _ => Err(file.error(
-            format!("its metadata state {EPSILON_KEY} '{text}', which is not a number of 0 or more"),
+            format!("its metadata hold {EPSILON_KEY} '{text}', which is not a number of 0 or more"),
             "Correct the file's metadata",
         )),
     }

@@ -8,28 +8,28 @@ use crate::{Error, Result, files};
 /// The 1000 class names of ImageNet, in the order of the published networks' outputs.
 const IMAGENET: &str = include_str!("../../weights/imagenet-labels.txt");
 
-/// The largest file of names, in bytes. Each empty line takes 24 times its size.
+/// Largest accepted label file, in bytes. An empty line takes 24 times its size in memory.
 const MAX_FILE: u64 = 1 << 22;
-/// Longest name, in bytes.
+/// Longest accepted name, in bytes.
 const LONGEST: usize = 1000;
 
-/// Names of a network's classes, by output index.
+/// Class names of a network, by output index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labels(Vec<String>);
 
 impl Labels {
-    /// ImageNet's 1000 names.
+    /// Returns the 1000 class names of ImageNet.
     pub fn imagenet() -> Self {
         Self::of(IMAGENET)
     }
 
-    /// Reads names from a UTF-8 text file, one a line; blank lines at its end don't count.
-    /// Whether they are as many as the network's classes is for the caller to check.
+    /// Reads names from a UTF-8 text file, one per line; trailing blank lines are ignored. The caller must
+    /// check that their number matches the network's classes.
     ///
     /// # Errors
     /// [`Error::File`] if the file can't be read, isn't UTF-8 text or holds no names.
     pub fn load(path: &Path) -> Result<Self> {
-        let remedy = "Give a text file with one class name a line";
+        let remedy = "Use a text file with one class name per line";
         let bytes = files::read_up_to(path, MAX_FILE)
             .map_err(|error| Error::file(path, format!("the labels can't be read: {error}"), remedy))?;
         let text = std::str::from_utf8(&bytes)
@@ -49,24 +49,24 @@ impl Labels {
         Self(text.trim_end().lines().map(|line| line.trim().to_owned()).collect())
     }
 
-    /// The name of class `index`, counted from 0.
+    /// Returns the name of class `index`, counted from 0.
     pub fn get(&self, index: usize) -> Option<&str> {
         self.0.get(index).map(String::as_str)
     }
 
-    /// How many names there are.
+    /// Returns the number of names.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are no names.
+    /// Returns true if there are no names.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// The `k` most probable classes as (index, probability), most probable first; of equals the lower
-/// index first. Fewer where there are fewer; NaN never gets in.
+/// Returns the `k` most probable classes as (index, probability), most probable first, ties in index order.
+/// Returns fewer if there are fewer; NaN is skipped.
 pub fn top_k(probabilities: &[f32], k: usize) -> Vec<(usize, f32)> {
     let mut classes: Vec<(usize, f32)> =
         probabilities.iter().copied().enumerate().filter(|(_, p)| !p.is_nan()).collect();
@@ -75,17 +75,17 @@ pub fn top_k(probabilities: &[f32], k: usize) -> Vec<(usize, f32)> {
     classes
 }
 
-/// Classes by name, each with its part of the whole: `castle:0.7,lakeside:0.3`. A class is its whole label or a part
-/// that only one label has (upper and lower case count alike), or its number, counted from 0. Without numbers behind
-/// them classes count alike. The parts sum to 1, and a class that is named twice is listed once.
+/// Parses class names with weights, such as `castle:0.7,lakeside:0.3`, to (index, weight). A class is given by its
+/// label, by a unique part of one (ignoring case), or by its number, counted from 0. The default weight is 1. The
+/// returned weights are normalised to a sum of 1; those of a repeated class are added.
 ///
 /// # Errors
-/// [`Error::Usage`] if a class is not found, and then with those that are like it, or stands for several; if a part is
-/// not a positive number.
+/// [`Error::Usage`] if a class is not found (the message suggests similar ones) or is ambiguous, or if a weight is not
+/// a positive number.
 pub fn parse_classes(text: &str, labels: &Labels) -> Result<Vec<(usize, f32)>> {
     let mut classes: Vec<(usize, f32)> = Vec::new();
     for item in text.split(',') {
-        // A label may hold a colon itself.
+        // A label may contain a colon.
         let (name, part) = match item.rsplit_once(':') {
             Some((name, part)) if labels.find(item.trim()).is_none() => (name.trim(), Some(part.trim())),
             _ => (item.trim(), None),
@@ -106,28 +106,28 @@ pub fn parse_classes(text: &str, labels: &Labels) -> Result<Vec<(usize, f32)>> {
     }
     let sum: f32 = classes.iter().map(|(_, part)| part).sum();
     if !sum.is_finite() {
-        return Err(Error::usage(format!("the parts of '{text}' are too large")));
+        return Err(Error::usage(format!("the weights in '{text}' are too large")));
     }
     classes.iter_mut().for_each(|(_, part)| *part /= sum);
     Ok(classes)
 }
 
-/// How many labels an error lists.
+/// Maximum number of labels in an error.
 const LISTED: usize = 6;
 
 impl Labels {
-    /// The class with just this label, if there is one.
+    /// Returns the class with this label, if it is unique.
     fn find(&self, name: &str) -> Option<usize> {
         let mut found = self.0.iter().enumerate().filter(|(_, label)| same(label, name));
         let (first, _) = found.next()?;
         found.next().is_none().then_some(first)
     }
 
-    /// The class of this name or number.
+    /// Returns the class with this name or number.
     fn class(&self, name: &str) -> Result<usize> {
         if name.is_empty() {
             return Err(Error::usage(
-                "a class is missing: give names and parts such as castle:0.7,lakeside:0.3",
+                "a class is missing: use names and weights such as castle:0.7,lakeside:0.3",
             ));
         }
         if let Some(class) = self.find(name) {
@@ -139,7 +139,7 @@ impl Labels {
             }
             let last = self.len().saturating_sub(1);
             return Err(Error::usage(format!(
-                "there is no class {class}: they are numbered from 0 to {last}"
+                "there is no class {class}: classes are numbered from 0 to {last}"
             )));
         }
         let lower = name.to_lowercase();
@@ -160,7 +160,7 @@ impl Labels {
                 near.sort_unstable();
                 let near: Vec<String> = near.iter().take(3).map(|(_, class)| self.named(*class)).collect();
                 let hint = match near.as_slice() {
-                    [] => format!("give its number, from 0 to {}", self.len().saturating_sub(1)),
+                    [] => format!("use its number, from 0 to {}", self.len().saturating_sub(1)),
                     _ => format!("did you mean {}?", near.join(", ")),
                 };
                 Err(Error::usage(format!("there is no class '{name}'; {hint}")))
@@ -172,13 +172,13 @@ impl Labels {
                 let more = if more > 0 { format!(" and {more} more") } else { String::new() };
                 let shown = shown.join(", ");
                 Err(Error::usage(format!(
-                    "'{name}' stands for several classes: {shown}{more}. Give the number of one"
+                    "'{name}' matches several classes: {shown}{more}. Use the number of one"
                 )))
             }
         }
     }
 
-    /// A class for messages: its label and number.
+    /// Formats a class for messages: its label and number.
     fn named(&self, class: usize) -> String {
         format!("{} ({class})", self.get(class).unwrap_or_default())
     }
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn imagenet_has_its_thousand_names_in_order() {
+    fn imagenet_has_1000_names_in_order() {
         let labels = Labels::imagenet();
         assert_eq!(labels.len(), 1000);
         for (index, name) in [(0, "tench"), (281, "tabby"), (285, "Egyptian cat"), (999, "toilet tissue")] {
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_come_by_name_and_number() {
+    fn classes_are_parsed_by_name_and_number() {
         let labels = Labels::imagenet();
         let parse = |text| parse_classes(text, &labels).unwrap();
         let castle = parse("castle")[0].0;
@@ -244,7 +244,7 @@ mod tests {
         let two = parse("Castle:3, lakeside:1");
         assert_eq!(two[0], (castle, 0.75));
         assert_eq!((labels.get(two[1].0), two[1].1), (Some("lakeside"), 0.25));
-        // A part of one label; the whole of one that is a part of others; a number; the same twice.
+        // A part of one label; a whole label that is part of others; a number; a repeated class.
         assert_eq!(parse("great white")[0].0, 2);
         assert_eq!(labels.get(parse("crane")[0].0), Some("crane"));
         assert_eq!(parse("281,285:1"), [(281, 0.5), (285, 0.5)]);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_that_do_not_fit_are_refused_with_a_hint() {
+    fn invalid_classes_are_refused_with_a_hint() {
         let labels = Labels::imagenet();
         for (text, hint) in [
             ("", "missing"),

@@ -1,37 +1,37 @@
-//! The layers of a network, and reading their weights in one form whatever the file's layout.
+//! The layers of a network. Weights are returned in the same order for all key layouts.
 
 use super::tensor::Tensor;
 use crate::Result;
 use std::ops::Range;
 
-/// One named step of the sequence.
+/// A named layer of the sequence.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Layer {
     /// The name used in options and reports: `conv3_1`, `relu3_1`, `pool3`, `fc6`, `prob`, ...
     pub name: String,
-    /// What the layer does.
+    /// Operation of the layer.
     pub kind: LayerKind,
-    /// Channels of the layer's output; features, where the output has no height and width.
+    /// Channels of the output; its length if the output is a vector.
     pub channels: usize,
 }
 
-/// What a [`Layer`] does.
+/// The operation of a [`Layer`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum LayerKind {
     /// A convolution with bias.
     Conv(Conv),
-    /// `max(x, 0)`, element by element.
+    /// Elementwise `max(x, 0)`.
     Relu,
     /// Pooling over square windows, without padding.
     Pool {
-        /// Side of the window, pixels.
+        /// Side of the window, in pixels.
         size: usize,
-        /// Step between windows, pixels.
+        /// Stride, in pixels.
         stride: usize,
     },
-    /// Pooling of a map of any size down to a fixed one, ahead of the first fully connected layer.
+    /// Adaptive pooling of a map of any size to a fixed one, before the first fully connected layer.
     AdaptivePool {
         /// Rows of the output.
         height: usize,
@@ -40,17 +40,17 @@ pub enum LayerKind {
     },
     /// A fully connected layer with bias.
     Linear(Linear),
-    /// Class scores to probabilities.
+    /// Conversion of class scores to probabilities.
     Softmax,
 }
 
-/// A convolution; a batch norm that follows it in the file is folded into it.
+/// A convolution. A batch norm that follows it in the file is folded into it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Conv {
-    /// The filter as stored. [`Conv::filter`] gives it in one order for all files.
+    /// Filter as stored. [`Conv::filter`] returns it in the same order for all files.
     pub weight: Tensor,
-    /// The bias as stored; may be absent where a batch norm follows.
+    /// Bias as stored; may be absent if a batch norm follows.
     pub bias: Option<Tensor>,
     /// Channels of the input.
     pub in_channels: usize,
@@ -58,9 +58,9 @@ pub struct Conv {
     pub out_channels: usize,
     /// Height and width of the filter, odd.
     pub kernel: [usize; 2],
-    /// Step in rows and columns, pixels.
+    /// Vertical and horizontal stride, in pixels.
     pub stride: [usize; 2],
-    /// Zero rows above and below, zero columns left and right; keeps the map's size.
+    /// Rows of zeros above and below, and columns of zeros left and right; preserves the map's size.
     pub padding: [usize; 2],
     pub(super) order: FilterOrder,
     pub(super) norm: Option<Box<Norm>>,
@@ -86,7 +86,7 @@ pub(super) struct Norm {
 }
 
 impl Norm {
-    /// The factor and the term of each channel.
+    /// Returns scale and shift of each channel.
     fn affine(&self) -> Result<Vec<(f64, f64)>> {
         let [gamma, beta] = [self.gamma.to_f32()?, self.beta.to_f32()?];
         let [mean, variance] = [self.mean.to_f32()?, self.variance.to_f32()?];
@@ -107,8 +107,8 @@ impl Norm {
 }
 
 impl Conv {
-    /// The filter in the order output channel, input channel, row, column
-    /// (`out_channels * in_channels * kernel[0] * kernel[1]` numbers), batch norm folded in.
+    /// Reads the filter in the order output channel, input channel, row, column
+    /// (`out_channels * in_channels * kernel[0] * kernel[1]` numbers), with the batch norm folded in.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) if a number is NaN or infinite or a variance negative.
@@ -132,7 +132,7 @@ impl Conv {
         Ok(filter)
     }
 
-    /// The bias of each output channel, batch norm folded in.
+    /// Reads the bias of each output channel, with the batch norm folded in.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) if a number is NaN or infinite or a variance negative.
@@ -149,7 +149,7 @@ impl Conv {
         Ok(bias)
     }
 
-    /// Whether a batch norm is folded into this convolution.
+    /// Returns true if a batch norm is folded into this convolution.
     pub fn has_batch_norm(&self) -> bool {
         self.norm.is_some()
     }
@@ -168,9 +168,9 @@ impl Conv {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Linear {
-    /// The matrix as stored. [`Linear::matrix`] gives it in one order for all files.
+    /// Matrix as stored. [`Linear::matrix`] returns it in the same order for all files.
     pub weight: Tensor,
-    /// The bias as stored.
+    /// Bias as stored.
     pub bias: Tensor,
     /// Length of the input vector.
     pub in_features: usize,
@@ -184,23 +184,23 @@ pub struct Linear {
 pub(super) enum MatrixOrder {
     /// Output feature, input feature; maps flattened as channel, row, column.
     OutIn,
-    /// Input feature, output feature; maps of `channels` flattened as row, column, channel. For an
-    /// input that is no map, `channels` is the whole length, which makes the two orders one.
+    /// Input feature, output feature; maps of `channels` flattened as row, column, channel. For a vector
+    /// input `channels` is its length, and this order of input features equals that of `OutIn`.
     InOut { channels: usize },
 }
 
-/// The numbers of a fully connected layer, row-major: one row per output feature, one column per
-/// input feature; where the input is a map, its columns run over channel, row, column.
+/// The matrix of a fully connected layer, row-major: one row per output feature, one column per input
+/// feature. If the input is a map, the order of columns is channel, row, column.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Matrix {
     /// Single precision.
     F32(Vec<f32>),
-    /// Half-precision bit patterns, kept because the file has them.
+    /// Half-precision bit patterns, as in the file.
     F16(Vec<u16>),
 }
 
 impl Linear {
-    /// The matrix, `out_features` rows of `in_features` columns.
+    /// Reads the matrix, `out_features` rows of `in_features` columns.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) if a number is NaN or infinite.
@@ -211,10 +211,10 @@ impl Linear {
         })
     }
 
-    /// Rows `rows` of the matrix. Where the file has them in order, only they are read.
+    /// Reads the rows `rows` of the matrix. Only these are read from the file if its order permits.
     ///
     /// # Errors
-    /// As [`Linear::matrix`].
+    /// The errors of [`Linear::matrix`].
     pub fn rows(&self, rows: Range<usize>) -> Result<Matrix> {
         if self.order == MatrixOrder::OutIn {
             return Self { weight: self.weight.rows(rows), ..self.clone() }.matrix();
@@ -226,7 +226,7 @@ impl Linear {
         })
     }
 
-    /// The bias of each output feature.
+    /// Reads the bias of each output feature.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) if a number is NaN or infinite.
@@ -255,7 +255,7 @@ fn transpose<T: Copy + Default>(
     columns: usize,
     place: impl Fn(usize) -> usize,
 ) -> Vec<T> {
-    /// Columns taken together, so that each cache line of the source is read once.
+    /// Columns processed together, so each cache line of the source is read once.
     const STRIP: usize = 16;
     let mut out = vec![T::default(); stored.len()];
     for start in (0..columns).step_by(STRIP) {
@@ -275,7 +275,7 @@ mod tests {
     use super::transpose;
 
     #[test]
-    fn transposing_places_every_element() {
+    fn transpose_places_every_element() {
         // 6 rows x 35 columns: more than two strips, and a part of one.
         let stored: Vec<u32> = (0..6 * 35).collect();
         let place = |row: usize| 5 - row;

@@ -1,5 +1,5 @@
-//! Recognising how a weights file names its tensors, and sorting them into convolutions and
-//! fully connected layers.
+//! Recognises the naming scheme of a weights file and groups its tensors into convolutions and fully
+//! connected layers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,11 +7,11 @@ use std::fmt;
 use super::tensor::{CONVERT, FETCH_AGAIN, WeightFile};
 use crate::{Error, Result};
 
-/// How a weights file names its tensors.
+/// The naming scheme of a weights file's tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyLayout {
-    /// `features.N.weight`, `classifier.N.weight`: positions in torchvision's two sequences.
+    /// `features.N.weight`, `classifier.N.weight`: indices in torchvision's two sequences.
     Torchvision,
     /// `features.N.weight`, `pre_logits.fc1.weight` (a 7x7 convolution), `head.fc.weight`.
     Timm,
@@ -21,7 +21,7 @@ pub enum KeyLayout {
     Keras,
 }
 
-/// What the error for an unknown file lists.
+/// Supported layouts, for the error about an unknown file.
 const LAYOUTS: &str = "torchvision (features.0.weight, classifier.0.weight), timm (features.0.weight, \
                        pre_logits.fc1.weight, head.fc.weight), Caffe (conv1_1.weight, fc6.weight) and \
                        Keras (block1_conv1/kernel, fc1/kernel)";
@@ -37,20 +37,20 @@ impl fmt::Display for KeyLayout {
     }
 }
 
-/// Whose tensor a key is.
+/// The layer that a key belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Unit {
-    /// Position in torchvision's and timm's `features`: a convolution or a batch norm.
+    /// Index in torchvision's and timm's `features`: a convolution or a batch norm.
     Feature(u32),
-    /// Block and number within it.
+    /// Convolution: block and number within it.
     Conv(u32, u32),
-    /// The batch norm after a named convolution.
+    /// Batch norm after the convolution with these numbers.
     Norm(u32, u32),
-    /// A fully connected layer, by its place in the order.
+    /// Fully connected layer; the number only defines the order.
     Linear(u32),
 }
 
-/// Which of a unit's tensors a key is.
+/// The kind of a unit's tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ParameterKind {
     /// Filter or matrix; gamma of a batch norm.
@@ -67,20 +67,20 @@ pub(super) enum ParameterKind {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Keys {
     by_kind: BTreeMap<ParameterKind, String>,
-    /// What a missing key would be called, up to the kind.
+    /// Name of the unit, for messages about a missing key.
     label: String,
 }
 
 impl Keys {
-    /// The key of `kind`, if the file has it.
+    /// Returns the key of `kind`, if the file has it.
     pub fn get(&self, kind: ParameterKind) -> Option<&str> {
         self.by_kind.get(&kind).map(String::as_str)
     }
 
-    /// The key of `kind`.
+    /// Returns the key of `kind`.
     ///
     /// # Errors
-    /// [`Error::File`] that names the missing tensor.
+    /// [`Error::File`] with the missing tensor.
     pub fn require(&self, file: &WeightFile, kind: ParameterKind) -> Result<&str> {
         self.get(kind).ok_or_else(|| {
             let kind = match kind {
@@ -95,29 +95,29 @@ impl Keys {
     }
 }
 
-/// A convolution of the trunk, and the batch norm after it.
+/// The keys of a convolution and of the batch norm after it.
 #[derive(Debug, Clone)]
 pub(super) struct ConvKeys {
     pub conv: Keys,
     pub norm: Option<Keys>,
 }
 
-/// A file's tensors, sorted.
+/// A file's keys, grouped by layer.
 #[derive(Debug)]
 pub(super) struct Sorted {
     pub layout: KeyLayout,
-    /// Convolutions by block; a pooling ends each block. No block is empty.
+    /// Convolutions of each block. A block ends with pooling and is never empty.
     pub blocks: Vec<Vec<ConvKeys>>,
     /// Fully connected layers in order.
     pub linears: Vec<Keys>,
-    /// Keys that no part of the network needs.
+    /// Keys that the network doesn't use.
     pub unused: Vec<String>,
 }
 
-/// Sorts the file's tensors.
+/// Groups the file's tensors by layer.
 ///
 /// # Errors
-/// [`Error::File`] if the layout isn't one of [`KeyLayout`], or if its numbering has gaps.
+/// [`Error::File`] if the layout isn't one of [`KeyLayout`], or its numbering has gaps.
 pub(super) fn sort(file: &WeightFile) -> Result<Sorted> {
     let layout = recognise(file)?;
     let mut units: BTreeMap<Unit, Keys> = BTreeMap::new();
@@ -136,7 +136,7 @@ pub(super) fn sort(file: &WeightFile) -> Result<Sorted> {
             None if claims(layout, key) => {
                 return Err(file.error(
                     format!(
-                        "tensor {key} doesn't belong to a plain sequence of convolutions as VGG networks are"
+                        "tensor {key} doesn't belong in a VGG network, which is a plain sequence of convolutions"
                     ),
                     CONVERT,
                 ));
@@ -152,7 +152,7 @@ pub(super) fn sort(file: &WeightFile) -> Result<Sorted> {
     Ok(Sorted { layout, blocks, linears, unused })
 }
 
-/// The layout whose convolutions the file has.
+/// Determines the layout from the names of convolutions.
 fn recognise(file: &WeightFile) -> Result<KeyLayout> {
     let has_conv = |layout| {
         file.keys().any(|key| {
@@ -180,11 +180,11 @@ fn recognise(file: &WeightFile) -> Result<KeyLayout> {
     };
     Err(file.error(
         format!("the tensors are not named like those of a VGG network: {found}"),
-        format!("Layouts that are recognised: {LAYOUTS}"),
+        format!("Supported layouts: {LAYOUTS}"),
     ))
 }
 
-/// Whether a key that [`parse`] can't place still sits where only the network's own tensors may.
+/// Returns true if a key that [`parse`] doesn't recognise has a prefix reserved for the network's layers.
 fn claims(layout: KeyLayout, key: &str) -> bool {
     let counter = key.ends_with(".num_batches_tracked");
     let prefixes: &[&str] = match layout {
@@ -196,7 +196,7 @@ fn claims(layout: KeyLayout, key: &str) -> bool {
     !counter && prefixes.iter().any(|prefix| key.starts_with(prefix))
 }
 
-/// Whose and which tensor `key` is, and what to call its owner.
+/// Parses a key into unit, name of the unit, and kind.
 fn parse(layout: KeyLayout, key: &str) -> Option<(Unit, String, ParameterKind)> {
     if layout == KeyLayout::Keras {
         return parse_keras(key);
@@ -223,7 +223,7 @@ fn parse(layout: KeyLayout, key: &str) -> Option<(Unit, String, ParameterKind)> 
     Some((unit, owner.to_owned(), kind))
 }
 
-/// [`parse`] for Keras's paths: `block1_conv1/kernel`, with or without `:0`, a repeated group
+/// Parses a Keras path like [`parse`]: `block1_conv1/kernel`, with or without `:0`, a repeated group
 /// (`block1_conv1/block1_conv1/kernel:0`) or the old variable names (`block1_conv1_W_1:0`).
 fn parse_keras(key: &str) -> Option<(Unit, String, ParameterKind)> {
     let path = key.strip_suffix(":0").unwrap_or(key);
@@ -258,7 +258,7 @@ fn parse_keras(key: &str) -> Option<(Unit, String, ParameterKind)> {
     Some((unit, owner.to_owned(), kind))
 }
 
-/// `conv3_2` and `bn3_2`.
+/// Parses names such as `conv3_2` and `bn3_2`.
 fn named_unit(owner: &str, conv: &str, norm: &str) -> Option<Unit> {
     let pair = |text: &str| {
         let (block, index) = text.split_once('_')?;
@@ -270,13 +270,13 @@ fn named_unit(owner: &str, conv: &str, norm: &str) -> Option<Unit> {
     owner.strip_prefix(norm).and_then(pair).map(|(block, index)| Unit::Norm(block, index))
 }
 
-/// A number written with digits alone.
+/// Parses a number that consists of digits only.
 fn number(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// Blocks from positions in a sequence: the gap between two convolutions shows which layers are between them.
+/// Derives blocks from indices in a sequence: the gap between two convolutions shows which layers are between them.
 fn numbered_blocks(file: &WeightFile, units: &BTreeMap<Unit, Keys>) -> Result<Vec<Vec<ConvKeys>>> {
     let mut blocks: Vec<Vec<ConvKeys>> = Vec::new();
     let mut last: Option<u32> = None;
@@ -292,7 +292,7 @@ fn numbered_blocks(file: &WeightFile, units: &BTreeMap<Unit, Keys>) -> Result<Ve
                 _ => {
                     return Err(missing(
                         file,
-                        format!("no convolution stands before the batch norm {}", keys.label),
+                        format!("there is no convolution before the batch norm {}", keys.label),
                     ));
                 }
             }
@@ -330,7 +330,7 @@ fn numbered_blocks(file: &WeightFile, units: &BTreeMap<Unit, Keys>) -> Result<Ve
     Ok(blocks)
 }
 
-/// Blocks from names; they must count up from 1 without a gap.
+/// Derives blocks from names, which must count up from 1 without gaps.
 fn named_blocks(
     file: &WeightFile,
     layout: KeyLayout,
@@ -370,13 +370,13 @@ fn named_blocks(
     });
     match stray {
         Some(keys) => {
-            Err(missing(file, format!("no convolution stands before the batch norm {}", keys.label)))
+            Err(missing(file, format!("there is no convolution before the batch norm {}", keys.label)))
         }
         None => Ok(blocks),
     }
 }
 
-/// Fully connected layers in order, checked for gaps where their names are numbered.
+/// Returns the fully connected layers in order; checks for gaps if their names are numbered.
 fn linears(file: &WeightFile, layout: KeyLayout, units: &BTreeMap<Unit, Keys>) -> Result<Vec<Keys>> {
     let found: Vec<(u32, &Keys)> = units
         .iter()
@@ -408,7 +408,7 @@ fn linears(file: &WeightFile, layout: KeyLayout, units: &BTreeMap<Unit, Keys>) -
     Ok(found.into_iter().map(|(_, keys)| keys.clone()).collect())
 }
 
-/// An error for a tensor that should be there.
+/// Creates an error about a missing tensor.
 fn missing(file: &WeightFile, problem: String) -> Error {
     file.error(problem, format!("The file may be incomplete. {FETCH_AGAIN}"))
 }
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_a_keras_key_is_understood() {
+    fn all_keras_key_spellings_are_recognised() {
         for key in [
             "block3_conv2/kernel",
             "block3_conv2/kernel:0",
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_digits_that_fit() {
+    fn only_digit_strings_are_numbers() {
         assert_eq!(number("12"), Some(12));
         for text in ["", "+1", "-1", "1.5", "99999999999", "1a"] {
             assert_eq!(number(text), None, "{text}");
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_other_networks_are_not_taken() {
+    fn keys_of_other_networks_are_not_recognised() {
         for key in
             ["features.0.0.weight", "features.3.squeeze.weight", "layer1.0.conv1.weight", "features.x.weight"]
         {

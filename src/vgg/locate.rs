@@ -1,4 +1,4 @@
-//! Which network to use: the one asked for, one fetched earlier, or the default network.
+//! Finds the network to use: the requested one, a downloaded one, or the default network.
 
 use crate::escape::shown;
 use std::collections::HashSet;
@@ -11,14 +11,14 @@ use crate::{Error, Result};
 /// The program's folder below the user's data folder.
 const PROGRAM: &str = "neural-mirage";
 
-/// The default network, where the program was built with it.
+/// The default network, if the program was built with it.
 #[cfg(feature = "embedded-network")]
 static EMBEDDED: Option<&[u8]> = Some(include_bytes!("../../weights/vgg16-narrow.safetensors"));
-/// The default network, where the program was built with it.
+/// The default network, if the program was built with it.
 #[cfg(not(feature = "embedded-network"))]
 static EMBEDDED: Option<&[u8]> = None;
 
-/// Where a network's weights are.
+/// The location of a network's weights.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Location {
@@ -29,8 +29,7 @@ pub enum Location {
 }
 
 impl Location {
-    /// The file's path; of the embedded network its short name, [`NARROW`]. [`find_weights`] leads from either back to
-    /// the network.
+    /// Returns the file's path, or the short name [`NARROW`] for the embedded network. [`find_weights`] accepts both.
     pub fn path(&self) -> &Path {
         match self {
             Self::File(path) => path,
@@ -48,20 +47,20 @@ impl std::fmt::Debug for Location {
     }
 }
 
-/// The weights to open.
+/// Returns the location of the weights to open.
 ///
-/// `option` is what the user asked for: a path, which is returned as it is (opening it shows whether it can be used), or
-/// a short name: [`NARROW`] for the default network, `vgg16` or `vgg19` for one that `vgg::fetch` has downloaded. A file of
-/// such a name comes first, a folder does not.
+/// `option` is the user's choice: a path, which is returned unchecked, or a short name: [`NARROW`] for the default
+/// network, `vgg16` or `vgg19` for one downloaded with `vgg::fetch`. A file with the same name takes precedence over a
+/// short name, a folder doesn't.
 ///
-/// Without `option`, and for [`NARROW`], it is the network inside the program (feature `embedded-network`). A program
-/// without one looks next to the executable, in the folders where installations and checkouts keep it, in the current
-/// folder's `weights/` and in the user's data folder. On Unix it leaves out places where any user of the machine could
-/// put a file, such as a `weights/` in the temporary folder.
+/// Without `option`, and for [`NARROW`], it is the network embedded in the program (feature `embedded-network`). A
+/// program without one searches next to the executable, in the folders of installations and checkouts, in `weights/` of
+/// the current folder and in the user's data folder. On Unix it skips places where any user could put a file, such as a
+/// `weights/` in the temporary folder.
 ///
 /// # Errors
-/// [`Error::Usage`] if a short name hasn't been fetched, or if the default network is nowhere; the
-/// message lists the places.
+/// [`Error::Usage`] if the network with a short name hasn't been downloaded, or if the default network isn't found; the
+/// message lists the searched places.
 pub fn find_weights(option: Option<&Path>) -> Result<Location> {
     let data = data_dir();
     match option.map(|path| (path, path.to_str().filter(|_| !path.is_file()))) {
@@ -70,22 +69,22 @@ pub fn find_weights(option: Option<&Path>) -> Result<Location> {
                 return Ok(Location::Embedded(bytes));
             }
             let executable = std::env::current_exe().ok();
-            // Links such as /usr/local/bin/mirage lead to the folder that holds the weights.
+            // Resolve links such as /usr/local/bin/mirage, to find the folder with the weights.
             let executable = executable.map(|path| path.canonicalize().unwrap_or(path));
             first_of(default_places(executable.as_deref(), data.as_deref())).map(Location::File)
         }
         Some((_, Some(name))) if published::is_known(name) => {
             fetched(name, data.as_deref()).map(Location::File)
         }
-        // A file that has the embedded network's name must not be taken for it later.
+        // A file with the embedded network's name must not be confused with it later.
         Some((path, _)) if path == Path::new(NARROW) => Ok(Location::File(Path::new(".").join(path))),
         Some((path, _)) => Ok(Location::File(path.to_owned())),
     }
 }
 
-/// The program's folder for downloaded files: `neural-mirage` below `$XDG_DATA_HOME` where that is
-/// an absolute path, else below the system's usual folder (`~/.local/share`,
-/// `~/Library/Application Support`, `%LOCALAPPDATA%`). `None` where the environment names no home.
+/// Returns the program's folder for downloaded files: `neural-mirage` in `$XDG_DATA_HOME` if that is an
+/// absolute path, else in the system's usual folder (`~/.local/share`, `~/Library/Application Support`,
+/// `%LOCALAPPDATA%`). `None` if the environment variables for it are not set.
 pub fn data_dir() -> Option<PathBuf> {
     data_dir_from(|name| std::env::var_os(name).map(PathBuf::from))
 }
@@ -104,7 +103,7 @@ fn data_dir_from(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> 
     base.map(|base| base.join(PROGRAM))
 }
 
-/// The file of a network downloaded earlier.
+/// Returns the file of a downloaded network.
 fn fetched(name: &str, data: Option<&Path>) -> Result<PathBuf> {
     let path = data.map(|folder| folder.join(published::file_name(name)));
     match path {
@@ -114,15 +113,15 @@ fn fetched(name: &str, data: Option<&Path>) -> Result<PathBuf> {
             shown(&path)
         ))),
         None => Err(Error::usage(format!(
-            "{name} can't be looked up, because the environment names no home folder. Give the file's path"
+            "can't search for {name}, because the environment has no home folder. Use the file's path instead"
         ))),
     }
 }
 
-/// A place for the default network.
+/// A possible place of the default network.
 #[derive(Debug, Clone, PartialEq)]
 struct Place {
-    /// The folder that the place belongs to, of the program or the user. Empty for the current folder.
+    /// Folder of the program or the user that contains the place; empty for the current folder.
     base: PathBuf,
     file: PathBuf,
 }
@@ -132,8 +131,8 @@ impl Place {
         Self { base: base.to_owned(), file: base.join(below).join(DEFAULT_NETWORK) }
     }
 
-    /// What lets any user of the machine put another file here: the file itself, or a folder of it up to the base. The
-    /// file and its folder count with and without links.
+    /// Returns the first path that lets any user put another file here: the file itself, or one of its folders up to
+    /// the base. File and folder are also checked with symbolic links resolved.
     #[cfg(unix)]
     fn open_to_others(&self) -> Option<PathBuf> {
         use std::os::unix::fs::PermissionsExt as _;
@@ -150,14 +149,14 @@ impl Place {
             .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
     }
 
-    /// Elsewhere permissions are no bits of a file, and temporary folders belong to one user.
+    /// On other systems there are no permission bits, and temporary folders belong to a single user.
     #[cfg(not(unix))]
     fn open_to_others(&self) -> Option<PathBuf> {
         None
     }
 }
 
-/// Where the default network may be, in the order to look.
+/// Returns the possible places of the default network, in search order.
 fn default_places(executable: Option<&Path>, data: Option<&Path>) -> Vec<Place> {
     let mut places: Vec<Place> = Vec::new();
     if let Some(folder) = executable.and_then(Path::parent) {
@@ -189,7 +188,7 @@ fn first_of(places: Vec<Place>) -> Result<PathBuf> {
         }
     }
     Err(Error::usage(format!(
-        "the default network {DEFAULT_NETWORK} was not found. {}. Put it in one of these places, or name a weights file \
+        "the default network {DEFAULT_NETWORK} was not found. {}. Put it in one of these places, or use a weights file \
          with --weights:{list}",
         published::where_narrow_is()
     )))
@@ -202,13 +201,13 @@ mod tests {
     use sha2::{Digest as _, Sha256};
 
     #[test]
-    fn a_path_is_taken_as_it_is() {
+    fn explicit_path_is_used_unchanged() {
         let path = Path::new("no/such/file.safetensors");
         assert_eq!(find_weights(Some(path)).unwrap().path(), path);
     }
 
     #[test]
-    fn the_default_network_is_found_also_by_its_short_name() {
+    fn default_network_is_found_by_short_name() {
         for option in [None, Some(Path::new(NARROW))] {
             let location = find_weights(option).unwrap();
             assert_eq!(matches!(location, Location::Embedded(_)), cfg!(feature = "embedded-network"));
@@ -227,7 +226,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn places_that_others_can_write_to_are_not_searched() {
+    fn world_writable_folders_are_not_searched() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
@@ -238,7 +237,7 @@ mod tests {
         let set = |path: &Path, mode| {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap()
         };
-        // Whatever the folders above the base allow: who may write there may replace the program, too.
+        // Permissions above the base don't matter: whoever may write there may also replace the program.
         set(&root, 0o1777);
         let written = Place::new(&above, "weights");
         let linked = Place { base: root.join("link"), file: root.join("link").join(DEFAULT_NETWORK) };
@@ -271,7 +270,7 @@ mod tests {
         }
         set(&weights, 0o777);
         refused(&linked, &linked.base);
-        // Where there is nothing yet, another user may still put a file.
+        // Another user could create a missing file.
         set(&above, 0o1777);
         std::fs::remove_dir_all(&weights).unwrap();
         refused(&written, &above);
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_looked_for_beside_the_executable_first() {
+    fn default_is_searched_beside_the_executable_first() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         let executable = root.join("target/release/mirage");
@@ -308,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_that_is_nowhere_lists_the_places() {
+    fn missing_default_lists_searched_places() {
         let places = ["/nowhere/a", "/nowhere/b"].map(|folder| Place::new(Path::new(folder), ""));
         let error = first_of(places.into()).unwrap_err();
         let text = error.to_string();
@@ -327,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn short_names_lead_to_fetched_files() {
+    fn short_names_resolve_to_fetched_files() {
         let folder = tempfile::tempdir().unwrap();
         let error = fetched("vgg19", Some(folder.path())).unwrap_err();
         assert!(error.to_string().contains("vgg19.safetensors"), "{error}");
@@ -339,7 +338,7 @@ mod tests {
 
     #[cfg(all(unix, not(target_os = "macos")))]
     #[test]
-    fn the_data_folder_follows_the_environment() {
+    fn data_folder_follows_the_environment() {
         let with = |pairs: &'static [(&str, &str)]| {
             data_dir_from(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
         };

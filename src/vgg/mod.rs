@@ -1,12 +1,11 @@
-//! VGG-shaped networks: what a weights file holds, and the topology derived from it.
+//! VGG-shaped networks: weights files and the topology derived from them.
 //!
-//! [`Network::open`] reads a safetensors file, recognises how its tensors are named ([`KeyLayout`]),
-//! derives the list of [`Layer`]s from names and shapes alone, and checks every shape before it
-//! returns. Weights stay in the file until a layer is asked for them, so opening a network
-//! costs milliseconds whatever its size.
+//! [`Network::open`] reads a safetensors file, recognises its naming scheme ([`KeyLayout`]), derives the
+//! list of [`Layer`]s from names and shapes alone, and checks every shape. Weights stay in the file until a
+//! layer's weights are read, so opening a network takes milliseconds whatever its size.
 //!
-//! Beside it: [`labels`] (class names and top-k), [`locate`] (which file to use when none is named)
-//! and [`fetch`] (downloading the published full-size networks).
+//! Related modules: [`labels`] (class names and top-k), [`locate`] (finding the default network and downloaded
+//! ones) and [`fetch`] (downloading the published full-size networks).
 
 mod builder;
 #[cfg(feature = "fetch")]

@@ -18,22 +18,22 @@ use crate::{Error, Result};
 
 /// A VGG-shaped network: a sequence of named layers whose weights stay in the file.
 ///
-/// The sequence is `conv1_1, relu1_1, ..., pool1, conv2_1, ..., poolN`, and where the file has fully
-/// connected layers, `poolN_HxW` (adaptive pooling to the size that the first of them expects),
-/// `fc6, relu6, fc7, relu7, fc8, prob`. Only names and shapes in the file decide how many there are.
+/// The sequence is `conv1_1, relu1_1, ..., pool1, conv2_1, ..., poolN`. If the file has fully connected
+/// layers, it continues with `poolN_HxW` (adaptive pooling to the size that the first of them expects),
+/// `fc6, relu6, fc7, relu7, fc8, prob`. Their number follows from the names and shapes in the file.
 #[non_exhaustive]
 pub struct Network {
     /// The layers in the order they run.
     pub layers: Vec<Layer>,
-    /// What the network expects of its input.
+    /// Preprocessing of the network's input.
     pub preprocessing: Preprocessing,
-    /// Where [`Network::preprocessing`] comes from.
+    /// Source of [`Network::preprocessing`].
     pub preprocessing_source: PreprocessingSource,
-    /// How the file names its tensors.
+    /// Naming scheme of the file's tensors.
     pub layout: KeyLayout,
-    /// How most of the weights are stored.
+    /// Number format of most of the weights.
     pub dtype: DType,
-    /// The file, as given; of a network inside the program its short name.
+    /// Path of the file as given; for the embedded network its short name.
     pub path: PathBuf,
     /// Keys of the file that no layer uses.
     pub unused: Vec<String>,
@@ -54,21 +54,19 @@ impl std::fmt::Debug for Network {
 impl Network {
     /// Opens a safetensors file of a VGG-shaped network.
     ///
-    /// `preprocessing` overrides what the file's metadata state under `preprocessing` and, where
-    /// they say nothing, what is customary for its key layout.
+    /// `preprocessing` overrides the file's metadata key `preprocessing` and the default for its key layout.
     ///
     /// # Errors
-    /// [`Error::File`] if the file can't be read, is no safetensors file or no VGG-shaped network,
-    /// lacks a tensor or has one of a wrong shape. Values are not read: see
-    /// [`Network::check_finite`].
+    /// [`Error::File`] if the file can't be read, is not a safetensors file or not a VGG-shaped network, or
+    /// a tensor is missing or has a wrong shape. Values are not checked, see [`Network::check_finite`].
     pub fn open(path: &Path, preprocessing: Option<Preprocessing>) -> Result<Self> {
         Self::read(WeightFile::open(path)?, preprocessing)
     }
 
-    /// Opens a network wherever it is. [`Network::open`] says what `preprocessing` does.
+    /// Opens a network at a [`Location`]. For `preprocessing` see [`Network::open`].
     ///
     /// # Errors
-    /// As for [`Network::open`].
+    /// The errors of [`Network::open`].
     pub fn open_at(location: &Location, preprocessing: Option<Preprocessing>) -> Result<Self> {
         let file = match location {
             Location::File(path) => WeightFile::open(path)?,
@@ -77,10 +75,10 @@ impl Network {
         Self::read(file, preprocessing)
     }
 
-    /// Opens what [`find_weights`] finds for `option`: a path, a short name, or without either the default network.
+    /// Opens the network that [`find_weights`] finds for `option`: a path, a short name, or the default for `None`.
     ///
     /// # Errors
-    /// As for [`find_weights`] and [`Network::open`].
+    /// The errors of [`find_weights`] and [`Network::open`].
     pub fn find(option: Option<&Path>, preprocessing: Option<Preprocessing>) -> Result<Self> {
         Self::open_at(&find_weights(option)?, preprocessing)
     }
@@ -104,20 +102,20 @@ impl Network {
         })
     }
 
-    /// Whether the network has fully connected layers.
+    /// Returns true if the network has fully connected layers.
     pub fn has_head(&self) -> bool {
         self.linears().next().is_some()
     }
 
-    /// The number of classes: the length of the last fully connected layer's output.
+    /// Returns the number of classes, which is the output length of the last fully connected layer.
     pub fn classes(&self) -> Option<usize> {
         self.linears().last().map(|linear| linear.out_features)
     }
 
-    /// The position of a layer in [`Network::layers`].
+    /// Returns the index of a layer in [`Network::layers`].
     ///
     /// # Errors
-    /// [`Error::Usage`] if there is no such layer; it lists all there are, and the likeliest one.
+    /// [`Error::Usage`] if there is no such layer; the message suggests a similar name and lists all layers.
     pub fn index_of(&self, layer: &str) -> Result<usize> {
         if let Some(index) = self.layers.iter().position(|l| l.name == layer) {
             return Ok(index);
@@ -136,12 +134,12 @@ impl Network {
         Err(Error::Usage(message))
     }
 
-    /// The names of all layers, in order.
+    /// Returns the names of all layers, in order.
     pub fn layer_names(&self) -> Vec<&str> {
         self.layers.iter().map(|layer| layer.name.as_str()).collect()
     }
 
-    /// How many convolutions each block has: `[2, 2, 3, 3, 3]` for VGG-16.
+    /// Returns the number of convolutions in each block: `[2, 2, 3, 3, 3]` for VGG-16.
     pub fn convs_per_block(&self) -> Vec<usize> {
         let mut counts = vec![0];
         for layer in &self.layers {
@@ -155,7 +153,7 @@ impl Network {
         counts
     }
 
-    /// The convolutions, in order.
+    /// Returns the convolutions, in order.
     pub fn convs(&self) -> impl Iterator<Item = &Conv> {
         self.layers.iter().filter_map(|layer| match &layer.kind {
             LayerKind::Conv(conv) => Some(conv),
@@ -163,7 +161,7 @@ impl Network {
         })
     }
 
-    /// The fully connected layers, in order.
+    /// Returns the fully connected layers, in order.
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
         self.layers.iter().filter_map(|layer| match &layer.kind {
             LayerKind::Linear(linear) => Some(linear),
@@ -171,12 +169,12 @@ impl Network {
         })
     }
 
-    /// Names the file's content: another text for another file, and for one that was replaced.
+    /// Returns a text that identifies the file's content; it changes if the file is replaced.
     pub(crate) fn identity(&self) -> String {
         self.file.identity()
     }
 
-    /// SHA-256 of the whole file, 64 hexadecimal digits. The first call reads all of it.
+    /// Returns the SHA-256 of the whole file as 64 hexadecimal digits. The first call reads the file.
     ///
     /// # Errors
     /// [`Error::File`] if the file can't be read.
@@ -189,25 +187,25 @@ impl Network {
         Ok(self.sha256.get_or_init(|| hex(&hash.finalize())).clone())
     }
 
-    /// Checks that every weight is finite. Reads them all.
+    /// Checks that every weight is finite. Reads all weights.
     ///
     /// # Errors
-    /// [`Error::File`] that names the first tensor with a NaN or an infinity.
+    /// [`Error::File`] with the first tensor that holds a NaN or infinite value.
     pub fn check_finite(&self) -> Result<()> {
         self.tensors().try_for_each(Tensor::check_finite)
     }
 
-    /// How many trained numbers the network has, as stored.
+    /// Returns the number of stored parameters.
     pub fn parameters(&self) -> usize {
         self.tensors().map(Tensor::elements).sum()
     }
 
-    /// Bytes of the network that are in memory besides what is made of it: all, where it is a part of the program.
+    /// Returns the bytes of the file that stay in memory: all of it for the embedded network, else 0.
     pub fn resident_bytes(&self) -> usize {
         self.file.resident()
     }
 
-    /// Size of the file, bytes.
+    /// Returns the size of the file in bytes.
     pub fn file_len(&self) -> usize {
         self.file.length()
     }
@@ -217,7 +215,7 @@ impl Network {
     }
 }
 
-/// Every tensor of `layers`, in order.
+/// Returns all tensors of `layers`, in order.
 fn tensors(layers: &[Layer]) -> impl Iterator<Item = &Tensor> {
     layers.iter().flat_map(|layer| -> Vec<&Tensor> {
         match &layer.kind {
@@ -228,7 +226,7 @@ fn tensors(layers: &[Layer]) -> impl Iterator<Item = &Tensor> {
     })
 }
 
-/// The format that most numbers are stored in.
+/// Returns the number format of most parameters.
 fn main_dtype(layers: &[Layer]) -> DType {
     let count = |dtype| tensors(layers).filter(|t| t.dtype() == dtype).map(Tensor::elements).sum::<usize>();
     [DType::Bf16, DType::F16, DType::F32].into_iter().max_by_key(|dtype| count(*dtype)).unwrap_or(DType::F32)
@@ -245,8 +243,8 @@ fn choose_preprocessing(
     if let Some(text) = file.metadata("preprocessing") {
         let stated = text.parse().map_err(|_| {
             file.error(
-                format!("its metadata state the unknown preprocessing '{text}'"),
-                "Say which to use: caffe or torchvision",
+                format!("its metadata hold the unknown preprocessing '{text}'"),
+                "Choose one: caffe or torchvision",
             )
         })?;
         return Ok((stated, PreprocessingSource::Metadata));
@@ -258,7 +256,7 @@ fn choose_preprocessing(
     Ok((custom, PreprocessingSource::Layout))
 }
 
-/// Insertions, deletions and replacements of characters that turn `a` into `b`; ASCII case is free.
+/// Returns the number of insertions, deletions and replacements that turn `a` into `b`, ignoring ASCII case.
 pub(super) fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

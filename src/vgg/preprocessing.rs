@@ -1,21 +1,21 @@
-//! From RGB values to the numbers a network was trained on.
+//! Conversion of RGB values to the input range of a network.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{Error, Result};
 
-/// What a network expects of its input; the two conventions that published VGGs follow.
+/// The preprocessing of a network's input: the two conventions of published VGGs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Preprocessing {
-    /// Caffe's: blue, green, red; 0 to 255; minus the mean of each channel.
+    /// Caffe: blue, green, red; 0 to 255; minus the mean of each channel.
     Caffe,
-    /// torchvision's: red, green, blue; 0 to 1; minus the mean, over the standard deviation.
+    /// torchvision: red, green, blue; 0 to 1; minus the mean, divided by the standard deviation.
     Torchvision,
 }
 
-/// Where a [`Network`](super::Network) has its [`Preprocessing`] from.
+/// The source of a [`Network`](super::Network)'s [`Preprocessing`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PreprocessingSource {
@@ -23,30 +23,30 @@ pub enum PreprocessingSource {
     Option,
     /// The file's metadata key `preprocessing`.
     Metadata,
-    /// The custom that goes with the file's key layout.
+    /// The default for the file's key layout.
     Layout,
 }
 
 /// A per-channel affine map: `net[k] = rgb[order[k]] * scale[k] + bias[k]` with `rgb` in 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Affine {
-    /// Which of red (0), green (1), blue (2) feeds network channel `k`.
+    /// Source of network channel `k`: red (0), green (1) or blue (2).
     pub order: [usize; 3],
-    /// The factor of network channel `k`.
+    /// Scale of network channel `k`.
     pub scale: [f32; 3],
-    /// The term of network channel `k`, added after scaling.
+    /// Offset of network channel `k`, added after scaling.
     pub bias: [f32; 3],
 }
 
-/// Means of the ImageNet training set as Caffe's VGG models subtract them, blue first, of 255.
+/// Means of the ImageNet training set subtracted by Caffe's VGG models, blue first, on a scale of 255.
 const CAFFE_MEAN: [f32; 3] = [103.939, 116.779, 123.68];
-/// Means of the ImageNet training set as torchvision subtracts them, red first, of 1.
+/// Means of the ImageNet training set subtracted by torchvision, red first, on a scale of 1.
 const TORCHVISION_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
-/// Standard deviations that torchvision divides by, red first, of 1.
+/// Standard deviations that torchvision divides by, red first, on a scale of 1.
 const TORCHVISION_DEVIATION: [f64; 3] = [0.229, 0.224, 0.225];
 
 impl Preprocessing {
-    /// The map from RGB in 0 to 1 to the network's input.
+    /// Returns the map from RGB in 0 to 1 to the network's input.
     pub fn affine(&self) -> Affine {
         match self {
             Self::Caffe => Affine { order: [2, 1, 0], scale: [255.0; 3], bias: CAFFE_MEAN.map(|mean| -mean) },
@@ -85,7 +85,7 @@ impl fmt::Display for PreprocessingSource {
         f.write_str(match self {
             Self::Option => "as requested",
             Self::Metadata => "stated in the file",
-            Self::Layout => "by custom of this key layout",
+            Self::Layout => "the default for this key layout",
         })
     }
 }
@@ -103,13 +103,13 @@ mod tests {
     }
 
     #[test]
-    fn caffe_takes_blue_first_and_keeps_the_scale_of_255() {
+    fn caffe_uses_bgr_and_scale_255() {
         let net = apply(Preprocessing::Caffe.affine(), [1.0, 0.5, 0.0]);
         assert!(close(net, [-103.939, 127.5 - 116.779, 255.0 - 123.68]), "{net:?}");
     }
 
     #[test]
-    fn torchvision_keeps_the_order_and_normalises() {
+    fn torchvision_uses_rgb_and_normalises() {
         let net = apply(Preprocessing::Torchvision.affine(), [0.485, 0.456 + 0.224, 0.0]);
         assert!(close(net, [0.0, 1.0, -0.406 / 0.225]), "{net:?}");
     }

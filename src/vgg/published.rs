@@ -1,6 +1,6 @@
-//! The networks that have short names: the program's own, and the published full-size ones.
+//! The networks with short names: the default one, and the published full-size ones.
 
-/// The command that downloads a network, as messages call it.
+/// The command that downloads a network, for messages.
 pub const FETCH_COMMAND: &str = "mirage weights --fetch";
 /// Short name of the network that comes with the program.
 pub const NARROW: &str = "narrow";
@@ -12,20 +12,20 @@ pub const DEFAULT_NETWORK_SHA256: &str = "d20de52652922300356763857578061f0ff2a1
 pub(super) const NETWORKS: [(&str, &str); 2] =
     [("vgg16", "timm/vgg16.tv_in1k"), ("vgg19", "timm/vgg19.tv_in1k")];
 
-/// Whether `name` can be downloaded.
+/// Returns true if `name` can be downloaded.
 pub(super) fn is_known(name: &str) -> bool {
     NETWORKS.iter().any(|(known, _)| *known == name)
 }
 
-/// What the downloaded network `name` is called on disk.
+/// Returns the file name of the downloaded network `name`.
 pub(super) fn file_name(name: &str) -> String {
     format!("{name}.safetensors")
 }
 
-/// Where to get [`NARROW`], as sentences.
+/// Returns instructions for getting [`NARROW`], for messages.
 pub(super) fn where_narrow_is() -> String {
     format!(
         "The file has SHA-256 {DEFAULT_NETWORK_SHA256} and is in the folder weights/ of the program's repository; it is \
-         not published anywhere else. A program built with the feature embedded-network holds it"
+         not published anywhere else. Programs built with the feature embedded-network contain it"
     )
 }

@@ -1,4 +1,4 @@
-//! The summary of a weights file for people.
+//! The summary of a weights file for the user.
 
 use crate::escape::{one_line, shown};
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ const VGGS: [(&str, [usize; 5]); 4] = [
 ];
 
 impl Network {
-    /// The likely name and the convolutions: `VGG-16 (13 convs in 5 blocks: 2+2+3+3+3)`.
+    /// Describes the topology, with its name if known: `VGG-16 (13 convs in 5 blocks: 2+2+3+3+3)`.
     pub fn topology(&self) -> String {
         let per_block = self.convs_per_block();
         let name = VGGS.iter().find(|(_, convs)| per_block == convs).map(|(name, _)| *name);
@@ -49,11 +49,11 @@ impl Network {
         text
     }
 
-    /// All there is to say about the file, one `what: value` a line, without a closing line break.
-    /// Reads the whole file for its hash.
+    /// Summarises the file, one `property: value` per line, without a final line break. Reads the whole file
+    /// for its hash.
     ///
     /// # Errors
-    /// Those of [`Network::sha256`].
+    /// The errors of [`Network::sha256`].
     pub fn summary(&self) -> Result<String> {
         let joined = |values: Vec<String>| values.join(", ");
         let channels = self.block_channels().into_iter().map(|widths| {
@@ -102,7 +102,7 @@ impl Network {
         Ok(lines.join("\n"))
     }
 
-    /// The distinct channel counts of each block, in order.
+    /// Returns the distinct channel counts of each block, in order.
     fn block_channels(&self) -> Vec<Vec<usize>> {
         let convs: Vec<&Conv> = self.convs().collect();
         let mut rest = convs.as_slice();
@@ -118,7 +118,7 @@ impl Network {
     }
 }
 
-/// A number with its thousands set apart: `138,357,544`.
+/// Formats a number with thousands separators: `138,357,544`.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -136,7 +136,7 @@ mod tests {
     use super::grouped;
 
     #[test]
-    fn thousands_are_set_apart() {
+    fn thousands_are_separated_by_commas() {
         for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (138_357_544, "138,357,544")] {
             assert_eq!(grouped(number), text);
         }

@@ -1,7 +1,7 @@
-//! The safetensors file and the tensors in it, read when asked for: on disk, or inside the program.
+//! Reads tensors on demand from a safetensors file on disk or embedded in the program.
 //!
-//! The file is read in pieces rather than mapped: mapped pages count as the process's memory long after the
-//! weights are on the device, and a file that another process shortens would end this one with a bus error.
+//! The file is read in pieces rather than memory-mapped: mapped pages count as the process's memory long after the
+//! weights are on the device, and if another process truncated a mapped file, this one would die with a bus error.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,17 +20,17 @@ use safetensors::tensor::Metadata;
 use crate::files::{LENGTH_BYTES, LONGEST_HEADER};
 use crate::{Error, Result};
 
-/// Said wherever a weights file is beyond repair.
+/// Remedy for a damaged weights file.
 pub(super) const FETCH_AGAIN: &str = "Copy or download the file again";
-/// Said wherever a file may be fine for another program but not for this one.
-pub(super) const CONVERT: &str = "Give a safetensors file of a VGG network; tools/convert_weights.py makes one from .pth, .h5 and .caffemodel files";
+/// Remedy for an intact file in an unsupported format.
+pub(super) const CONVERT: &str = "Use a safetensors file of a VGG network; tools/convert_weights.py makes one from .pth, .h5 and .caffemodel files";
 
-/// The largest file that is read, in bytes: the full VGG-19 has 575 MB.
+/// Largest accepted file, in bytes. The full VGG-19 has 575 MB.
 const LARGEST_FILE: u64 = 1 << 32;
-/// The file is read in pieces of this size, a multiple of every number's.
+/// Bytes read at a time, a multiple of the size of every number format.
 const PIECE: usize = 1 << 20;
 
-/// How the numbers of a tensor are stored.
+/// The number format of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum DType {
@@ -43,7 +43,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// Bytes that one number takes.
+    /// Returns the bytes per number.
     pub fn size(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -71,7 +71,7 @@ impl fmt::Display for DType {
     }
 }
 
-/// A weight tensor in the file: read only when asked for, cheap to clone.
+/// A weight tensor in the file. Its values are read on demand; clones are cheap.
 #[derive(Clone)]
 pub struct Tensor {
     file: Arc<OpenedFile>,
@@ -81,7 +81,7 @@ pub struct Tensor {
     range: Range<usize>,
 }
 
-/// The opened file and the path that its errors name.
+/// The opened file and the path used in errors.
 struct OpenedFile {
     path: PathBuf,
     content: Content,
@@ -89,15 +89,15 @@ struct OpenedFile {
     modified: Option<SystemTime>,
 }
 
-/// Where a file's bytes are.
+/// The source of a file's bytes.
 enum Content {
     Disk(Mutex<File>),
-    /// Bytes that are part of the program; they are read where they lie.
+    /// Bytes embedded in the program, read in place.
     Memory(&'static [u8]),
 }
 
 impl OpenedFile {
-    /// Hands the bytes of a range to `take`, in order and in pieces.
+    /// Passes the bytes of a range to `take`, in order and in pieces.
     fn read(&self, range: Range<usize>, mut take: impl FnMut(&[u8])) -> Result<()> {
         let unreadable = |error: std::io::Error| {
             let problem = format!("the weights file can't be read: {error}");
@@ -124,7 +124,7 @@ impl OpenedFile {
         Ok(())
     }
 
-    /// The bytes of a range.
+    /// Reads the bytes of a range.
     fn bytes(&self, range: Range<usize>) -> Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(range.len());
         self.read(range, |piece| bytes.extend_from_slice(piece))?;
@@ -139,27 +139,27 @@ impl fmt::Debug for Tensor {
 }
 
 impl Tensor {
-    /// The dimensions as the file states them, outermost first.
+    /// Returns the dimensions as in the file, outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// How the numbers are stored.
+    /// Returns the number format.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// The tensor's key in the file.
+    /// Returns the tensor's key in the file.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How many numbers the tensor holds.
+    /// Returns the number of elements.
     pub fn elements(&self) -> usize {
         self.range.len() / self.dtype.size()
     }
 
-    /// Rows `rows` of the tensor (entries of its first dimension), clipped to those it has.
+    /// Returns rows `rows` of the tensor (entries of its first dimension), clipped to the existing ones.
     pub(super) fn rows(&self, rows: Range<usize>) -> Self {
         let count = self.shape.first().copied().unwrap_or(1).max(1);
         let row = self.range.len() / count;
@@ -172,12 +172,12 @@ impl Tensor {
         part
     }
 
-    /// Bytes that the tensor takes in the file.
+    /// Returns the tensor's size in the file, in bytes.
     pub fn byte_len(&self) -> usize {
         self.range.len()
     }
 
-    /// All numbers in the file's order (last dimension fastest), widened to single precision.
+    /// Reads all numbers in the file's order (last dimension fastest), widened to single precision.
     ///
     /// # Errors
     /// [`Error::File`] if a number is NaN or infinite.
@@ -196,8 +196,8 @@ impl Tensor {
         }
     }
 
-    /// The half-precision bit patterns in the order of [`Tensor::to_f32`], or `None` if the tensor
-    /// isn't stored as [`DType::F16`].
+    /// Reads the half-precision bit patterns in the order of [`Tensor::to_f32`]; `None` if the tensor isn't
+    /// stored as [`DType::F16`].
     ///
     /// # Errors
     /// [`Error::File`] if a number is NaN or infinite.
@@ -213,10 +213,10 @@ impl Tensor {
         }
     }
 
-    /// Checks that every number is finite, without keeping any.
+    /// Checks that every number is finite, without keeping them in memory.
     ///
     /// # Errors
-    /// [`Error::File`] that names the tensor and its first NaN or infinity.
+    /// [`Error::File`] with the tensor and its first NaN or infinite element.
     pub fn check_finite(&self) -> Result<()> {
         let (mut first, mut before) = (None, 0);
         self.read(|bytes| {
@@ -233,12 +233,12 @@ impl Tensor {
         first.map_or(Ok(()), |first| Err(self.not_finite(first)))
     }
 
-    /// An error about this tensor: `problem` follows the tensor's name.
+    /// Creates an error about this tensor; `problem` follows the tensor's name.
     pub(super) fn error(&self, problem: impl fmt::Display, remedy: impl Into<String>) -> Error {
         Error::file(&self.file.path, format!("tensor {} {problem}", self.name), remedy)
     }
 
-    /// Hands the tensor's bytes to `take`, in pieces of whole numbers.
+    /// Passes the tensor's bytes to `take`, in pieces of whole numbers.
     fn read(&self, take: impl FnMut(&[u8])) -> Result<()> {
         if self.range.end > self.file.length {
             return Err(self.error("lies outside the file", FETCH_AGAIN));
@@ -254,12 +254,12 @@ impl Tensor {
     }
 }
 
-/// Bits of the exponent of [`DType::F16`].
+/// Exponent bits of [`DType::F16`].
 const HALF_EXPONENT: u16 = 0x7c00;
-/// Bits of the exponent of [`DType::Bf16`].
+/// Exponent bits of [`DType::Bf16`].
 const BF16_EXPONENT: u16 = 0x7f80;
 
-/// True for NaN and infinity: all bits of the exponent are set.
+/// Returns true for NaN and infinity: all exponent bits are set.
 fn is_not_finite(bits: u16, exponent: u16) -> bool {
     bits & exponent == exponent
 }
@@ -271,7 +271,7 @@ pub(super) struct WeightFile {
     metadata: BTreeMap<String, String>,
 }
 
-/// A tensor, or the name of a number format that this crate doesn't read.
+/// A tensor, or the name of an unsupported number format.
 enum Entry {
     Tensor(Tensor),
     Foreign(String),
@@ -290,13 +290,13 @@ impl WeightFile {
             };
             Error::file(path, format!("the weights file can't be opened: {error}"), remedy)
         };
-        // Not opened before: a pipe may keep its reader waiting for ever.
+        // Checked before opening: opening a pipe may block forever.
         let kind = path.metadata().map_err(unreadable)?;
         if kind.is_dir() {
             return Err(Error::file(
                 path,
                 "this is a folder, not a weights file",
-                "Name the .safetensors file in it",
+                "Use the .safetensors file in it",
             ));
         }
         if !kind.is_file() {
@@ -305,9 +305,9 @@ impl WeightFile {
         if kind.len() == 0 {
             return Err(Error::file(path, "the weights file is empty (0 bytes)", FETCH_AGAIN));
         }
-        // Its hash alone would take minutes.
+        // Hashing a larger file would take minutes.
         if kind.len() > LARGEST_FILE {
-            return Err(Error::file(path, "the file is larger than 4 GiB: no VGG network is", CONVERT));
+            return Err(Error::file(path, "the file is larger than 4 GiB, so it is no VGG network", CONVERT));
         }
         let file = File::open(path).map_err(unreadable)?;
         let length = usize::try_from(kind.len()).unwrap_or(usize::MAX);
@@ -320,7 +320,7 @@ impl WeightFile {
         })
     }
 
-    /// Reads the header of a file whose bytes are part of the program. Errors name it `name`.
+    /// Reads the header of a file embedded in the program; errors call it `name`.
     ///
     /// # Errors
     /// [`Error::File`] if the bytes aren't a complete safetensors file.
@@ -351,19 +351,19 @@ impl WeightFile {
         Ok(Self { file, tensors, metadata })
     }
 
-    /// The path, and a hash of length and time of the last change: another text for a file that was replaced.
+    /// Returns the path and a hash of length and modification time; it changes if the file is replaced.
     pub fn identity(&self) -> String {
         let mut hash = DefaultHasher::new();
         (self.file.length, self.file.modified).hash(&mut hash);
         format!("{:?} (version {:08x})", self.file.path, hash.finish() as u32)
     }
 
-    /// The path as given to [`WeightFile::open`], or the name given to [`WeightFile::of_bytes`].
+    /// Returns the path given to [`WeightFile::open`], or the name given to [`WeightFile::of_bytes`].
     pub fn path(&self) -> &Path {
         &self.file.path
     }
 
-    /// Hands the whole file to `take`, in order and in pieces.
+    /// Passes the whole file to `take`, in order and in pieces.
     ///
     /// # Errors
     /// [`Error::File`] if it can't be read.
@@ -371,12 +371,12 @@ impl WeightFile {
         self.file.read(0..self.file.length, take)
     }
 
-    /// Its size in bytes.
+    /// Returns the size in bytes.
     pub fn length(&self) -> usize {
         self.file.length
     }
 
-    /// Bytes of it that are in memory once it was read.
+    /// Returns the bytes of the file that stay in memory: all if it is embedded, else 0.
     pub fn resident(&self) -> usize {
         match self.file.content {
             Content::Disk(_) => 0,
@@ -384,17 +384,17 @@ impl WeightFile {
         }
     }
 
-    /// Every key of the file, sorted.
+    /// Returns all keys of the file, sorted.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// A value of the file's free-form metadata.
+    /// Returns a value of the file's free-form metadata.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
     }
 
-    /// The number of dimensions of a tensor, if it exists in a readable number format.
+    /// Returns the number of dimensions of a tensor, if it exists in a supported number format.
     pub fn rank(&self, key: &str) -> Option<usize> {
         match self.tensors.get(key) {
             Some(Entry::Tensor(tensor)) => Some(tensor.shape.len()),
@@ -402,7 +402,7 @@ impl WeightFile {
         }
     }
 
-    /// The tensor stored under `key`.
+    /// Returns the tensor stored under `key`.
     ///
     /// # Errors
     /// [`Error::File`] if there is none, if it is empty, or if its number format is not supported.
@@ -410,7 +410,7 @@ impl WeightFile {
         match self.tensors.get(key) {
             None => Err(self.error(format!("tensor {key} is missing"), FETCH_AGAIN)),
             Some(Entry::Foreign(dtype)) => Err(self.error(
-                format!("tensor {key} is stored as {dtype}, but only F32, F16 and BF16 are read"),
+                format!("tensor {key} is stored as {dtype}, but only F32, F16 and BF16 are supported"),
                 "Convert it to one of these",
             )),
             Some(Entry::Tensor(tensor)) if tensor.range.is_empty() => {
@@ -420,16 +420,16 @@ impl WeightFile {
         }
     }
 
-    /// An [`Error::File`] about this file.
+    /// Creates an [`Error::File`] about this file.
     pub fn error(&self, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::file(self.path(), problem, remedy)
     }
 }
 
-/// Reads the header, and the offset at which the tensors' data begin.
+/// Reads the header; also returns the offset of the tensors' data.
 ///
-/// `SafeTensors::deserialize` does the same, but adds lengths from the file without an overflow
-/// check, which a forged header can use to make it panic.
+/// `SafeTensors::deserialize` adds lengths from the file without an overflow check, so a forged header could
+/// make it panic.
 fn read_header(file: &OpenedFile) -> Result<(Metadata, usize)> {
     let path = &file.path;
     let foreign = |why: String| Error::file(path, format!("this is not a safetensors file ({why})"), CONVERT);
@@ -437,7 +437,7 @@ fn read_header(file: &OpenedFile) -> Result<(Metadata, usize)> {
     let Some((length, first)) = start.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(foreign(format!("it has only {} bytes", start.len())));
     };
-    // A header is a JSON object, so anything else at its first byte is another kind of file.
+    // A header is a JSON object; with another first byte it is another kind of file.
     if first != b"{" {
         return Err(foreign("its header is not JSON".into()));
     }
@@ -463,7 +463,7 @@ fn read_header(file: &OpenedFile) -> Result<(Metadata, usize)> {
         stated if stated == available => Ok((metadata, data_start)),
         stated if stated > available => Err(Error::file(
             path,
-            format!("the file is truncated: its tensors need {stated} bytes, {available} are there"),
+            format!("the file is truncated: its tensors need {stated} bytes, but it has {available}"),
             FETCH_AGAIN,
         )),
         stated => Err(Error::file(

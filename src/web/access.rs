@@ -1,4 +1,4 @@
-//! Who may see the page, and who may control the run.
+//! Access control: who may watch, and who may control the run.
 
 use super::Options;
 use crate::error::{Error, Result};
@@ -11,34 +11,34 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use subtle::ConstantTimeEq as _;
 
-/// Bytes of the token: 128 bits.
+/// Length of the token in bytes: 128 bits.
 const TOKEN: usize = 16;
 
-/// The address that is served, and the token.
+/// The server's address and token.
 pub(super) struct Access {
     address: SocketAddr,
     token: String,
 }
 
 impl Access {
-    /// A new token for the address that `listener` has.
+    /// Creates a token for the address of `listener`.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system gives no random numbers.
+    /// [`Error::Io`] if the system can't provide random numbers.
     pub fn new(listener: &TcpListener) -> Result<Self> {
         let place = Path::new("the live page");
-        let address = listener.local_addr().map_err(Error::io(place, "asking for its address"))?;
+        let address = listener.local_addr().map_err(Error::io(place, "getting its address"))?;
         let mut bytes = [0; TOKEN];
         SysRng
             .try_fill_bytes(&mut bytes)
-            .map_err(|error| Error::io(place, "drawing a token")(std::io::Error::other(error)))?;
+            .map_err(|error| Error::io(place, "creating a token")(std::io::Error::other(error)))?;
         Ok(Self { address, token: hex(&bytes) })
     }
 
-    /// URL of the page, with the token.
+    /// Returns the URL of the page, with the token.
     pub fn url(&self) -> String {
         let host = match self.address.ip() {
-            // A server on all addresses has no address of its own to show.
+            // A server on all addresses has no single one to show.
             IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
             ip => ip,
@@ -46,24 +46,24 @@ impl Access {
         format!("http://{}/#token={}", SocketAddr::new(host, self.address.port()), self.token)
     }
 
-    /// Whether this is the token; takes the same time wherever the first difference is.
+    /// Compares a token, in constant time.
     pub fn is_token(&self, token: &str) -> bool {
         self.token.as_bytes().ct_eq(token.as_bytes()).into()
     }
 
-    /// Whether a request is one of this page: it names this server by address, and comes from the page itself
-    /// or, unless `origin_needed`, from no page. The answer is the host as the request names it.
+    /// Checks that a request addresses this server by IP address or as `localhost`, and comes from this page or, unless
+    /// `origin_needed`, from no page. Returns the value of the Host header.
     ///
-    /// A name (other than `localhost`) could be one that a web site has pointed at this machine, which makes the
-    /// site and this server one origin to the browser; an address can't.
+    /// Other names are rejected, because a web site could point its own name at this machine (DNS rebinding), and the
+    /// browser would treat the site and this server as one origin.
     ///
     /// # Errors
-    /// A sentence that says why not.
+    /// A sentence with the reason.
     pub fn check<'a>(&self, headers: &'a HeaderMap, origin_needed: bool) -> Result<&'a str, String> {
         let host = single(headers, &HOST)?.ok_or("The request has no Host.")?;
         if !self.is_here(host) {
             return Err(format!(
-                "This server has no name {host:?}. Use this machine's IP address instead of the name."
+                "This server is not called {host:?}. Use this machine's IP address instead of the name."
             ));
         }
         match single(headers, &ORIGIN)? {
@@ -75,9 +75,9 @@ impl Access {
         }
     }
 
-    /// Whether a Host header names this server. Any port will do: a tunnel may have another one.
+    /// Returns true if a Host header refers to this server. Any port is accepted, because a tunnel may use another one.
     fn is_here(&self, host: &str) -> bool {
-        // Strict, as the host goes into a header of the answer.
+        // Strict, because the host is copied to a header of the response.
         let (name, port) = match host.rsplit_once(':') {
             Some((name, port)) if !host.ends_with(']') => (name, Some(port)),
             _ => (host, None),
@@ -106,7 +106,7 @@ impl std::fmt::Debug for Access {
     }
 }
 
-/// A header that may occur once.
+/// Returns the value of a header that may occur at most once.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, String> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().map(|value| value.to_str());
@@ -119,7 +119,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
 /// Binds the address.
 ///
 /// # Errors
-/// [`Error::Usage`] with advice.
+/// [`Error::Usage`] with a remedy.
 pub(super) fn bind(options: &Options) -> Result<TcpListener> {
     let address = SocketAddr::new(options.host, options.port);
     let failed = |error: std::io::Error| {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn only_addresses_of_the_server_are_its_names() {
+    fn only_own_host_names_are_accepted() {
         let local = access("127.0.0.1:8080");
         for host in
             ["127.0.0.1:8080", "localhost:8080", "LocalHost", "127.0.0.1", "[::1]:8080", "localhost:9000"]
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_is_the_whole_token() {
+    fn token_must_match_exactly() {
         let access = access("0.0.0.0:8080");
         assert!(access.is_token("00ff"));
         for token in ["", "00f", "00fff", "00fe", "00FF"] {

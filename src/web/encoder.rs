@@ -1,4 +1,4 @@
-//! Encodes pictures as JPEG, on a thread of its own.
+//! Encodes pictures as JPEG in a separate thread.
 
 use super::history::History;
 use super::message::Snapshot;
@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 
 /// JPEG quality of all pictures.
 const QUALITY: u8 = 90;
-/// Longest side of the photo and the newest picture, in pixels; larger ones are shown reduced.
+/// Longest side of the photo and the newest picture, in pixels; larger ones are scaled down.
 const PICTURE_SIDE: u32 = 2048;
 /// Longest side of a snapshot in the strip.
 const SNAPSHOT_SIDE: u32 = 1024;
-/// Shortest time from one picture to the next.
+/// Minimum time between pictures.
 const PACE: Duration = Duration::from_millis(80);
-/// Most bytes of snapshots that wait to be encoded; the newest may go beyond.
+/// Maximum bytes of queued snapshots; the newest one may exceed it.
 const WAITING: usize = 64 << 20;
 
-/// A picture in 8 bit values.
+/// A picture with 8 bit values.
 #[derive(Debug)]
 pub(super) struct Frame {
     width: u32,
@@ -31,7 +31,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// A copy of a picture whose size was checked.
+    /// Copies a picture whose size was checked.
     pub fn new(picture: &Picture) -> Self {
         // NaN becomes 0.
         let byte = |value: &f32| (value.clamp(0.0, 1.0) * 255.0 + 0.5) as u8;
@@ -43,7 +43,7 @@ impl Frame {
         }
     }
 
-    /// As JPEG, its longer side reduced to `side` if it is beyond.
+    /// Encodes as JPEG, scaled down if the longer side exceeds `side` pixels.
     fn jpeg(self, side: u32) -> ImageResult<Vec<u8>> {
         let (width, height) = (self.width, self.height);
         let mut image = RgbImage::from_raw(width, height, self.rgb).expect("as many values as pixels");
@@ -59,7 +59,7 @@ impl Frame {
     }
 }
 
-/// What the encoder has to encode.
+/// A job of the encoder.
 #[derive(Debug)]
 enum Job {
     Photo(Frame),
@@ -72,17 +72,17 @@ struct Queue {
     photo: Option<Frame>,
     picture: Option<(u32, Frame)>,
     snapshots: VecDeque<(Snapshot, Frame)>,
-    /// A job is being done.
+    /// Whether a job is in progress.
     busy: bool,
-    /// When the last picture was encoded.
+    /// Time at which the last picture was encoded.
     last_picture: Option<Instant>,
-    /// The run is over, so pictures need no pace any more.
+    /// Whether the run is over: pictures are no longer paced.
     finishing: bool,
-    /// Counts the runs: pictures of an earlier one are dropped.
+    /// Number of the run; pictures of an earlier one are dropped.
     run: u64,
 }
 
-/// The encoding thread, which ends when this is dropped or has finished.
+/// The encoding thread. It ends after [`Encoder::finish`].
 #[derive(Debug)]
 pub(super) struct Encoder {
     history: Arc<History>,
@@ -94,7 +94,7 @@ impl Encoder {
     /// Starts the thread.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system gives no thread.
+    /// [`Error::Io`] if the thread can't be started.
     pub fn start(history: Arc<History>) -> Result<Arc<Self>> {
         let encoder = Arc::new(Self { history, queue: Mutex::default(), changed: Condvar::new() });
         let worker = encoder.clone();
@@ -114,24 +114,24 @@ impl Encoder {
         self.changed.notify_all();
     }
 
-    /// Another run starts.
+    /// Drops all pictures of the current run, because another one starts.
     pub fn forget(&self) {
         self.change(|queue| {
             *queue = Queue { busy: queue.busy, run: queue.run + 1, ..Queue::default() };
         });
     }
 
-    /// The photo.
+    /// Queues the photo.
     pub fn photo(&self, frame: Frame) {
         self.change(|queue| queue.photo = Some(frame));
     }
 
-    /// The newest picture, which replaces one that still waits.
+    /// Queues the newest picture. It replaces a queued one.
     pub fn picture(&self, iteration: u32, frame: Frame) {
         self.change(|queue| queue.picture = Some((iteration, frame)));
     }
 
-    /// A snapshot. If they come faster than they can be encoded, every other of those that wait is left out.
+    /// Queues a snapshot. If the queue is full, every other queued snapshot is dropped.
     pub fn snapshot(&self, about: Snapshot, frame: Frame) {
         self.change(|queue| {
             let bytes: usize = queue.snapshots.iter().map(|(_, frame)| frame.rgb.len()).sum();
@@ -146,19 +146,19 @@ impl Encoder {
         });
     }
 
-    /// A viewer connected.
+    /// Wakes the thread, because a viewer connected.
     pub fn wake(&self) {
-        // With the lock held: the thread may be about to wait.
+        // Locks the queue, because the thread may be about to wait.
         self.change(|_| {});
     }
 
-    /// True if a picture given now would be the next to be encoded.
+    /// Returns true if a picture queued now would be encoded immediately.
     pub fn is_free(&self) -> bool {
         let queue = self.lock();
         queue.picture.is_none() && !queue.busy && queue.last_picture.is_none_or(|last| last.elapsed() >= PACE)
     }
 
-    /// Ends the thread when all pictures are encoded that a viewer will see; waits for that, or for the deadline.
+    /// Ends the thread after all pictures that a viewer will see are encoded. Waits for that until the deadline.
     pub fn finish(&self, deadline: Instant) {
         self.change(|queue| queue.finishing = true);
         let mut queue = self.lock();
@@ -176,7 +176,7 @@ impl Encoder {
         queue.photo.is_some() || !queue.snapshots.is_empty() || picture
     }
 
-    /// Waits for the next job; `None` once all is done after [`Encoder::finish`].
+    /// Waits for the next job; `None` after [`Encoder::finish`] if no job is left.
     fn next(&self) -> Option<(Job, u64)> {
         let mut queue = self.lock();
         loop {
@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_pictures_are_reduced_and_values_out_of_range_clamped() {
+    fn large_pictures_are_reduced_and_clamped() {
         let mut picture = Picture { width: 3000, height: 2, rgb: vec![0.5; 3000 * 2 * 3] };
         picture.rgb[..4].copy_from_slice(&[f32::NAN, f32::INFINITY, -1.0, 2.0]);
         let frame = Frame::new(&picture);

@@ -1,7 +1,8 @@
-//! What a viewer needs, however late it connects. Its size is bounded, and the run never waits for it.
+//! The history of a run, for viewers that connect at any time. Its size is bounded, and the run never waits for it.
 //!
-//! Each entry gets the next number of a clock. A viewer remembers the clock of its last read and takes the entries with
-//! a later number ([`History::since`]); a slow one skips what was replaced meanwhile, and delays no one.
+//! Each entry is stamped with a counter, the clock. A viewer remembers the clock of its last read and gets the entries
+//! with a later stamp ([`History::since`]). A slow viewer skips entries that were replaced in the meantime, and delays
+//! no one.
 
 use super::Start;
 use super::message::{Item, Kind, Latest, Report, Snapshot, header, json};
@@ -12,22 +13,22 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
 
-/// Most reports that are kept: about 2 MB.
+/// Maximum number of kept reports: about 2 MB.
 const REPORTS: usize = 4096;
-/// Reports that stay as they are when older ones are thinned.
+/// Number of newest reports that are not thinned.
 const RECENT_REPORTS: usize = 1024;
-/// Most changes of weights that are kept, the newest.
+/// Maximum number of kept changes of weights; the oldest are dropped.
 const WEIGHTS: usize = 256;
-/// Most notes that are kept, the newest.
+/// Maximum number of kept notes; the oldest are dropped.
 const NOTES: usize = 64;
 /// Longest note, in characters.
 const NOTE_LENGTH: usize = 2000;
-/// Most snapshots that are kept.
+/// Maximum number of kept snapshots.
 const SNAPSHOTS: usize = 48;
-/// Most bytes of snapshots that are kept.
+/// Maximum total size of kept snapshots, in bytes.
 const SNAPSHOT_BYTES: usize = 12 << 20;
 
-/// A value and the clock when it was stored.
+/// A value and the clock at which it was stored.
 #[derive(Debug)]
 struct Stamped<T>(u64, T);
 
@@ -51,7 +52,7 @@ struct State {
     photo: Option<Stamped<Bytes>>,
     picture: Option<Stamped<Bytes>>,
     weights: VecDeque<Stamped<Item>>,
-    /// As JSON.
+    /// Serialised as JSON.
     reports: VecDeque<Stamped<String>>,
     snapshots: Vec<Stamped<StoredSnapshot>>,
     next_snapshot: u32,
@@ -60,7 +61,7 @@ struct State {
 }
 
 impl State {
-    /// Wraps a value with the next number.
+    /// Stamps a value with the next clock.
     fn stamp<T>(&mut self, value: T) -> Stamped<T> {
         self.clock += 1;
         Stamped(self.clock, value)
@@ -83,7 +84,7 @@ impl State {
         *self.slot(kind) = Some(stamped);
     }
 
-    /// Drops the snapshot that leaves the smallest gap between its neighbours, never the first or the last.
+    /// Drops the snapshot with the smallest gap between its neighbours, but never the first or the last.
     fn thin_strip(&mut self) -> bool {
         let gap = |at: &usize| {
             let iteration = |index: usize| self.snapshots[index].1.about.iteration;
@@ -97,13 +98,13 @@ impl State {
     }
 }
 
-/// What is known of a run so far.
+/// The state of a run so far.
 #[derive(Debug)]
 pub(super) struct History {
     state: Mutex<State>,
-    /// The clock, for viewers to wait on.
+    /// The clock, on which viewers wait.
     updates: watch::Sender<u64>,
-    /// How many viewers there are, for the run to wait on at its end.
+    /// Number of viewers, on which the run waits at its end.
     viewers: Mutex<usize>,
     gone: Condvar,
 }
@@ -119,7 +120,7 @@ impl Default for History {
     }
 }
 
-/// A thread that panicked while it held the lock left whole values behind: each is stored in one assignment.
+/// Locks, ignoring poison: each value is stored in one assignment, so a panic leaves no partial state.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -132,11 +133,11 @@ impl History {
             change(&mut state);
             state.clock
         };
-        // Two callers may come here in either order; viewers only need to wake.
+        // Two callers may arrive in either order; viewers only need to wake.
         self.updates.send_replace(clock);
     }
 
-    /// A run starts: only the notes are kept.
+    /// Starts a run; of an earlier one only the notes are kept.
     pub fn begin(&self, start: &Start<'_>) {
         self.change(|state| {
             let (clock, next_snapshot) = (state.clock, state.next_snapshot);
@@ -148,28 +149,28 @@ impl History {
         });
     }
 
-    /// A scale begins.
+    /// Records that a scale begins.
     pub fn scale(&self, index: usize) {
         self.change(|state| state.put(Latest::Scale, Item::Scale { index }));
     }
 
-    /// A viewer requested shares.
+    /// Records shares requested by a viewer.
     pub fn requested(&self, shares: &[(String, f32)]) {
         let item = Item::Requested { shares: shares.to_vec() };
         self.change(|state| state.put(Latest::Requested, item));
     }
 
-    /// Iterations done.
+    /// Records the number of completed iterations.
     pub fn progress(&self, iteration: u32, seconds: f64) {
         self.change(|state| state.put(Latest::Progress, Item::Progress { iteration, seconds }));
     }
 
-    /// The run is paused, or goes on.
+    /// Records that the run is paused or continues.
     pub fn paused(&self, paused: bool) {
         self.change(|state| state.put(Latest::Paused, Item::Paused { paused }));
     }
 
-    /// A report, to be kept.
+    /// Records a report.
     pub fn report(&self, report: &Report) {
         let text = json(report);
         self.change(|state| {
@@ -186,7 +187,7 @@ impl History {
         });
     }
 
-    /// Shares and weights in effect.
+    /// Records the shares and weights in effect.
     pub fn weights(&self, iteration: u32, shares: &[(&str, f32)], weights: &[(&str, f32)]) {
         let owned =
             |pairs: &[(&str, f32)]| pairs.iter().map(|(name, value)| ((*name).into(), *value)).collect();
@@ -200,7 +201,7 @@ impl History {
         });
     }
 
-    /// A text for the viewers.
+    /// Records a text for the viewers.
     pub fn note(&self, text: &str) {
         let item = Item::Note { text: text.chars().take(NOTE_LENGTH).collect() };
         self.change(|state| {
@@ -212,19 +213,19 @@ impl History {
         });
     }
 
-    /// The photo, as JPEG.
+    /// Stores the photo, as JPEG.
     pub fn photo(&self, jpeg: &[u8]) {
         let bytes = framed(Kind::Photo, 0, 0, jpeg);
         self.change(|state| state.photo = Some(state.stamp(bytes)));
     }
 
-    /// The newest picture, as JPEG.
+    /// Stores the newest picture, as JPEG.
     pub fn picture(&self, iteration: u32, jpeg: &[u8]) {
         let bytes = framed(Kind::Picture, iteration, 0, jpeg);
         self.change(|state| state.picture = Some(state.stamp(bytes)));
     }
 
-    /// A snapshot for the strip, as JPEG.
+    /// Stores a snapshot for the strip, as JPEG.
     pub fn snapshot(&self, mut about: Snapshot, jpeg: &[u8]) {
         self.change(|state| {
             about.id = state.next_snapshot;
@@ -240,30 +241,30 @@ impl History {
         });
     }
 
-    /// The run is over.
+    /// Records the end of the run.
     pub fn end(&self, ending: &str, output: &str) {
         let item = Item::End { ending: ending.to_owned(), output: output.to_owned() };
         self.change(|state| state.put(Latest::End, item));
     }
 
-    /// True if this run has an item of a kind.
+    /// Returns true if this run has an item of a kind.
     pub fn has(&self, kind: Latest) -> bool {
         lock(&self.state).slot(kind).is_some()
     }
 
-    /// Groups whose shares can be set now: none once the run is over.
+    /// Returns the groups whose shares can be changed; none after the end of the run.
     pub fn adjustable(&self) -> Vec<String> {
         let state = lock(&self.state);
         if state.end.is_some() { Vec::new() } else { state.adjustable.clone() }
     }
 
-    /// The messages after `clock`, in the order in which a page needs them, the clock for the next call, and whether the
-    /// run is over.
+    /// Returns the messages after `clock` in the order in which a page needs them, the clock for the next call, and
+    /// whether the run is over.
     pub fn since(&self, clock: u64) -> (Vec<Message>, u64, bool) {
         let state = lock(&self.state);
         let mut messages = Vec::new();
         let mut text = |text: String| messages.push(Message::Text(text.into()));
-        // Whether the shares that were requested last are in effect follows from the order.
+        // The order shows whether the shares requested last are in effect.
         let mut shares: Vec<_> = state.start.iter().chain(&state.weights).chain(&state.requested).collect();
         shares.sort_by_key(|item| item.0);
         shares.iter().filter(|item| item.0 > clock).for_each(|item| text(item.1.json()));
@@ -285,23 +286,23 @@ impl History {
         (messages, state.clock, state.end.is_some())
     }
 
-    /// Wakes whenever something is stored.
+    /// Returns a receiver that is notified whenever something is stored.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.updates.subscribe()
     }
 
-    /// Counts one more viewer, until the answer is dropped.
+    /// Counts one more viewer until the returned value is dropped.
     pub fn enter(self: &Arc<Self>) -> Presence {
         *lock(&self.viewers) += 1;
         Presence(self.clone())
     }
 
-    /// How many viewers there are.
+    /// Returns the number of viewers.
     pub fn viewers(&self) -> usize {
         *lock(&self.viewers)
     }
 
-    /// Waits until no viewer is left, or for the deadline.
+    /// Waits until no viewer is left, or until the deadline.
     pub fn wait_for_viewers(&self, deadline: Instant) {
         let mut viewers = lock(&self.viewers);
         while *viewers > 0 {
@@ -314,12 +315,12 @@ impl History {
     }
 }
 
-/// A picture with its header.
+/// Prepends the header to a picture.
 fn framed(kind: Kind, iteration: u32, id: u32, jpeg: &[u8]) -> Bytes {
     [header(kind, iteration, id).as_slice(), jpeg].concat().into()
 }
 
-/// A viewer is connected.
+/// A connected viewer.
 #[derive(Debug)]
 pub(super) struct Presence(Arc<History>);
 
@@ -346,7 +347,7 @@ mod tests {
         }
     }
 
-    /// Iterations of the reports among messages.
+    /// Returns the iterations of the reports in messages.
     fn iterations(messages: &[Message]) -> Vec<u64> {
         messages
             .iter()
@@ -357,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_run_is_kept_from_its_first_report_to_its_last() {
+    fn long_history_keeps_first_and_last_report() {
         let history = History::default();
         for iteration in 0..20_000 {
             history.report(&report(iteration));

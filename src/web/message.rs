@@ -6,23 +6,23 @@
 use super::{Command, Start};
 use serde::{Deserialize, Serialize};
 
-/// Length of a picture's header.
+/// Length of a picture's header in bytes.
 pub(super) const HEADER: usize = 12;
 
-/// One size of a run that goes coarse to fine.
+/// One scale of a coarse-to-fine run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Scale {
     /// Width of the picture in pixels.
     pub width: usize,
-    /// Its height.
+    /// Height of the picture in pixels.
     pub height: usize,
-    /// The iterations of the whole run that are done before it.
+    /// Iterations of the whole run completed when this scale begins.
     pub first: u32,
-    /// The iterations of the whole run that are done with it.
+    /// Iterations of the whole run completed when this scale ends.
     pub end: u32,
-    /// Work of each of its iterations, such as the pixels that it computes: the time left follows from it.
+    /// Cost of one iteration in any unit, such as pixels computed; used to estimate the remaining time.
     pub work: u64,
-    /// Work before its first iteration.
+    /// Cost before the first iteration, in the same unit.
     pub preparing: u64,
 }
 
@@ -30,13 +30,13 @@ pub struct Scale {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Iterations done: 0 is the start picture.
+    /// Number of completed iterations; 0 is the start picture.
     pub iteration: u32,
     /// Seconds since the first iteration began.
     pub seconds: f64,
     /// Sum of all weighted losses.
     pub total: f64,
-    /// Each group of losses of the run.
+    /// The groups of losses of the run.
     pub groups: Vec<GroupReport>,
     /// Top classes of the picture, label and probability, most probable first; empty without fc layers.
     pub classes: Vec<(String, f32)>,
@@ -50,21 +50,21 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupReport {
-    /// One of the names in [`Start::groups`]; the page leaves out others.
+    /// One of the names in [`Start::groups`]; the page ignores others.
     pub name: String,
-    /// Its weighted loss.
+    /// Weighted loss.
     pub loss: f64,
-    /// Its share in the sum of all weighted losses, 0 to 1.
+    /// Share of the sum of all weighted losses, 0 to 1.
     pub loss_share: Option<f32>,
-    /// Its share in the sum of the groups' mean absolute gradients, 0 to 1.
+    /// Share of the sum of the groups' mean absolute gradients, 0 to 1.
     pub gradient_share: Option<f32>,
 }
 
-/// A text to the page.
+/// A text message to the page.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(super) enum Item {
-    /// A run starts; what came before is void.
+    /// A run starts; all earlier messages are obsolete.
     Start {
         title: String,
         device: String,
@@ -78,21 +78,21 @@ pub(super) enum Item {
     Requested { shares: Vec<(String, f32)> },
     /// Shares and raw weights in effect.
     Weights { iteration: u32, shares: Vec<(String, f32)>, weights: Vec<(String, f32)> },
-    /// Iterations done.
+    /// Number of completed iterations.
     Progress { iteration: u32, seconds: f64 },
-    /// The run is paused, or goes on.
+    /// The run is paused or continues.
     Paused { paused: bool },
     /// The snapshots that are kept, by id; the page drops the others.
     Strip { kept: Vec<u32> },
-    /// About the snapshot whose picture follows.
+    /// Describes the snapshot whose picture follows.
     Snapshot(Snapshot),
     /// A text for the viewer.
     Note { text: String },
     /// The run is over.
     End { ending: String, output: String },
-    /// The answer to a hello: whether its token lets the viewer control the run.
+    /// Response to a hello: whether its token permits control of the run.
     Access { control: bool },
-    /// A message was refused, and why.
+    /// A message was refused, with the reason.
     Refused { reason: String },
     /// A heartbeat.
     Alive,
@@ -107,7 +107,7 @@ pub(super) struct GroupStart {
     adjustable: bool,
 }
 
-/// The kinds of [`Item`] of which only the latest counts.
+/// The kinds of [`Item`] of which only the latest is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Latest {
     /// [`Item::Start`].
@@ -127,7 +127,7 @@ pub(super) enum Latest {
 }
 
 impl Item {
-    /// The start of a run.
+    /// Creates the item for the start of a run.
     pub fn start(start: &Start<'_>) -> Self {
         let groups = start.groups.iter().map(|group| GroupStart {
             name: group.name.to_owned(),
@@ -144,21 +144,21 @@ impl Item {
         }
     }
 
-    /// As it is sent.
+    /// Returns the message text.
     pub fn json(&self) -> String {
         json(self)
     }
 }
 
-/// A value as JSON. The types here have string keys and plain values only, which can't fail.
+/// Serialises a value as JSON. This can't fail: the types here have only string keys and plain values.
 pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("plain values")
 }
 
-/// A snapshot without its picture.
+/// The description of a snapshot, without its picture.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Snapshot {
-    /// Given by the history.
+    /// Assigned by the history.
     pub id: u32,
     pub iteration: u32,
     path: String,
@@ -166,13 +166,13 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// One without an id yet.
+    /// Creates a description without an id.
     pub fn new(iteration: u32, path: &str, classes: &[(String, f32)]) -> Self {
         Self { id: 0, iteration, path: path.to_owned(), classes: classes.to_vec() }
     }
 }
 
-/// What a binary message holds.
+/// The content of a binary message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// The photo.
@@ -183,7 +183,8 @@ pub(super) enum Kind {
     Snapshot = 2,
 }
 
-/// Header of a picture: kind (one byte, three of padding), iteration, id of a snapshot (32 bit, little endian).
+/// Returns the header of a picture: kind (one byte, three of padding), iteration, id of a snapshot (32 bit,
+/// little-endian).
 pub(super) fn header(kind: Kind, iteration: u32, id: u32) -> [u8; HEADER] {
     let mut bytes = [0; HEADER];
     bytes[0] = kind as u8;
@@ -192,13 +193,13 @@ pub(super) fn header(kind: Kind, iteration: u32, id: u32) -> [u8; HEADER] {
     bytes
 }
 
-/// A text from the page.
+/// A text message from the page.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", deny_unknown_fields)]
 pub(super) enum Request {
-    /// A heartbeat, so that a viewer to which much is sent over a slow connection counts as present.
+    /// A heartbeat, so that a viewer on a slow connection with much data to receive counts as present.
     Alive,
-    /// The first message: with the token, this viewer may control the run.
+    /// The first message. With the right token, the viewer may control the run.
     Hello {
         token: String,
     },
@@ -212,18 +213,18 @@ pub(super) enum Request {
 }
 
 impl Request {
-    /// Reads a text.
+    /// Parses a message.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with it.
+    /// A sentence with the problem.
     pub fn parse(text: &str) -> Result<Self, String> {
         serde_json::from_str(text).map_err(|error| format!("not understood: {error}"))
     }
 
-    /// The command in it, for a run with these adjustable groups; `None` for a hello.
+    /// Returns the command, for a run with these adjustable groups; `None` for a hello or heartbeat.
     ///
     /// # Errors
-    /// A sentence that says why it is refused.
+    /// A sentence with the reason for refusing it.
     pub fn command(self, adjustable: &[String]) -> Result<Option<Command>, String> {
         Ok(Some(match self {
             Self::Hello { .. } | Self::Alive => return Ok(None),
@@ -239,7 +240,7 @@ impl Request {
     }
 }
 
-/// Checks that there is one sensible share for each adjustable group, and none for others.
+/// Checks that there is one valid share for each adjustable group, and none for others.
 fn check_shares(shares: &[(String, f32)], adjustable: &[String]) -> Result<(), String> {
     for (at, (name, share)) in shares.iter().enumerate() {
         if !adjustable.contains(name) {
@@ -249,11 +250,11 @@ fn check_shares(shares: &[(String, f32)], adjustable: &[String]) -> Result<(), S
             return Err(format!("`{name}` has two shares"));
         }
         if !share.is_finite() || *share < 0.0 {
-            return Err(format!("the share of `{name}` must be a number from 0 up"));
+            return Err(format!("the share of `{name}` must be a number of at least 0"));
         }
     }
     if let Some(name) = adjustable.iter().find(|name| !shares.iter().any(|(other, _)| other == *name)) {
-        return Err(format!("`{name}` has no share"));
+        return Err(format!("the share of `{name}` is missing"));
     }
     let sum: f32 = shares.iter().map(|(_, share)| share).sum();
     if sum.is_finite() && sum > 0.0 {
@@ -267,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn senseless_shares_are_refused() {
+    fn invalid_shares_are_refused() {
         let all = ["layout", "mood", "ink"].map(str::to_owned);
         let command = |text: &str, adjustable: &[String]| Request::parse(text)?.command(adjustable);
         let good = r#"{"type":"shares","shares":[["ink",3],["layout",0.2],["mood",0]]}"#;
@@ -275,19 +276,19 @@ mod tests {
         assert_eq!(command(good, &all), Ok(Some(Command::Shares(shares))));
         for (shares, word) in [
             (r#"[["layout",0],["mood",0],["ink",0]]"#, "zero"),
-            (r#"[["layout",-1],["mood",0],["ink",2]]"#, "from 0"),
-            (r#"[["layout",1e39],["mood",0],["ink",2]]"#, "from 0"),
+            (r#"[["layout",-1],["mood",0],["ink",2]]"#, "at least 0"),
+            (r#"[["layout",1e39],["mood",0],["ink",2]]"#, "at least 0"),
             (r#"[["layout",3e38],["mood",3e38],["ink",2]]"#, "finite"),
             (r#"[["layout",null],["mood",0],["ink",2]]"#, "not understood"),
             (r#"[["layout",NaN],["mood",0],["ink",2]]"#, "not understood"),
             (r#"[["layout","1"],["mood",0],["ink",2]]"#, "not understood"),
             (r#"[["layout",1,2],["mood",0],["ink",2]]"#, "not understood"),
-            (r#"[["layout",1],["mood",0]]"#, "`ink` has no share"),
+            (r#"[["layout",1],["mood",0]]"#, "`ink` is missing"),
             (r#"[["layout",1],["mood",0],["layout",1]]"#, "`layout` has two"),
             (r#"[["layout",1],["mood",0],["ink",1],["ink",0]]"#, "`ink` has two"),
             (r#"[["layout",1],["mood",0],["ink",1],["Ink",1]]"#, "`Ink`"),
             (r#"[["layout",1],["mood",0],["ink",1],["smooth",0]]"#, "`smooth`"),
-            ("[]", "no share"),
+            ("[]", "is missing"),
             (r#"{"layout":1,"mood":0,"ink":1}"#, "not understood"),
             (r#"[],"more":1"#, "more"),
         ] {
@@ -299,14 +300,14 @@ mod tests {
             let refused = command(text, &all).unwrap_err();
             assert!(refused.contains(word), "{text}: {refused}");
         }
-        // Of a group that is part of the run, but has no share to change; and once the run is over.
+        // A group of the run that isn't adjustable; and after the end of the run.
         assert!(command(good, &all[..2]).unwrap_err().contains("`ink`"));
         assert!(command(good, &[]).is_err());
         assert!(command(r#"{"type":"shares","shares":[]}"#, &[]).is_err());
     }
 
     #[test]
-    fn missing_numbers_are_null() {
+    fn non_finite_numbers_become_null() {
         let group = GroupReport {
             name: "style".into(),
             loss: f64::NAN,

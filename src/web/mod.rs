@@ -1,9 +1,8 @@
-//! The live page: a run shown in browsers while it paints, and controlled from them.
+//! The live page: shows a run in browsers while it paints, and lets viewers control it.
 //!
-//! [`LivePage::open`] serves one page, with all of its assets, from threads of its own. The run reports what
-//! happens ([`LivePage::report`], [`LivePage::picture`], ...) and never waits for it: a call stores what is new, or
-//! replaces what is older, and returns. Viewers read from that store at their own pace; each gets all it needs on
-//! connection, however late.
+//! [`LivePage::open`] serves one page with all of its assets, from its own threads. The run reports its progress
+//! ([`LivePage::report`], [`LivePage::picture`], ...) and never waits: a call stores the new state and returns.
+//! Viewers read that state at their own pace; a viewer that connects late gets everything it needs.
 //!
 //! ```no_run
 //! use neural_mirage::image_io::Picture;
@@ -33,12 +32,12 @@
 //! ```
 //!
 //! # Access
-//! - The server listens on 127.0.0.1 by default, and answers only requests that name it by an address it
-//!   listens on or as `localhost`: a web site can't reach it by pointing a name of its own at 127.0.0.1.
-//! - A request from a page of another origin is refused, and so is a WebSocket handshake without an origin.
-//! - Anyone who can reach the server may watch. Commands need the token in the fragment of [`LivePage::url`], which
-//!   browsers never send to a server by themselves; it is compared in constant time.
-//! - The page loads nothing from elsewhere, and its Content-Security-Policy forbids it to.
+//! - The server listens on 127.0.0.1 by default, and only accepts requests whose Host is an address it listens on or
+//!   `localhost`: a web site can't reach it by pointing its own name at 127.0.0.1 (DNS rebinding).
+//! - Requests from pages of another origin are refused, and so are WebSocket handshakes without an origin.
+//! - Anyone who can reach the server may watch. Commands require the token in the fragment of [`LivePage::url`].
+//! Browsers   don't send the fragment to servers. The token is compared in constant time.
+//! - The page loads nothing from other servers, and its Content-Security-Policy forbids it.
 //! - Requests, messages, connections and waiting times are limited (see `server.rs` and `viewer.rs`), and so is
 //!   the history of a long run (see `history.rs`).
 
@@ -63,75 +62,75 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Longest that [`LivePage::end`] waits for the last picture to be encoded, and again for it to be sent.
+/// Timeout of [`LivePage::end`] for encoding the last picture, and again for sending it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where the page is served.
+/// The address of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Address to listen on. Any but a loopback address lets others in the network watch.
+    /// Address to listen on. Any other than a loopback address lets others in the network watch.
     pub host: IpAddr,
-    /// Port to listen on; 0 takes any free one.
+    /// Port to listen on; 0 uses any free one.
     pub port: u16,
 }
 
 impl Default for Options {
-    /// 127.0.0.1, any free port.
+    /// Returns 127.0.0.1 and any free port.
     fn default() -> Self {
         Self { host: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 0 }
     }
 }
 
-/// A command of a viewer with the token.
+/// A command from a viewer with the token.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Command {
-    /// Pause after the present iteration; answered with [`LivePage::paused`].
+    /// Pause after the current iteration; confirm with [`LivePage::paused`].
     Pause,
-    /// Go on; answered with [`LivePage::paused`].
+    /// Continue; confirm with [`LivePage::paused`].
     Resume,
-    /// Save the present picture now; answered with [`LivePage::note`].
+    /// Save the current picture; confirm with [`LivePage::note`].
     Save,
-    /// End after the present iteration, with the picture saved; answered with [`LivePage::end`].
+    /// Save the picture and end after the current iteration; confirm with [`LivePage::end`].
     Stop,
-    /// Give the adjustable groups these shares of the gradient from now on; answered with [`LivePage::weights`].
-    /// There is one share for each of them, in any order and unit; the shares are finite, not negative and not all
+    /// Use these shares of the gradient for the adjustable groups from now on; confirm with [`LivePage::weights`].
+    /// There is one share for each of them, in any order and unit. The shares are finite, not negative and not all
     /// zero.
     Shares(Vec<(String, f32)>),
 }
 
-/// A group of losses, as a run starts with it.
+/// A group of losses at the start of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Group<'a> {
-    /// Its name.
+    /// Name of the group.
     pub name: &'a str,
-    /// What it is about, in a few words; may be empty.
+    /// Short description; may be empty.
     pub about: &'a str,
-    /// Its share of the gradient as a fraction of 1; `None` if its weight is given.
+    /// Share of the gradient as a fraction of 1; `None` if the group has a fixed weight.
     pub share: Option<f32>,
-    /// True if its share can be set while the run goes on, as that of every group with a share.
+    /// True if the share can be changed during the run, as for every group with a share.
     pub adjustable: bool,
 }
 
-/// What a run starts with.
+/// The start of a run.
 #[derive(Debug, Clone)]
 pub struct Start<'a> {
     /// Name of the photo.
     pub title: &'a str,
     /// Adapter, backend and driver.
     pub device: &'a str,
-    /// The photo, in the proportions of the picture that is painted.
+    /// The photo, with the aspect ratio of the painted picture.
     pub photo: &'a Picture,
-    /// The sizes at which the picture is painted, the smallest first; at least one.
+    /// Scales of the run, the smallest first; at least one.
     pub scales: Vec<Scale>,
-    /// The groups of losses, in the order in which they are listed.
+    /// Groups of losses, in display order.
     pub groups: &'a [Group<'a>],
     /// Top classes of the photo, label and probability, most probable first; empty without fc layers.
     pub photo_classes: &'a [(String, f32)],
 }
 
 impl<'a> Start<'a> {
-    /// A run at the photo's own size, without groups.
+    /// Creates a run at the photo's size, without groups.
     pub fn new(title: &'a str, photo: &'a Picture, iterations: u32) -> Self {
         let (width, height) = (photo.width, photo.height);
         let scale = Scale { width, height, first: 0, end: iterations, work: 1, preparing: 0 };
@@ -139,8 +138,8 @@ impl<'a> Start<'a> {
     }
 }
 
-/// The page of one run. All calls return at once; messages are sent from other threads. Dropped without
-/// [`LivePage::end`], it shows that the run failed.
+/// The live page of a run. Calls don't block, except [`LivePage::end`]; messages are sent from other threads. If it is
+/// dropped without [`LivePage::end`], the page shows that the run failed.
 #[derive(Debug)]
 pub struct LivePage {
     history: Arc<History>,
@@ -153,7 +152,8 @@ impl LivePage {
     /// Starts the server. `commands` is called from one of its threads and must not block.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) if the address can't be listened on, e.g. because the port is in use; [`Error::Io`](crate::Error::Io) if the system gives no random numbers or threads.
+    /// [`Error::Usage`](crate::Error::Usage) if the server can't listen on the address, e.g. because the port is in
+    /// use; [`Error::Io`](crate::Error::Io) if the system can't provide random numbers or threads.
     pub fn open(options: &Options, commands: impl Fn(Command) + Send + Sync + 'static) -> Result<Self> {
         let listener = access::bind(options)?;
         let access = Access::new(&listener)?;
@@ -170,70 +170,70 @@ impl LivePage {
         Ok(Self { history, encoder, server, url })
     }
 
-    /// Address of the page, with the token that lets its viewer control the run.
+    /// Returns the URL of the page, with the token that permits control of the run.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// A run starts, the first or another; the page forgets an earlier one.
+    /// Starts a run, the first or a further one; the page drops an earlier one.
     pub fn begin(&self, start: &Start<'_>) {
         self.encoder.forget();
         self.history.begin(start);
         self.show(start.photo, |frame| self.encoder.photo(frame));
     }
 
-    /// A scale of [`Start::scales`] begins, counted from 0. Pictures have its size from here on.
+    /// Reports that a scale of [`Start::scales`] begins, counted from 0. Pictures have its size from then on.
     pub fn scale(&self, index: usize) {
         self.history.scale(index);
     }
 
-    /// Losses, shares and classes were measured.
+    /// Reports measured losses, shares and classes.
     pub fn report(&self, report: &Report) {
         self.history.report(report);
     }
 
-    /// These shares (by group, as fractions of 1; empty if all weights are given) and weights are in effect after
+    /// Reports the shares (by group, as fractions of 1; empty if all weights are fixed) and weights in effect after
     /// `iteration` iterations.
     pub fn weights(&self, iteration: u32, shares: &[(&str, f32)], weights: &[(&str, f32)]) {
         self.history.weights(iteration, shares, weights);
     }
 
-    /// `iteration` iterations are done, `seconds` after the first began.
+    /// Reports that `iteration` iterations are completed, `seconds` after the first began.
     pub fn progress(&self, iteration: u32, seconds: f64) {
         self.history.progress(iteration, seconds);
     }
 
-    /// The newest picture, after `iteration` iterations. It is copied (as 8 bit values), and replaces an earlier
-    /// one that is not yet encoded; it is encoded only while there are viewers.
+    /// Shows the picture after `iteration` iterations. It is copied (as 8 bit values) and replaces an earlier one that
+    /// is not yet encoded. It is encoded only while there are viewers.
     pub fn picture(&self, iteration: u32, picture: &Picture) {
         self.show(picture, |frame| self.encoder.picture(iteration, frame));
     }
 
-    /// A snapshot for the strip: the picture after `iteration` iterations, the file it was saved as, and what
-    /// the network sees in it (label and probability; may be empty). Of many, some are kept, evenly spread.
+    /// Adds a snapshot to the strip: the picture after `iteration` iterations, the file it was saved as, and its top
+    /// classes (label and probability; may be empty). If there are many, an evenly spread selection is kept.
     pub fn snapshot(&self, iteration: u32, picture: &Picture, path: &str, classes: &[(String, f32)]) {
         let about = message::Snapshot::new(iteration, path, classes);
         self.show(picture, |frame| self.encoder.snapshot(about, frame));
     }
 
-    /// A text for the viewers, such as what was saved.
+    /// Shows a text to the viewers, such as the name of a saved file.
     pub fn note(&self, text: &str) {
         self.history.note(text);
     }
 
-    /// The run is paused, or goes on.
+    /// Reports that the run is paused or continues.
     pub fn paused(&self, paused: bool) {
         self.history.paused(paused);
     }
 
-    /// True if there are viewers, and the last picture was encoded some time ago: a run that checks this before it reads
-    /// a picture back from the device reads no more than can be seen.
+    /// Returns true if there are viewers and a new picture would be encoded immediately. A run that checks this before
+    /// it reads a picture back from the device avoids useless transfers.
     pub fn wants_pictures(&self) -> bool {
         self.history.viewers() > 0 && self.encoder.is_free()
     }
 
-    /// The run is over. Sends all viewers how it ended (`finished`, `settled`, `stopped`, `failed` or a sentence) and
-    /// where the picture is saved, waits a second or two at most until they have received it, and shuts down.
+    /// Ends the run. Sends all viewers the ending (`finished`, `settled`, `stopped`, `failed` or a sentence) and the
+    /// path of the saved picture, waits at most about two seconds until they have received it, and shuts down.
     pub fn end(mut self, ending: &str, output: &str) {
         self.close(ending, output);
     }
@@ -245,7 +245,7 @@ impl LivePage {
         self.server.stop();
     }
 
-    /// Copies a picture and hands it to `show`.
+    /// Copies a picture and passes it to `show`.
     fn show(&self, picture: &Picture, show: impl FnOnce(Frame)) {
         match picture.check() {
             Ok(()) => show(Frame::new(picture)),

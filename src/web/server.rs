@@ -1,4 +1,4 @@
-//! The server of a few small files and of the WebSocket.
+//! The HTTP server for the page's files and the WebSocket.
 
 use super::shared::Shared;
 use super::viewer;
@@ -23,22 +23,22 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 
-/// Longest time for a request's head to come.
+/// Timeout for receiving a request's head.
 const HEAD: Duration = Duration::from_secs(10);
-/// Longest time for a request and its answer.
+/// Timeout for a request and its response.
 const EXCHANGE: Duration = Duration::from_secs(30);
-/// Most bytes of a request's head.
+/// Maximum size of a request's head, in bytes.
 const HEAD_SIZE: usize = 16 << 10;
-/// Most connections at once that are not viewers yet; further ones are closed.
+/// Maximum number of connections that are not viewers yet; further ones are closed.
 const CONNECTIONS: usize = 64;
-/// Most viewers at once.
+/// Maximum number of viewers.
 const VIEWERS: usize = 32;
 /// Largest message from a viewer, in bytes: enough for the shares of a hundred groups.
 const MESSAGE: usize = 4096;
-/// Longest wait for the server's thread to end.
+/// Timeout for the server's thread to end.
 const STOP: Duration = Duration::from_secs(1);
 
-/// Path, content type and content of all that is served.
+/// Path, content type and content of all served files.
 const ASSETS: [(&str, &str, &str); 10] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     ("/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
@@ -60,10 +60,10 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts it.
+    /// Starts the server.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system gives no thread or socket.
+    /// [`Error::Io`] if the thread can't be started or the socket can't be used.
     pub fn start(listener: TcpListener, shared: Shared) -> Result<Self> {
         let place = Path::new("the live page");
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -82,7 +82,7 @@ impl Server {
                 runtime.block_on(async {
                     tokio::select! {
                         () = accept(&listener, router(Arc::new(shared))) => {}
-                        // By `stop`, or as the page was dropped.
+                        // By `stop`, or because the page was dropped.
                         _ = stopping => {}
                     }
                 });
@@ -95,7 +95,7 @@ impl Server {
         Ok(Self { stop: Some(stop), stopped })
     }
 
-    /// Ends the server and all of its connections.
+    /// Stops the server and closes all of its connections.
     pub fn stop(&mut self) {
         if let Some(stop) = self.stop.take() {
             // Either may fail only if the thread has ended.
@@ -111,7 +111,7 @@ async fn accept(listener: &tokio::net::TcpListener, router: Router) {
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_SIZE);
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // The peer is gone already, or this process has too many files open: both pass.
+            // The peer is gone, or this process has too many open files: both are temporary.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
@@ -122,8 +122,8 @@ async fn accept(listener: &tokio::net::TcpListener, router: Router) {
         let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
         tokio::spawn(async move {
             let _permit = permit;
-            // A connection that fails or takes too long needs no handling. One that has become a viewer goes on
-            // in its own task.
+            // A connection that fails or takes too long needs no handling. One that became a viewer continues in its
+            // own task.
             drop(tokio::time::timeout(EXCHANGE, connection).await);
         });
     }
@@ -137,7 +137,7 @@ fn router(shared: Arc<Shared>) -> Router {
     let viewers = Arc::new(Semaphore::new(VIEWERS));
     let watch = |State(shared): State<Arc<Shared>>, upgrade: WebSocketUpgrade| async move {
         let Ok(permit) = viewers.try_acquire_owned() else {
-            return (StatusCode::SERVICE_UNAVAILABLE, "There are too many viewers.").into_response();
+            return (StatusCode::SERVICE_UNAVAILABLE, "Too many viewers.").into_response();
         };
         upgrade.max_message_size(MESSAGE).max_frame_size(MESSAGE).on_upgrade(|socket| async move {
             let _permit = permit;
@@ -151,14 +151,14 @@ fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// Refuses what doesn't come from the page itself, and adds the headers that isolate the page.
+/// Rejects requests that don't come from the page itself, and adds the headers that isolate the page.
 async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let is_live = Uri::path(request.uri()) == "/live";
     let (host, mut response) = match shared.access.check(request.headers(), is_live) {
         Ok(host) => (host.to_owned(), next.run(request).await),
         Err(reason) => (String::new(), (StatusCode::FORBIDDEN, reason).into_response()),
     };
-    // Some browsers don't take a WebSocket of the same origin for 'self'.
+    // In some browsers 'self' doesn't include a WebSocket of the same origin.
     let socket = if host.is_empty() { String::new() } else { format!(" ws://{host}") };
     let policy = format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'{socket}; \

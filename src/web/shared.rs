@@ -1,4 +1,4 @@
-//! What the tasks of the server share.
+//! State shared by the server's tasks.
 
 use super::Command;
 use super::access::Access;
@@ -6,7 +6,7 @@ use super::encoder::Encoder;
 use super::history::History;
 use std::sync::Arc;
 
-/// What the tasks of the server share.
+/// State shared by the server's tasks.
 pub(super) struct Shared {
     pub access: Access,
     pub history: Arc<History>,

@@ -1,4 +1,4 @@
-//! One viewer: a WebSocket that gets updates, and may send commands.
+//! A viewer: a WebSocket that receives updates and may send commands.
 
 use super::history::History;
 use super::message::{Item, Request};
@@ -11,19 +11,19 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-/// Longest that sending one message may take; then the viewer is dropped.
+/// Timeout for sending one message; then the viewer is dropped.
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
-/// Shortest time from one batch of updates to the next.
+/// Minimum time between batches of updates.
 const PACE: Duration = Duration::from_millis(40);
-/// Time from one heartbeat to the next, each with a ping, which browsers answer by themselves.
+/// Time between heartbeats. Each includes a ping, which browsers answer automatically.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// Longest silence of a viewer: one that doesn't read doesn't answer pings.
+/// Timeout for receiving from a viewer. A viewer that doesn't read doesn't answer pings.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(25);
-/// Longest wait for a viewer to answer the closing of its connection.
+/// Timeout for a viewer to confirm the close of its connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Answers that may wait for a viewer; further ones are dropped.
+/// Maximum number of queued responses for a viewer; further ones are dropped.
 const ANSWERS: usize = 16;
-/// Most refused messages of a viewer; with the next it is dropped.
+/// Maximum number of refused messages from a viewer; it is dropped at the next one.
 const REFUSALS: u32 = 16;
 
 /// Serves a viewer until it leaves, is dropped, or the run is over.
@@ -38,14 +38,14 @@ pub(super) async fn serve(socket: WebSocket, shared: &Shared) {
         () = &mut receiving => {}
         complete = send_updates(sender, &shared.history, answers) => {
             if complete {
-                // Only the viewer's answer shows that all messages have reached it.
+                // Only the viewer's reply shows that it has received all messages.
                 drop(timeout(CLOSE_TIMEOUT, receiving).await);
             }
         }
     }
 }
 
-/// Sends the viewer what is new; true if all was sent, up to the end of the run.
+/// Sends updates to the viewer. Returns true if everything was sent up to the end of the run.
 async fn send_updates(
     mut sender: SplitSink<WebSocket, Message>,
     history: &History,
@@ -56,7 +56,7 @@ async fn send_updates(
     let mut clock = 0;
     let mut next_heartbeat = Instant::now() + HEARTBEAT;
     loop {
-        // Before the history is read, so that nothing stored meanwhile is missed.
+        // Before the history is read, so that no concurrent update is missed.
         updates.mark_unchanged();
         let (messages, now, is_over) = history.since(clock);
         clock = now;
@@ -80,7 +80,7 @@ async fn send_updates(
                 if changed.is_err() {
                     return false;
                 }
-                // Updates that follow at once are sent in the same batch.
+                // Updates that follow soon are sent in the same batch.
                 tokio::time::sleep(PACE).await;
             }
             answer = answers.recv() => match answer {
@@ -92,14 +92,14 @@ async fn send_updates(
     }
 }
 
-/// Handles the viewer's messages until it leaves, is silent too long, or has had too many refused.
+/// Handles the viewer's messages until it leaves, is silent for too long, or had too many messages refused.
 async fn receive(mut receiver: SplitStream<WebSocket>, shared: &Shared, answer: mpsc::Sender<Item>) {
     let mut may_control = false;
     let mut refusals = 0;
     while let Ok(Some(Ok(message))) = timeout(RECEIVE_TIMEOUT, receiver.next()).await {
         let handled = match &message {
             Message::Text(text) => handle(text, shared, &mut may_control),
-            Message::Binary(_) => Err("not understood: commands are texts".into()),
+            Message::Binary(_) => Err("not understood: commands must be text".into()),
             Message::Close(_) => return,
             Message::Ping(_) | Message::Pong(_) => continue,
         };
@@ -114,12 +114,12 @@ async fn receive(mut receiver: SplitStream<WebSocket>, shared: &Shared, answer: 
                 Item::Refused { reason }
             }
         };
-        // Full only for a viewer that doesn't read its answers.
+        // The queue is full only if the viewer doesn't read.
         drop(answer.try_send(answered));
     }
 }
 
-/// Handles one text; the answer, if it has one.
+/// Handles a text message; returns the response, if any.
 fn handle(text: &str, shared: &Shared, may_control: &mut bool) -> Result<Option<Item>, String> {
     let request = Request::parse(text)?;
     match &request {
@@ -132,7 +132,7 @@ fn handle(text: &str, shared: &Shared, may_control: &mut bool) -> Result<Option<
     }
     if !*may_control {
         return Err(
-            "view only: the token is missing or wrong. Open the address that the program printed".into()
+            "view only: the token is missing or wrong. Open the address printed by the program".into()
         );
     }
     if let Some(command) = request.command(&shared.history.adjustable())? {

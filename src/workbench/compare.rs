@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_differ_where_f64_sees_no_difference() {
+    fn integers_are_compared_exactly_beyond_f64() {
         let numbers = [(1i128 << 53) + 1, -5];
         let of =
             |expected: [i128; 2]| Difference::between_integers(numbers.into_iter(), expected.into_iter());
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_compared_is_infinitely_far() {
+    fn incomparable_values_are_infinitely_far() {
         for (actual, expected) in [
             (&[f32::NAN, 1.0][..], &[0.0, 1.0][..]),
             (&[1.0, f32::INFINITY], &[1.0, 1.0]),

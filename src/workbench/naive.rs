@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_results_are_seen() {
+    fn wrong_results_are_detected() {
         assert!(!differs(&[1.0, -2.0], &[1.0, -2.0]));
         assert!(!differs(&[1.0, -2.0001], &[1.0, -2.0]));
         assert!(differs(&[1.0, -2.0], &[2.0, -2.0]));
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn second_outputs_may_differ_by_ties_only() {
+    fn saved_indices_may_differ_only_in_ties() {
         let indices: Vec<f32> = (0..3000).map(|index| (index % 7) as f32).collect();
         let naive = outcome(&[1.0], Some(&indices));
         let changed_in = |half, count: usize, value: f32| {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn second_outputs_that_are_numbers_may_differ_by_rounding() {
+    fn saved_values_may_differ_by_rounding() {
         let saved = |by: f32| outcome(&[1.0], Some(&[0.3 + by, -2.0 + by, 1.0 + by]));
         assert_eq!(fault(&saved(1e-5), &saved(0.0), false), None);
         assert!(fault(&saved(1e-3), &saved(0.0), false).is_some());

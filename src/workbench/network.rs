@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_shape_comes_once_and_deep_maps_shrink() {
+    fn shapes_are_unique_and_deep_maps_shrink() {
         let layers = topology("vgg19").unwrap();
         assert_eq!(layers.len(), 16 + 5 + 3);
         let names: Vec<String> = network_cases(&layers, 224).into_iter().map(|(name, _)| name).collect();
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tiny_picture_gives_no_empty_maps() {
+    fn tiny_picture_gives_no_empty_maps() {
         for (name, case) in network_cases(&topology("vgg11").unwrap(), 1) {
             assert!(case.inputs.iter().all(|(shape, _)| shape.elements() > 0), "{name}");
         }

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_change_beyond_the_noise_counts() {
+    fn changes_within_noise_are_ignored() {
         let old = [0.9, 1.0, 1.1];
         assert_eq!(change([0.4, 0.5, 0.6], old), Change::Faster(0.5));
         assert_eq!(change([1.9, 2.0, 2.1], old), Change::Slower(2.0));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_compared_is_said_to_be_so() {
+    fn incomparable_rows_are_marked() {
         let earlier =
             Record { rows: vec![row([1.0; 3], Clock::Device)], ..Record::new("d".into(), 1.0, 1.0) };
         assert_eq!(Record::change(&row([1.0; 3], Clock::Wall), &earlier), Change::OtherClock);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_comes_back_as_it_was_and_other_files_are_refused() {
+    fn record_round_trips_and_other_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("figures of a bench.json");
         let mut record = Record::new("a device".into(), 1e11, 1e10);

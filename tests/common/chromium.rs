@@ -1,19 +1,19 @@
-//! Debian's Chromium without a window, for tests that need a browser.
+//! Headless Chromium (Debian's package) for tests that need a browser.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// A browser; ended with all of its processes when dropped.
+/// A running browser. Dropping it kills the whole process group.
 pub struct Chromium(pub Child);
 
 impl Chromium {
-    /// Starts a browser on `address`, with what these tests have in common and `more`; profile and log go to `folder`.
+    /// Starts a browser at `address` with the common options and `more`. Profile and log are written to `folder`.
     pub fn start(address: &str, folder: &Path, more: &[&str]) -> Self {
         let mut command = Command::new("chromium");
         command
             .args(["--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-sync"])
             .args(["--disable-background-networking", "--disable-component-update"])
-            // Containers have little of it.
+            // Containers have little shared memory.
             .arg("--disable-dev-shm-usage")
             .args(more)
             .arg(format!("--user-data-dir={}", folder.join("profile").display()))
@@ -33,8 +33,8 @@ impl Drop for Chromium {
     fn drop(&mut self) {
         #[cfg(unix)]
         if let Ok(group) = libc::pid_t::try_from(self.0.id()) {
-            // SAFETY: `kill` touches no memory; the group is the one made for this child, which is not yet
-            // waited for, so its number can't be another's.
+            // SAFETY: `kill` touches no memory. The process group was created for this child, which has not been
+            // waited for, so its number can't have been reused.
             unsafe { libc::kill(-group, libc::SIGKILL) };
         }
         drop(self.0.kill());

@@ -1,6 +1,6 @@
-//! The checksum of PNG's chunks, for tests that make or change a PNG.
+//! The checksum of PNG chunks, for tests that create or modify a PNG.
 
-/// The CRC-32 of a chunk's kind and data.
+/// Returns the CRC-32 of a chunk's type and data.
 pub fn crc(bytes: &[u8]) -> u32 {
     let mut crc = !0u32;
     for byte in bytes {

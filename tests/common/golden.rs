@@ -1,4 +1,4 @@
-//! Reads the goldens that the scripts listed in `tools/goldens.py` wrote with PyTorch.
+//! Reads the golden files written with PyTorch by the scripts listed in `tools/goldens.py`.
 
 use neural_mirage::ops::Shape;
 use safetensors::{Dtype, SafeTensors};
@@ -12,7 +12,7 @@ pub struct Golden {
     pub cases: Value,
 }
 
-/// Path of a file under `tests/golden`.
+/// Returns the path of a file in `tests/golden`.
 pub fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
@@ -26,7 +26,7 @@ impl Golden {
         Self { bytes, cases }
     }
 
-    /// A tensor's sizes and values.
+    /// Returns a tensor's sizes and values.
     pub fn tensor(&self, key: &str) -> (Vec<usize>, Vec<f32>) {
         let tensors = SafeTensors::deserialize(&self.bytes).expect("a safetensors file");
         let tensor = tensors.tensor(key).unwrap_or_else(|_| panic!("no tensor {key}"));
@@ -35,7 +35,7 @@ impl Golden {
     }
 }
 
-/// Sizes as a shape: three are a map, two a matrix, one a vector.
+/// Converts sizes to a shape: three sizes are a map, two a matrix, one a vector.
 pub fn shape(sizes: &[usize]) -> Shape {
     match *sizes {
         [channels, height, width] => Shape::map(channels, height, width),
@@ -45,13 +45,13 @@ pub fn shape(sizes: &[usize]) -> Shape {
     }
 }
 
-/// A JSON list of two sizes.
+/// Reads a JSON list of two sizes.
 pub fn pair(value: &Value) -> [usize; 2] {
     let number = |index: usize| value[index].as_u64().expect("a size") as usize;
     [number(0), number(1)]
 }
 
-/// A JSON string.
+/// Reads a JSON string.
 pub fn text(value: &Value) -> &str {
     value.as_str().expect("a string")
 }

@@ -1,4 +1,4 @@
-//! Shared by the test binaries: the device, the comparator, random inputs, and in modules what some of them need.
+//! Helpers shared by the test binaries: devices, comparators, random inputs; the modules serve some of them.
 #![allow(dead_code, reason = "each test binary uses a part of these helpers")]
 
 #[cfg(feature = "cli")]
@@ -24,9 +24,9 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// The device with this kernel family that the tests of a binary share, because each pipeline is then compiled once. A
-/// test that changes it, or counts what happens on it, takes one of [`engine_with`]. A machine without an adapter fails
-/// the test: nothing is skipped.
+/// Returns the device with this kernel family that all tests of a binary share, so that each pipeline is compiled once.
+/// Tests that change the device or count events on it use [`engine_with`]. Without an adapter the test fails; it is
+/// not skipped.
 pub fn engine(family: Family) -> Arc<Engine> {
     static SHARED: Mutex<Vec<(Family, Arc<Engine>)>> = Mutex::new(Vec::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,8 +38,8 @@ pub fn engine(family: Family) -> Arc<Engine> {
     engine
 }
 
-/// Opens a device for one test, and makes it look smaller. The variable `MIRAGE_TEST_ADAPTER` may hold a part of the
-/// name of another adapter than the best.
+/// Opens a device for one test and lowers its limits with `restrict`. The environment variable `MIRAGE_TEST_ADAPTER`
+/// selects an adapter by a part of its name.
 pub fn engine_with(options: &DeviceOptions, restrict: impl FnOnce(&mut Profile)) -> Arc<Engine> {
     let mut options = options.clone();
     if let Ok(name) = std::env::var("MIRAGE_TEST_ADAPTER") {
@@ -51,17 +51,17 @@ pub fn engine_with(options: &DeviceOptions, restrict: impl FnOnce(&mut Profile))
     Engine::new(context)
 }
 
-/// The CPU device, opened for one test.
+/// Opens the CPU device for one test.
 pub fn cpu(options: DeviceOptions) -> Arc<Engine> {
     Engine::open(&DeviceOptions { adapter: AdapterChoice::Cpu, ..options }).unwrap()
 }
 
-/// The device of [`engine`] and the CPU device, for what holds on both.
-pub fn both() -> [Arc<Engine>; 2] {
+/// Returns the device of [`engine`] and the CPU device, for tests that run on both.
+pub fn both_devices() -> [Arc<Engine>; 2] {
     [engine(Family::Auto), cpu(DeviceOptions::default())]
 }
 
-/// The ops whose names contain the variable `KERNEL`; all of them where it is not set.
+/// Returns the ops whose names contain the environment variable `KERNEL`; all ops if it is not set.
 pub fn chosen_ops() -> Vec<&'static Entry> {
     let filter = std::env::var("KERNEL").unwrap_or_default();
     let chosen: Vec<_> = REGISTRY.iter().filter(|entry| entry.name.contains(&filter)).collect();
@@ -69,18 +69,18 @@ pub fn chosen_ops() -> Vec<&'static Entry> {
     chosen
 }
 
-/// Notes what a test leaves out because this machine lacks something. `tools/test` lists it at its end, since the output
-/// of tests that pass is not shown.
+/// Records a check skipped because this machine lacks something. `tools/test` lists these at its end, since the output
+/// of passing tests is not shown.
 pub fn not_run(what: &str) {
     println!("NOT run: {what}");
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("not-run");
-    // Where nothing can be written there, as in the systems of tools/test_drivers, the output has to do.
+    // The file may not be writable, as in the chroots of tools/test_drivers. Then only the printed line remains.
     if let Ok(mut file) = File::options().create(true).append(true).open(path) {
         let _ = file.write_all(format!("{what}\n").as_bytes());
     }
 }
 
-/// A convolution's filter with random weights, He-scaled; the same for the same sizes.
+/// Creates a convolution filter with He-scaled random weights. Equal sizes give equal weights.
 pub fn filter(out_channels: usize, in_channels: usize, kernel: [usize; 2]) -> Arc<Filter> {
     let fan_in = in_channels * kernel[0] * kernel[1];
     let values = move |count: usize, seed: u64| -> Vec<f32> {
@@ -98,8 +98,8 @@ pub fn filter(out_channels: usize, in_channels: usize, kernel: [usize; 2]) -> Ar
     })
 }
 
-/// Lets two tests at a time load the device: one prepares on the host while the other runs, and memory suffices on
-/// machines with many cores.
+/// Waits until fewer than two other tests use the device. With two, one prepares on the host while the other runs,
+/// and memory suffices on machines with many cores.
 pub fn turn() -> Turn {
     let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
     while *free == 0 {
@@ -112,7 +112,7 @@ pub fn turn() -> Turn {
 static FREE: Mutex<u32> = Mutex::new(2);
 static RETURNED: Condvar = Condvar::new();
 
-/// A test's turn on the device; it ends when dropped.
+/// A test's turn on the device, released on drop.
 pub struct Turn;
 
 impl Drop for Turn {
@@ -122,7 +122,7 @@ impl Drop for Turn {
     }
 }
 
-/// Fails unless `actual` is within `tolerance` of `expected`, in the sense of [`distance`].
+/// Fails unless the [`distance`] of `actual` from `expected` is at most `tolerance`.
 pub fn assert_close(what: &str, actual: &[f32], expected: &[f64], tolerance: f64) {
     let distance = distance(actual, expected);
     let close = distance <= tolerance; // false for NaN
@@ -138,7 +138,7 @@ pub fn assert_close(what: &str, actual: &[f32], expected: &[f64], tolerance: f64
     }
 }
 
-/// Relative L2 distance; infinity for NaN or another length.
+/// Returns the relative L2 distance; infinity for NaN or different lengths.
 pub fn relative_l2(actual: &[f32], expected: &[f64]) -> f64 {
     if actual.len() != expected.len() {
         return f64::INFINITY;
@@ -149,19 +149,19 @@ pub fn relative_l2(actual: &[f32], expected: &[f64]) -> f64 {
     if result.is_finite() { result } else { f64::INFINITY }
 }
 
-/// A picture's values as planes, as the goldens have them.
+/// Returns a picture's values as planes, the order of the goldens.
 pub fn planar(picture: &Picture) -> Vec<f32> {
     (0..3).flat_map(|channel| picture.rgb.iter().skip(channel).step_by(3).copied()).collect()
 }
 
-/// Random values of one kind.
+/// Draws random values of one kind.
 pub fn draw(shape: Shape, kind: CaseInput, random: &mut impl Rng) -> Vec<f32> {
     kind.draw(shape, random)
 }
 
-/// Invented devices: each kernel family, each usual subgroup size, and WebGPU's smallest limits.
+/// Returns synthetic device profiles: each kernel family, the usual subgroup sizes, and WebGPU's minimum limits.
 pub fn profiles() -> Vec<(String, Profile)> {
-    // WebGPU's default limits, which every device has.
+    // WebGPU's default limits, which every device supports.
     let minimal = Profile::minimal();
     let large = Profile {
         max_texture_side: 32_768,

@@ -10,12 +10,12 @@ use neural_mirage::vgg::Network;
 use serde_json::Value;
 use std::sync::Arc;
 
-/// The tiny network that the goldens were made with.
+/// Opens the tiny network from which the goldens were made.
 pub fn network() -> Arc<Network> {
     Arc::new(Network::open(&path("tiny_vgg.safetensors"), None).expect("the tiny network"))
 }
 
-/// A picture of the goldens, from channel, row, column order.
+/// Reads a picture of the goldens, stored in channel, row, column order.
 pub fn picture(golden: &Golden, key: &str) -> Picture {
     let (sizes, planes) = golden.tensor(key);
     let (height, width) = (sizes[1], sizes[2]);
@@ -29,32 +29,32 @@ pub fn pooling(value: &Value) -> Pooling {
     if text(value) == "max" { PoolKind::Max.into() } else { PoolKind::Average.into() }
 }
 
-/// Replaces the groups by the default objective with another statistic of the style. Tests that hold for any objective take
-/// `mean-covariance`: the kernels of the default's matrix roots take a software driver seconds to compile.
+/// Sets the groups of the default objective with a different style statistic. Tests that work with any objective use
+/// `mean-covariance`: a software driver needs seconds to compile the default's matrix root kernels.
 pub fn use_style_statistic(request: &mut Request, statistic: &str) {
     let mut preset = Preset::default();
     preset.style.statistic = by_name(statistic).expect("a statistic");
     request.groups = preset.groups();
 }
 
-/// Gives the factors raw weights instead of shares.
+/// Sets raw weights for the factors instead of shares.
 pub fn weigh(request: &mut Request, weight: impl Fn(&str) -> f32) {
     for group in request.groups.iter_mut().filter(|group| FACTORS.contains(&group.name.as_str())) {
         group.strength = Strength::Weight(weight(&group.name));
     }
 }
 
-/// Gives factors shares, such as `spatial=20,style=40`.
+/// Sets shares of factors from text such as `spatial=20,style=40`.
 pub fn share(request: &mut Request, shares: &str) {
     shares.parse::<Shares>().and_then(|shares| shares.apply(&mut request.groups)).expect("shares");
 }
 
-/// One scale with this many iterations.
+/// Sets a single scale with this many iterations.
 pub fn iterate(request: &mut Request, iterations: u32) {
     request.scales = Scales::single(iterations);
 }
 
-/// The request of a golden's trajectory, with its start picture.
+/// Builds the request of a golden trajectory, with its start picture.
 pub fn request_of_trajectory(golden: &Golden, trajectory: &Value) -> Request {
     let requests = golden.cases["requests"].as_array().expect("a list");
     let described = requests.iter().find(|r| r["name"] == trajectory["request"]).expect("its request");
@@ -62,10 +62,10 @@ pub fn request_of_trajectory(golden: &Golden, trajectory: &Value) -> Request {
     Request { init, ..request(golden, described) }
 }
 
-/// The request as described, with raw weights; the weight of each loss is that of its layer.
+/// Builds the described request with raw weights. The weight of each loss is that of its layer.
 pub fn request(golden: &Golden, described: &Value) -> Request {
     let mut request = Request::new(picture(golden, text(&described["photo"])));
-    // The goldens are of neural-style's definitions.
+    // The goldens use the definitions of neural-style.
     request.border = Padding::Zeros;
     request.average_decay = 0.0;
     let mut preset = Preset { smooth: by_name("total-variation").expect("a statistic"), ..Preset::default() };

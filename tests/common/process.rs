@@ -1,13 +1,13 @@
-//! Programs that a test starts.
+//! Child processes of tests.
 
 use std::ops::{Deref, DerefMut};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-/// Against a hung state, not a measure of speed: a software device shared with other tests is slow.
+/// Guards against hangs. Generous because a software device shared with other tests is slow.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// A process that is killed when dropped, so that a test that fails leaves nothing running.
+/// A process that is killed on drop, so that a failing test leaves nothing running.
 pub struct Running(Child);
 
 impl Running {
@@ -37,17 +37,17 @@ impl Drop for Running {
     }
 }
 
-/// Waits until something holds.
+/// Waits until a condition holds; panics with the message `what` after [`LIMIT`].
 #[track_caller]
 pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
+    let start = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < LIMIT, "{what}");
+        assert!(start.elapsed() < LIMIT, "{what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// The exit code of a program that ends soon; none if a signal ended it.
+/// Waits for a program and returns its exit code; `None` if a signal ended it.
 #[track_caller]
 pub fn code(child: &mut Child) -> Option<i32> {
     let mut ended = None;
@@ -58,7 +58,7 @@ pub fn code(child: &mut Child) -> Option<i32> {
     ended.and_then(|status| status.code())
 }
 
-/// A process's memory in bytes, on Linux: `VmRSS` is what is resident, `VmHWM` the most that was.
+/// Reads a process's memory in bytes (Linux): `VmRSS` for the resident size, `VmHWM` for its peak.
 pub fn memory(process: u32, what: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let value = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'))?;

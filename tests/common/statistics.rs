@@ -1,4 +1,4 @@
-//! A statistic's loss and gradient on their own: as f64 references, and on the device.
+//! Loss and gradient of a single statistic, as f64 references and on the device.
 
 use neural_mirage::Result;
 use neural_mirage::graph::{Bindings, Engine, Goals, Graph, Program, TensorId, gradient};
@@ -7,20 +7,21 @@ use neural_mirage::ops::{AdaptivePool, MeanSquaredError, PoolKind, Relu, Shape};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The graph of a statistic: summary of an activation, distance from a target, and gradient by the activation.
+/// The graph of a statistic: summary of an activation, distance from a target, and gradient with respect to the
+/// activation.
 pub struct Built {
     graph: Graph,
     activation: TensorId,
-    /// The target's activation, if the graph takes one.
+    /// The target's activation, if it is an input of the graph.
     target: Option<TensorId>,
-    /// Tensors with values: the upstream gradient, and the target's summary if it is known.
+    /// Tensors with fixed values: the upstream gradient, and the target's summary if given.
     given: Vec<(TensorId, Vec<f32>)>,
     loss: TensorId,
     gradient: TensorId,
 }
 
 impl Built {
-    /// With an activation of the same shape as the target, where the statistic has one.
+    /// Builds the graph with a target activation of the same shape, if the statistic has a target.
     pub fn new(statistic: &dyn Statistic, shape: Shape) -> Self {
         let mut graph = Graph::new();
         let target = statistic.has_target().then(|| graph.external("target", shape));
@@ -29,9 +30,9 @@ impl Built {
         Self::finish(statistic, graph, shape, target, &summary, Vec::new())
     }
 
-    /// With the summary of a target, known or blended.
+    /// Builds the graph with a given target summary, which may be blended.
     pub fn of_summary(statistic: &dyn Statistic, shape: Shape, summary: Vec<Vec<f32>>) -> Self {
-        // What shapes a summary has the statistic says itself.
+        // The shapes of the summary come from the statistic.
         let mut graph = Graph::new();
         let activation = graph.external("activation", shape);
         let tensors = statistic.summary(&mut graph, activation, "shapes").unwrap();
@@ -70,7 +71,7 @@ impl Built {
         Self { graph, activation, target, given, loss, gradient }
     }
 
-    /// The blended summary of activations, each with a weight.
+    /// Blends the summaries of several activations, each with a weight.
     pub fn blend(statistic: &dyn Statistic, targets: &[(f32, Shape, Vec<f32>)]) -> Vec<Vec<f32>> {
         let summary = |(weight, shape, values): &(f32, Shape, Vec<f32>)| {
             let mut graph = Graph::new();
@@ -84,7 +85,7 @@ impl Built {
         statistic.blend(&targets.iter().map(summary).collect::<Vec<_>>()).unwrap()
     }
 
-    /// Loss and gradient in f64.
+    /// Computes loss and gradient in f64.
     pub fn reference(&self, activation: &[f64], target: &[f64]) -> (f64, Vec<f64>) {
         let mut values = HashMap::from([(self.activation, activation.to_vec())]);
         values.extend(self.target.map(|id| (id, target.to_vec())));
@@ -95,7 +96,7 @@ impl Built {
         (values[&self.loss][0], values.remove(&self.gradient).unwrap())
     }
 
-    /// Loss and gradient on the device.
+    /// Computes loss and gradient on the device.
     pub fn device(&self, engine: &Arc<Engine>, activation: &[f32], target: &[f32]) -> (f32, Vec<f32>) {
         let mut bound = Bindings::new();
         let mut bind = |id: TensorId, values: &[f32]| {
@@ -117,7 +118,7 @@ impl Built {
     }
 }
 
-/// All tensors of a graph by the references of its ops.
+/// Computes all tensors of a graph with the references of its ops.
 fn evaluate(graph: &Graph, mut values: HashMap<TensorId, Vec<f64>>) -> HashMap<TensorId, Vec<f64>> {
     for node in graph.nodes() {
         let shapes = graph.shapes(&node.inputs);
@@ -130,8 +131,8 @@ fn evaluate(graph: &Graph, mut values: HashMap<TensorId, Vec<f64>>) -> HashMap<T
     values
 }
 
-/// What is positive of an activation, averaged in quarters: a coarse layout. Distance: the mean squared difference. A
-/// statistic as a user of the library may write one.
+/// A statistic as a user of the library could define it: the rectified activation averaged over quarters of the map (a
+/// coarse layout), compared by mean squared error.
 #[derive(Debug, Clone, Copy)]
 pub struct Quarters;
 

@@ -1,4 +1,4 @@
-//! Tiny weights files in every layout, made from one set of logical weights.
+//! Tiny weights files in every layout, built from one set of logical weights.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ pub struct Stored {
     pub bytes: Vec<u8>,
 }
 
-/// A safetensors file in the making.
+/// Builds a safetensors file.
 #[derive(Clone, Default)]
 pub struct FileBuilder {
     pub tensors: BTreeMap<String, Stored>,
@@ -28,7 +28,7 @@ impl FileBuilder {
         self
     }
 
-    /// Stores all tensors whose name passes in another number format.
+    /// Converts all tensors whose names satisfy `which` to another number format.
     pub fn convert(&mut self, dtype: &'static str, which: impl Fn(&str) -> bool) -> &mut Self {
         for (_, tensor) in self.tensors.iter_mut().filter(|(name, _)| which(name)) {
             let values = tensor.bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
@@ -83,12 +83,12 @@ impl FileBuilder {
     }
 }
 
-/// Logical weights: what every layout must give back.
+/// Logical weights, which must be read back from every layout.
 #[derive(Clone)]
 pub struct Net {
     pub blocks: Vec<Vec<LogicalConv>>,
     pub linears: Vec<LogicalLinear>,
-    /// Channels and side of the map that the first fully connected layer reads.
+    /// Channels and side of the first fully connected layer's input map.
     pub map: (usize, usize),
 }
 
@@ -108,12 +108,12 @@ pub struct LogicalConv {
 pub struct LogicalLinear {
     pub out: usize,
     pub input: usize,
-    /// Out, in; the first one's columns in channel, row, column order.
+    /// Out, in; the columns of the first layer are in channel, row, column order.
     pub matrix: Vec<f32>,
     pub bias: Vec<f32>,
 }
 
-/// Small numbers that f16 and bf16 hold exactly, different from place to place.
+/// Generates varying small numbers that are exact in f16 and bf16.
 pub struct Numbers(u32);
 
 impl Numbers {
@@ -184,7 +184,7 @@ impl Net {
     pub fn torchvision(&self) -> FileBuilder {
         let mut file = FileBuilder::default();
         self.features(&mut file);
-        // ReLU and dropout stand between the linear layers.
+        // ReLU and dropout are between the linear layers.
         for (i, fc) in self.linears.iter().enumerate() {
             file.add(&format!("classifier.{}.weight", i * 3), &[fc.out, fc.input], &fc.matrix);
             file.add(&format!("classifier.{}.bias", i * 3), &[fc.out], &fc.bias);
@@ -251,7 +251,7 @@ impl Net {
         file
     }
 
-    /// `kernel` and `bias` build a variable's path from its layer's name.
+    /// `kernel` and `bias` are patterns of a variable's path, in which `*` stands for the layer's name.
     pub fn keras(&self, kernel: &str, bias: &str) -> FileBuilder {
         let mut file = FileBuilder::default();
         let path = |pattern: &str, layer: &str| pattern.replace('*', layer);

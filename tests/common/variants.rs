@@ -1,14 +1,14 @@
-//! All that the registry's cases dispatch on invented devices.
+//! All dispatches of the registry's cases on synthetic devices.
 
 use super::profiles;
 use neural_mirage::gpu::{Family, Profile};
 use neural_mirage::ops::{Case, Dispatch, REGISTRY, Shape, Signature};
 use std::collections::BTreeMap;
 
-/// What makes a variant: file, constants, entry point.
+/// Key of a shader variant: file, constants, entry point.
 pub type Variant = (&'static str, Vec<(&'static str, u32)>, &'static str);
 
-/// Calls `visit` for each dispatch of each kernel of each case on each invented device.
+/// Calls `visit` for each dispatch of each kernel of each case on each synthetic device.
 pub fn for_each_dispatch(mut visit: impl FnMut(&str, &Case, &Profile, &Dispatch)) {
     for entry in REGISTRY {
         for case in (entry.cases)() {
@@ -17,9 +17,14 @@ pub fn for_each_dispatch(mut visit: impl FnMut(&str, &Case, &Profile, &Dispatch)
             for (device, profile) in profiles() {
                 let kernels = case.op.kernels(&signature, &profile).unwrap();
                 let last = kernels.last().map(|kernel| kernel.variant);
-                assert_eq!(last, Some("naive"), "{} on {device}: the naive kernel comes last", entry.name);
+                assert_eq!(last, Some("naive"), "{} on {device}: the naive kernel must be last", entry.name);
                 if profile.family == Family::Naive {
-                    assert_eq!(kernels.len(), 1, "{} on {device}: nothing but the naive kernel", entry.name);
+                    assert_eq!(
+                        kernels.len(),
+                        1,
+                        "{} on {device}: must offer only the naive kernel",
+                        entry.name
+                    );
                 }
                 for kernel in &kernels {
                     let what = format!("{}/{} on {device} {shapes:?}", entry.name, kernel.variant);
@@ -30,7 +35,7 @@ pub fn for_each_dispatch(mut visit: impl FnMut(&str, &Case, &Profile, &Dispatch)
     }
 }
 
-/// All variants, each with one of the dispatches that yield it.
+/// Returns all variants, each with a description of one dispatch that uses it.
 pub fn variants() -> BTreeMap<Variant, String> {
     let mut found = BTreeMap::new();
     for_each_dispatch(|what, _, _, dispatch| {

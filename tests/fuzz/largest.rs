@@ -1,9 +1,9 @@
-//! Files that are as large as their readers take, and made of what takes the most memory.
+//! Files of the largest size that their readers accept, filled with the content that needs the most memory.
 
 use super::mutations::mend_png;
 use serde_json::{Value, json};
 
-/// The start, then as many copies as fit into `size` bytes with the end, then the end.
+/// Returns `start`, as many copies of `copy` as fit, and `end`, at most `size` bytes in all.
 fn filled(start: &str, copy: &str, end: &str, size: usize) -> String {
     let count = size.saturating_sub(start.len() + end.len()) / copy.len();
     [start, &copy.repeat(count), end].concat()
@@ -13,7 +13,7 @@ fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
-/// A network's header of empty tensors, and one of texts.
+/// Networks whose headers consist of empty tensors, and of texts.
 pub fn weights() -> Vec<Vec<u8>> {
     const SIZE: usize = (1 << 21) - 8;
     let tensor = |n: usize| format!("\"{n}\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}");
@@ -33,7 +33,7 @@ pub fn weights() -> Vec<Vec<u8>> {
     headers.iter().map(|header| safetensors(header, b"")).collect()
 }
 
-/// The checkpoint `saved` with a record of many values.
+/// The checkpoint `saved` with a record of very many values.
 pub fn checkpoint(saved: &[u8]) -> Vec<u8> {
     let length = u64::from_le_bytes(*saved.first_chunk().unwrap()) as usize;
     let mut header: Value = serde_json::from_slice(&saved[8..8 + length]).unwrap();
@@ -41,7 +41,7 @@ pub fn checkpoint(saved: &[u8]) -> Vec<u8> {
     safetensors(&header.to_string(), &saved[8 + length..])
 }
 
-/// The picture `png` with a record of many values before its own.
+/// The picture `png` with a record of very many values in front of its own.
 pub fn record(png: &[u8]) -> Vec<u8> {
     let text = filled("{\"seed\":[0", ",[]", "]}", 1 << 20);
     let data = [b"neural-mirage:options\0\0\0\0\0", text.as_bytes()].concat();
@@ -51,7 +51,7 @@ pub fn record(png: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Names of classes, and a tuning cache.
+/// A file of class names, and a tuning cache.
 pub fn configuration() -> Vec<Vec<u8>> {
     const SIZE: usize = 1 << 22;
     let entry = json!({
@@ -65,7 +65,7 @@ pub fn configuration() -> Vec<Vec<u8>> {
     vec![filled("", "\n", "a", SIZE).into_bytes(), cache.into_bytes()]
 }
 
-/// Many short statements: the longest text, and as many words as are taken.
+/// Many short statements: the longest accepted text, and the largest accepted number of words.
 pub fn shader() -> Vec<Vec<u8>> {
     let start = "@group(0) @binding(0) var<storage, read_write> y: array<f32>;\n@compute @workgroup_size(1) fn main() {\n";
     let statement = "y[0]+=1;";
@@ -73,14 +73,14 @@ pub fn shader() -> Vec<Vec<u8>> {
     texts.map(String::into_bytes).into()
 }
 
-/// Many dimensions.
+/// An array of very many dimensions.
 pub fn npy() -> Vec<u8> {
     let header = filled("{'descr': '<f4', 'fortran_order': False, 'shape': (1", ",1", ")}\n", (1 << 14) - 12);
     [b"\x93NUMPY\x02\0", &(header.len() as u32).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat()
 }
 
-/// Progressive JPEGs of the largest size, with chroma at half the resolution: one without data, one with the means of all
-/// blocks and 98 scans that say nothing of the rest, one with 98 that refine nothing, one with thousands of scans.
+/// Progressive JPEGs of the largest size with 2:1 chroma: one without data, one with the DC values of all blocks and 98
+/// empty AC scans, one with 98 empty refinement scans, one with thousands of scans.
 pub fn jpeg() -> Vec<Vec<u8>> {
     const SIDE: u16 = 1 << 14;
     const BLOCKS: usize = 1 << 20;
@@ -90,10 +90,10 @@ pub fn jpeg() -> Vec<Vec<u8>> {
     let table = |class: u8, symbol: u8| segment(0xc4, &[&[class, 1][..], &[0; 15], &[symbol]].concat());
     let [high, low] = SIDE.to_be_bytes();
     let frame = [8, high, low, high, low, 3, 1, 0x22, 0, 2, 0x11, 0, 3, 0x11, 0];
-    // As many bytes as a picture of this size must have.
+    // The minimum number of bytes required of a picture of this size.
     let filling = segment(0xfe, &[0; 60_000]).repeat(5);
     let quantization = segment(0xdb, &[&[0][..], &[1; 64]].concat());
-    // The only codes, a zero each: a mean like the one before, and 16384 blocks without more, to which 14 bits may add.
+    // The only codes, of one zero bit: an unchanged DC value, and an end-of-band run of 16384 blocks plus 14 bits.
     let tables = [table(0, 0), table(0x10, 0xe0)].concat();
     let start = [b"\xff\xd8", &filling[..], &quantization, &segment(0xc2, &frame), &tables].concat();
     let means = [&segment(0xda, &[3, 1, 0, 2, 0, 3, 0, 0, 0, 1])[..], &[0; BLOCKS * 6 / 8]].concat();

@@ -1,5 +1,5 @@
-//! The corpus of the fuzz targets and deterministic mutations of it, through the same readers: no panic, and bounded time
-//! and memory. It runs on stable Rust with the other tests; README.md says how to fuzz for longer.
+//! Feeds the corpus of the fuzz targets, and deterministic mutations of it, to the readers: no panic, bounded time and
+//! memory. Runs on stable Rust with the other tests. README.md describes longer fuzzing.
 #![cfg(feature = "cli")]
 
 #[path = "../common/crc.rs"]
@@ -20,17 +20,17 @@ use std::time::Duration;
 #[global_allocator]
 static MEMORY: Counting = Counting;
 
-/// The longest that one file may take, in a build that is hardly optimised.
+/// The time limit for one file, in a barely optimised build.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// The most memory that one file may take besides twice its size, in bytes.
+/// The memory limit for one file in bytes, in addition to twice its size.
 const MOST: usize = 256 << 20;
 
-/// The time that this thread has computed: other tests, and other programs, don't count.
+/// Returns the CPU time of this thread, which excludes other tests and programs.
 #[cfg(unix)]
 fn time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the clock is one of the system's, and the place is this function's own.
+    // SAFETY: the clock id is valid, and `time` is a local variable.
     assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) }, 0);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
@@ -44,12 +44,12 @@ fn time() -> Duration {
 /// One of [`readers`].
 type Reader = fn(&[u8]);
 
-/// Reads a file, and says what is wrong with how it was read.
+/// Runs a reader on a file's bytes. Errors describe a panic or an exceeded limit.
 fn trial(read: Reader, bytes: &[u8]) -> Result<(), String> {
-    let begun = time();
+    let start = time();
     let mut outcome = Ok(());
     let peak = peak_of(|| outcome = catch_unwind(AssertUnwindSafe(|| read(bytes))));
-    let time = time() - begun;
+    let time = time() - start;
     if let Err(panic) = outcome {
         let words = panic.downcast_ref::<String>().cloned();
         let words = words.or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned()));
@@ -64,10 +64,10 @@ fn trial(read: Reader, bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Shaders of the program that are a part of the corpus: short and long ones, of each kind.
+/// Built-in shaders that are part of the corpus: short and long ones of each kind.
 const SHADERS: [&str; 6] = ["add", "border", "channel_moments", "flatten", "softmax", "winograd_output"];
 
-/// The files of a target's corpus, in the order of their paths, with those that the project has anyway.
+/// Returns the files of a target's corpus, including suitable files of the project, sorted by path.
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let all = |folder: PathBuf| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -81,12 +81,12 @@ fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     paths.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
 }
 
-/// Reads the corpus of a target, and mutations of each of its files.
+/// Tests a reader on the corpus of a target and mutations of each file.
 fn run(target: &str, read: Reader) {
     let files = corpus(target);
     assert!(files.len() > 1, "the corpus of {target} is missing");
     let contents: Vec<Vec<u8>> = files.iter().map(|(_, bytes)| bytes.clone()).collect();
-    // Still there if a trial ends the process.
+    // This file remains if a trial crashes the process.
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{target}"));
     let mut kept_file = File::create(&kept).unwrap();
     for (seed, (path, bytes)) in (0..).zip(&files) {
@@ -110,9 +110,9 @@ macro_rules! targets {
             run(stringify!($target), readers::$target);
         })*
 
-        /// A target that is added to one of the two has to be in the other.
+        /// Targets must be both in `fuzz_targets` and in the list here.
         #[test]
-        fn each_target_has_its_corpus_and_the_other_way_round() {
+        fn listed_targets_match_fuzz_targets_folder() {
             let mut found: Vec<String> = Vec::new();
             for entry in std::fs::read_dir("tests/fuzz/fuzz_targets").unwrap() {
                 found.push(entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned());
@@ -128,7 +128,7 @@ macro_rules! targets {
 targets! { weights checkpoint record image configuration shader npy }
 
 #[test]
-fn the_largest_files_are_within_the_limits() {
+fn largest_files_stay_within_limits() {
     let file = |target: &str, name: &str| {
         std::fs::read(Path::new("tests/fuzz/corpus").join(target).join(name)).unwrap()
     };
@@ -149,15 +149,15 @@ fn the_largest_files_are_within_the_limits() {
     assert!(faults.is_empty(), "{faults:?}");
 }
 
-/// The trial itself finds what it is for.
+/// Checks that [`trial`] detects each kind of fault.
 #[test]
-fn a_fault_of_each_kind_is_found() {
+fn trial_detects_panic_time_and_memory() {
     let problem = |read: Reader| trial(read, b"file").unwrap_err();
     assert!(problem(|bytes| assert!(bytes.is_empty(), "words of a panic")).contains("words of a panic"));
     assert!(
         problem(|_| {
-            let begun = time();
-            while time() - begun <= LONGEST {}
+            let start = time();
+            while time() - start <= LONGEST {}
         })
         .contains("took 2.")
     );

@@ -1,7 +1,7 @@
-"""Makes tests/fuzz/corpus/: small files for each fuzz target, and one for each known fault. What fuzzing found is there too,
-under names that begin with `found-`, and stays.
+"""Creates tests/fuzz/corpus/: small files for each fuzz target, and one for each known fault. Files found by fuzzing, whose
+names begin with `found-`, are kept.
 
-Needs Python's standard library, tests/images, and the program. Run from the repository root:
+Needs only Python's standard library, tests/images, and the program. Run from the repository root:
     python3 tests/fuzz/make_corpus.py target/debug/mirage
 """
 
@@ -60,7 +60,7 @@ def safetensors(tensors, metadata):
 
 
 def network(caffe=True, form="e"):
-    """Two blocks of few channels and a fully connected layer, in half precision."""
+    """Returns a network of two narrow blocks and a fully connected layer, in half precision by default."""
     generator = random.Random(2)
     dtype = {"e": "F16", "f": "F32"}[form]
 
@@ -95,7 +95,7 @@ def weights():
 
 
 def runs(program):
-    """Pictures and checkpoints of real runs."""
+    """Creates pictures and checkpoints with real runs."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         (folder / "photo.png").write_bytes(png(width=20, height=16))

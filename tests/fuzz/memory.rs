@@ -1,4 +1,4 @@
-//! How much memory a thread takes.
+//! Measures the memory that a thread allocates.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -8,10 +8,10 @@ thread_local! {
     static PEAK: Cell<isize> = const { Cell::new(0) };
 }
 
-/// The system's allocator, with an account of each thread.
+/// The system allocator with per-thread accounting.
 pub struct Counting;
 
-// SAFETY: every call is passed on as it is.
+// SAFETY: every call is forwarded unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         add(layout.size() as isize);
@@ -35,14 +35,14 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 fn add(bytes: isize) {
-    // A thread that ends has no account any more.
+    // The counters of a terminating thread are already gone.
     let _ = NOW.try_with(|now| {
         now.set(now.get() + bytes);
         let _ = PEAK.try_with(|peak| peak.set(peak.get().max(now.get())));
     });
 }
 
-/// The bytes that `work` had allocated at most, in this thread.
+/// Returns the peak number of bytes that `work` allocated in this thread.
 pub fn peak_of(work: impl FnOnce()) -> usize {
     let before = NOW.get();
     PEAK.set(before);

@@ -1,10 +1,10 @@
-//! Files with a few changes each, the same at every run.
+//! Deterministic mutations of files.
 
 use crate::crc::crc;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-/// Numbers that lengths, counts and offsets are often mistaken at.
+/// Boundary values at which lengths, counts and offsets often go wrong.
 const NUMBERS: [u64; 10] = [
     0,
     1,
@@ -18,7 +18,7 @@ const NUMBERS: [u64; 10] = [
     0xffff_ffff_ffff_ffff,
 ];
 
-/// Makes changed files out of those of a corpus.
+/// Mutates the files of a corpus.
 pub struct Mutator<'a> {
     random: ChaCha8Rng,
     corpus: &'a [Vec<u8>],
@@ -29,13 +29,13 @@ impl<'a> Mutator<'a> {
         Self { random: ChaCha8Rng::seed_from_u64(seed), corpus }
     }
 
-    /// One of the files with one to four changes.
+    /// Returns the file with one to four changes.
     pub fn mutated(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         for _ in 0..self.random.random_range(1..5) {
             self.change(&mut bytes);
         }
-        // Else no change inside a chunk would be seen.
+        // Otherwise every change inside a chunk would fail its checksum.
         if self.random.random_bool(0.8) {
             mend_png(&mut bytes);
         }
@@ -67,7 +67,7 @@ impl<'a> Mutator<'a> {
         }
     }
 
-    /// A number of 1 to 8 bytes, with either end first.
+    /// Writes a number of 1 to 8 bytes in either byte order.
     fn put_number(&mut self, bytes: &mut [u8], at: usize) {
         let number = NUMBERS[self.random.random_range(0..NUMBERS.len())];
         let size = 1 << self.random.random_range(0..4);
@@ -79,14 +79,14 @@ impl<'a> Mutator<'a> {
         }
     }
 
-    /// A longer number for one that is written in digits.
+    /// Replaces a number written in digits by a longer one.
     fn put_digits(&mut self, bytes: &mut Vec<u8>, at: usize) {
         let Some(found) = bytes[at..].iter().position(u8::is_ascii_digit) else { return };
         let number = NUMBERS[self.random.random_range(0..NUMBERS.len())];
         bytes.splice(at + found..=at + found, number.to_string().into_bytes());
     }
 
-    /// The end of another file behind the start of this one.
+    /// Appends the end of another file to the start of this one.
     fn splice(&mut self, bytes: &mut Vec<u8>, at: usize) {
         let other = &self.corpus[self.random.random_range(0..self.corpus.len())];
         let from = self.random.random_range(0..=other.len());
@@ -94,14 +94,14 @@ impl<'a> Mutator<'a> {
         bytes.extend(&other[from..]);
     }
 
-    /// Most formats state sizes in their first bytes.
+    /// Changes the first bytes, where most formats store sizes.
     fn change_header(&mut self, bytes: &mut [u8]) {
         let at = self.random.random_range(0..bytes.len().min(64));
         self.put_number(bytes, at);
     }
 }
 
-/// Puts the right checksum behind each chunk of a PNG, as far as chunks can be found.
+/// Corrects the checksum of each PNG chunk, as far as chunks can be found.
 pub fn mend_png(bytes: &mut [u8]) {
     if !bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
         return;

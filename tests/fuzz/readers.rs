@@ -1,5 +1,5 @@
-//! The readers of untrusted files, each as a function of bytes, for the fuzz targets and for the tests on the corpus. A
-//! file that is refused is fine; what must not happen is a panic, a crash, or much time or memory.
+//! The readers of untrusted files as functions of bytes, for the fuzz targets and the corpus tests. Refusing a file is
+//! fine; a panic, a crash, or excessive time or memory is not.
 
 use neural_mirage::cli::records;
 use neural_mirage::gpu::Precision;
@@ -17,7 +17,7 @@ use std::io::{Seek as _, Write as _};
 use std::path::Path;
 use tempfile::NamedTempFile;
 
-/// A network: its header, its layers, and each of its numbers.
+/// Reads a network: header, layers and all values.
 pub fn weights(bytes: &[u8]) {
     check(with_file(bytes, |path| {
         let network = Network::open(path, None)?;
@@ -32,11 +32,11 @@ pub fn weights(bytes: &[u8]) {
         }
         Ok(())
     }));
-    // The workbench reads tensors of any name and type.
+    // The workbench reads tensors with any name and type.
     check(with_file(bytes, |path| Array::read_tensor(path, "conv1_1.weight").map(drop)));
 }
 
-/// A checkpoint, as it is and with the checksum that fits.
+/// Reads a checkpoint, unchanged and with a corrected checksum.
 pub fn checkpoint(bytes: &[u8]) {
     check(with_file(bytes, |path| Checkpoint::load(path).map(drop)));
     if let Some(sealed) = sealed(bytes) {
@@ -44,17 +44,17 @@ pub fn checkpoint(bytes: &[u8]) {
     }
 }
 
-/// The record in a picture, as `mirage show` prints it and `mirage sweep --continue` takes it.
+/// Reads the record in a picture, as `mirage show` and `mirage sweep --continue` do.
 pub fn record(bytes: &[u8]) {
     check(with_file(bytes, |path| records::read_picture(path).map(drop)));
 }
 
-/// The pixels of a picture.
+/// Reads the pixels of a picture.
 pub fn image(bytes: &[u8]) {
     let options = ReadOptions { most_pixels: 1 << 20, ..ReadOptions::default() };
     check(with_file(bytes, |path| pixels(path, &options)));
     if bytes.starts_with(b"\xff\xd8") {
-        // As if it were very large: at an eighth, and at a half or a quarter, of its size.
+        // Reduced as if it were very large: to an eighth, and to a half or a quarter, of its size.
         for longest in [1, 20] {
             let options = ReadOptions { longest: Some(longest), plain_pixels: 0, ..options.clone() };
             check(with_file(bytes, |path| pixels(path, &options)));
@@ -62,7 +62,7 @@ pub fn image(bytes: &[u8]) {
     }
 }
 
-/// The pixels of a picture of any size, for a small run.
+/// Reads the pixels of a picture of any size, for a small run.
 pub fn large_image(bytes: &[u8]) {
     let options = ReadOptions { longest: Some(320), ..ReadOptions::default() };
     check(with_file(bytes, |path| pixels(path, &options)));
@@ -77,7 +77,7 @@ fn pixels(path: &Path, options: &ReadOptions) -> Result<()> {
     Ok(())
 }
 
-/// The files that set something: the tuning cache, names of classes, earlier figures of kernels.
+/// Reads configuration files: tuning cache, class names, earlier benchmark results.
 pub fn configuration(bytes: &[u8]) {
     with_file(bytes, |path| {
         let adapter = Adapter {
@@ -100,7 +100,7 @@ pub fn configuration(bytes: &[u8]) {
     });
 }
 
-/// A shader, with its marked loops as they are and written out.
+/// Reads a shader, with marked loops plain and unrolled.
 pub fn shader(bytes: &[u8]) {
     with_file(bytes, |path| {
         for unroll in [false, true] {
@@ -111,7 +111,7 @@ pub fn shader(bytes: &[u8]) {
     });
 }
 
-/// An array of NumPy.
+/// Reads a NumPy array.
 pub fn npy(bytes: &[u8]) {
     check(with_file(bytes, |path| {
         let array = Array::read_npy(path)?;
@@ -120,7 +120,7 @@ pub fn npy(bytes: &[u8]) {
     }));
 }
 
-/// A file is at fault, not the program.
+/// Checks that an error blames the file, not the program.
 fn check(read: Result<()>) {
     if let Err(error) = read {
         assert_eq!(error.exit_code(), 2, "{error}");
@@ -128,7 +128,7 @@ fn check(read: Result<()>) {
     }
 }
 
-/// Hands the bytes to `read` in a file, which stays the same one for each thread.
+/// Calls `read` with a file that holds the bytes; each thread reuses one file.
 fn with_file<T>(bytes: &[u8], read: impl FnOnce(&Path) -> T) -> T {
     thread_local! {
         static FILE: RefCell<NamedTempFile> =
@@ -140,14 +140,14 @@ fn with_file<T>(bytes: &[u8], read: impl FnOnce(&Path) -> T) -> T {
     })
 }
 
-/// Makes the bytes the content of a file. Some file systems write one to the disk that was empty in between.
+/// Replaces the content of a file without truncating it first: some file systems then flush it to disk.
 pub fn put(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
     file.rewind()?;
     file.write_all(bytes)?;
     file.set_len(bytes.len() as u64)
 }
 
-/// The bytes with the checksum of a checkpoint that fits them; `None` if they have no place for one.
+/// Returns the bytes with a correct checkpoint checksum; `None` if they have no checksum field.
 fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
     const KEY: &[u8] = b"\"state:sha256\":\"";
     let start = bytes.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();

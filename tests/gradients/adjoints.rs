@@ -1,7 +1,7 @@
 //! For every op of the registry that has an adjoint:
 //! - the f64 reference of the adjoint agrees with central finite differences of the f64 reference of the
 //!   op, along random directions and with random upstream gradients (all-ones would hide misplaced
-//!   indices); `tests/kernels/cases.rs` ties the kernels to these references;
+//!   indices); `tests/kernels/cases.rs` compares the kernels with these references;
 //! - if the op is linear, the kernels themselves satisfy <J u, v> = <u, J^T v>.
 
 use crate::common::{chosen_ops, draw, engine, inputs, turn, widen};
@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// One input of one case, with the op's output shape and the adjoint.
+/// One differentiable input of one case, with the op's output shape and the adjoint.
 struct Subject {
     what: String,
     case: Case,
@@ -37,7 +37,7 @@ fn subjects() -> Vec<Subject> {
             }
         }
     }
-    // 367 when this was written.
+    // There were 367 when this was written.
     assert!(std::env::var("KERNEL").is_ok() || subjects.len() > 300, "{} adjoints", subjects.len());
     subjects
 }
@@ -65,7 +65,7 @@ fn minus(a: &[f64], b: &[f64]) -> Vec<f64> {
 }
 
 impl Subject {
-    /// Inputs of the case at which it is differentiable: as drawn, but where zeros would tie, without them.
+    /// Draws inputs at which the case is differentiable: zeros that would cause ties are replaced.
     fn point(&self, seed: u64) -> Vec<Vec<f64>> {
         let mut values: Vec<Vec<f64>> = inputs(&self.case, seed).iter().map(|values| widen(values)).collect();
         let (shape, kind) = self.case.inputs[self.input];
@@ -79,14 +79,14 @@ impl Subject {
         apply(self.case.op.as_ref(), inputs, &self.shapes)
     }
 
-    /// `point` with its differentiated input moved by `step` along `direction`.
+    /// Returns `point` with the differentiated input moved by `step` along `direction`.
     fn moved(&self, point: &[Vec<f64>], direction: &[f64], step: f64) -> Vec<Vec<f64>> {
         let mut moved = point.to_vec();
         moved[self.input].iter_mut().zip(direction).for_each(|(value, d)| *value += step * d);
         moved
     }
 
-    /// Values and shapes of the adjoint's operands.
+    /// Returns values and shapes of the adjoint's operands.
     fn operands<T: Clone>(
         &self,
         inputs: &[T],
@@ -106,7 +106,7 @@ impl Subject {
         self.adjoint.operands.iter().map(operand).unzip()
     }
 
-    /// The adjoint's f64 reference at a point.
+    /// Computes the adjoint's f64 reference at a point.
     fn backward(&self, point: &[Vec<f64>], upstream: &Vec<f64>) -> Vec<f64> {
         let inputs: Vec<&[f64]> = point.iter().map(Vec::as_slice).collect();
         let saved = self.case.op.reference_saved(&inputs, &self.shapes);
@@ -140,16 +140,17 @@ impl Subject {
     }
 }
 
-/// Step along a direction of normal values. Central differences of f64 lose 1e-16 / STEP to rounding and
-/// STEP^2 to curvature; a larger step would cross more kinks.
+/// Step along a direction of normally distributed values. Central differences in f64 have a rounding error of
+/// 1e-16 / STEP and a curvature error of STEP^2. A larger step would cross more kinks.
 const STEP: f64 = 1e-6;
 
-/// Of |gradient| |direction|: the errors above with a margin; one element amiss in a million shows.
+/// Tolerance relative to |gradient| |direction|: the errors above with a margin. One wrong element in a million is
+/// detected.
 const DIFFERENCE_TOLERANCE: f64 = 1e-6;
 
 #[test]
 fn every_adjoint_is_registered() {
-    // Else no test covers its kernels.
+    // Otherwise no test covers its kernels.
     for subject in subjects() {
         let name = subject.adjoint.op.name();
         assert!(REGISTRY.iter().any(|entry| entry.name == name), "{}: {name} is not listed", subject.what);
@@ -157,7 +158,7 @@ fn every_adjoint_is_registered() {
 }
 
 #[test]
-fn references_of_adjoints_agree_with_finite_differences() {
+fn adjoint_references_match_finite_differences() {
     let mut tested = 0;
     for (subject, seed) in subjects().iter().zip(1..) {
         let point = subject.point(seed);
@@ -166,11 +167,11 @@ fn references_of_adjoints_agree_with_finite_differences() {
         let at = |direction: &[f64], step| {
             dot(&subject.forward(&subject.moved(&point, direction, step)), &upstream)
         };
-        // The slopes on both sides differ by curvature and by kinks (ReLU, maximum). With half the step
-        // curvature leaves half the gap; a kink leaves anything else, unless it lies at just one third of
-        // the step. If it weighs as much as what is tested, another direction, or a shorter step, is tried.
+        // The slopes on both sides differ by curvature and by kinks (ReLU, maximum). Halving the step halves
+        // a gap due to curvature, but not one due to a kink, unless it is at exactly one third of the step.
+        // If kinks are as large as the tolerance, try another direction or a shorter step.
         let size = norm(&subject.forward(&point)) * norm(&upstream);
-        let mut judged = false;
+        let mut conclusive = false;
         for attempt in 0..6 {
             let direction = widen(&normal(subject.shapes[subject.input], 2000 + 10 * seed + attempt));
             let step = if attempt < 3 { STEP } else { STEP / 10.0 };
@@ -179,7 +180,7 @@ fn references_of_adjoints_agree_with_finite_differences() {
                 |step: f64| ((at(&direction, step) - here) / step, (here - at(&direction, -step)) / step);
             let ((right, left), (near_right, near_left)) = (slopes(step), slopes(step / 2.0));
             let scale = norm(&gradient) * norm(&direction);
-            // Of the references, which add up all elements one after the other.
+            // Rounding of the references, which sum all elements sequentially.
             let rounding = 3e-16 * (direction.len() as f64).sqrt().max(3.0) * size / step;
             let kinks = ((right - left) - 2.0 * (near_right - near_left)).abs();
             if kinks > DIFFERENCE_TOLERANCE / 2.0 * scale + 8.0 * rounding {
@@ -188,19 +189,19 @@ fn references_of_adjoints_agree_with_finite_differences() {
             let (found, expected) = (dot(&gradient, &direction), (right + left) / 2.0);
             assert!(
                 (found - expected).abs() <= DIFFERENCE_TOLERANCE * scale + rounding,
-                "{}: the adjoint gives {found:.9e}, finite differences {expected:.9e} (scale {scale:.3e})",
+                "{}: adjoint {found:.9e}, finite differences {expected:.9e} (scale {scale:.3e})",
                 subject.what
             );
-            judged = true;
+            conclusive = true;
             break;
         }
-        assert!(judged, "{}: kinks in every direction", subject.what);
+        assert!(conclusive, "{}: every direction has kinks", subject.what);
         tested += 1;
     }
     println!("{tested} adjoints");
 }
 
-/// Ops that have cases in which they are linear. (Others are where they have a single class or pixel.)
+/// Ops with cases in which they are linear. (Others are linear only for a single class or pixel.)
 const LINEAR: [&str; 14] = [
     "adaptive_pool",
     "channel_mean",
@@ -218,7 +219,7 @@ const LINEAR: [&str; 14] = [
     "unflatten",
 ];
 
-/// One op with all its kernels, run on the device.
+/// Runs all kernels of an op on the device.
 fn run_all(
     engine: &Arc<Engine>,
     op: &Arc<dyn Op>,
@@ -235,7 +236,7 @@ fn run_all(
 }
 
 #[test]
-fn kernels_of_linear_ops_satisfy_the_adjoint_identity() {
+fn linear_kernels_satisfy_adjoint_identity() {
     let _turn = turn();
     let (mut tested, mut linear) = (0, BTreeSet::new());
     let engines = [Family::Texture, Family::Buffer].map(engine);
@@ -261,9 +262,9 @@ fn kernels_of_linear_ops_satisfy_the_adjoint_identity() {
                 let left = dot(&minus(ahead, base), &wide_v);
                 for (adjoint, back) in run_all(engine, &subject.adjoint.op, &shapes, &values) {
                     let right = dot(&wide_u, &back);
-                    // Each element may be off by `tolerance` of the largest (tests/kernels/cases.rs). The largest is at
-                    // most a few times the root mean square, so the errors' norm is at most a few times
-                    // `tolerance` of the vector's; four times is allowed, plus f32 rounding of u and v.
+                    // Each element may be off by `tolerance` times the largest (tests/kernels/cases.rs). The largest is
+                    // at most a few times the root mean square, so the norm of the errors is at most a few times
+                    // `tolerance` times the norm of the vector. Four times is allowed, plus f32 rounding of u and v.
                     let reach = (norm(ahead) + norm(base)) * norm(&wide_v) + norm(&wide_u) * norm(&back);
                     let allowed = 4.0 * subject.case.tolerance.max(1e-6) * reach;
                     assert!(
@@ -282,7 +283,7 @@ fn kernels_of_linear_ops_satisfy_the_adjoint_identity() {
         let chosen = chosen_ops().iter().any(|entry| entry.name == op);
         assert!(
             !chosen || linear.contains(op),
-            "{op} did not count as linear, so its kernels were not tested"
+            "{op} was not detected as linear, so its kernels were not tested"
         );
     }
 }

@@ -1,8 +1,7 @@
-//! Statistics through their trait alone: every entry of `STATISTICS`, and one that is defined here.
+//! Every entry of `STATISTICS` and one statistic defined here, used only through the trait.
 //!
-//! Each builds a graph of summaries, target and distance. It is computed in f64 by the ops' references, where the
-//! gradient has to agree with finite differences of the loss and both with PyTorch; and by the device, which has to
-//! agree with that.
+//! Each builds a graph of summaries, target and distance. The f64 references compute it, and the gradient must match
+//! finite differences of the loss. Loss and gradient must match PyTorch, and the device must match the references.
 
 use crate::common::golden::{Golden, shape, text};
 use crate::common::objective;
@@ -17,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Odd, tiny and prime sizes; fewer pixels than channels; one pixel.
+/// Shapes with odd, tiny and prime sizes, with fewer pixels than channels, and with a single pixel.
 fn shapes(domain: Domain) -> Vec<Shape> {
     let maps = [(3, 1, 1), (1, 5, 1), (5, 7, 11), (13, 5, 17), (11, 2, 3), (19, 23, 4)];
     let maps = maps.map(|(channels, height, width)| Shape::map(channels, height, width));
@@ -29,7 +28,7 @@ fn shapes(domain: Domain) -> Vec<Shape> {
     }
 }
 
-/// Activations with a mean other than zero, in which no two channels are alike.
+/// Draws activations with nonzero mean and distinct channels.
 fn activation(shape: Shape, seed: u64) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let values = draw(shape, CaseInput::Normal, &mut random);
@@ -41,12 +40,12 @@ fn activation(shape: Shape, seed: u64) -> Vec<f32> {
     values.iter().enumerate().map(scaled).collect()
 }
 
-/// What the device may differ by, relative: f32 sums and the distances' cancellation. The root of a covariance that
-/// has eigenvalues near the ridge (1e-4, where the largest are about 5) amplifies roundings of 1e-6 up to a
-/// thousandfold: its gradient goes with the power -1/2 of eigenvalues which f32 knows to 1e-7 of the largest.
+/// Relative tolerance of the device, for f32 sums and cancellation in the distances. The root of a covariance with
+/// eigenvalues near the ridge (1e-4, with the largest about 5) amplifies rounding of 1e-6 up to a thousandfold: its
+/// gradient scales with the power -1/2 of eigenvalues, which are accurate to 1e-7 of the largest in f32.
 ///
-/// The covariance of a single pixel is 0, which is rounding in f32 that a relative distance then measures: there only
-/// NaN counts.
+/// The covariance of a single pixel is 0, so a relative distance would measure only f32 rounding. There the test only
+/// rejects NaN.
 fn tolerance(statistic: &dyn Statistic, shape: Shape) -> f64 {
     let pixels = |most: usize| shape.layout().is_some_and(|map| map.pixels() <= most);
     let deficient = pixels(shape.layout().map_or(0, |map| map.channels));
@@ -58,7 +57,7 @@ fn tolerance(statistic: &dyn Statistic, shape: Shape) -> f64 {
     }
 }
 
-/// Relative distance of gradients; 0 where both are exactly zero, and infinite where only the expected one is.
+/// Returns the relative distance of gradients: 0 if both are exactly zero, infinite if only the expected one is.
 fn distance(actual: &[f32], expected: &[f64]) -> f64 {
     if expected.iter().any(|value| *value != 0.0) {
         return relative_l2(actual, expected);
@@ -75,8 +74,8 @@ fn check(statistic: &dyn Statistic, shape: Shape, seed: u64) {
     let (loss, gradient) = built.reference(&widen(&x), &widen(&target));
     assert!(loss.is_finite() && loss >= 0.0, "{what}: {loss}");
 
-    // Central differences along a random direction, twice with different steps: one that meets a kink (of an absolute
-    // value) disagrees with the other.
+    // Central differences along a random direction with two step sizes, in case one crosses a kink of an absolute
+    // value.
     let direction = widen(&draw(shape, CaseInput::Normal, &mut ChaCha8Rng::seed_from_u64(seed + 200)));
     let at = |step: f64| {
         let moved: Vec<f64> =
@@ -87,15 +86,15 @@ fn check(statistic: &dyn Statistic, shape: Shape, seed: u64) {
     let along: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
     let norm = |values: &[f64]| values.iter().map(|value| value * value).sum::<f64>().sqrt();
     let scale = norm(&gradient) * norm(&direction);
-    // Curvature leaves 1e-12 of the step's square times the third derivative; rounding 1e-16 of the terms that the
-    // loss is the difference of, over the step.
+    // The curvature error is 1e-12 (the squared step) times the third derivative. The rounding error is 1e-16 of the
+    // terms whose difference is the loss, divided by the step.
     let close = |step| (slope(step) - along).abs() <= 1e-5 * scale + 1e-9;
-    assert!(close(1e-5) || close(1e-6), "{what}: {along} by the adjoints, {} by differences", slope(1e-6));
+    assert!(close(1e-5) || close(1e-6), "{what}: adjoints {along}, finite differences {}", slope(1e-6));
 
     for family in [Family::Texture, Family::Buffer] {
         let (device_loss, device_gradient) = built.device(&engine(family), &x, &target);
         let tolerance = tolerance(statistic, shape);
-        // Where a loss is the small difference of large terms, what counts is the size of the activations' mean square.
+        // A loss may be a small difference of large terms, so the error is relative to the activations' mean square.
         let size = loss.abs().max(widen(&x).iter().map(|x| x * x).sum::<f64>() / x.len() as f64 * 1e-2);
         let off = (f64::from(device_loss) - loss).abs() / size;
         assert!(off <= tolerance, "{what}, {family:?}: loss {device_loss} for {loss}");
@@ -106,7 +105,7 @@ fn check(statistic: &dyn Statistic, shape: Shape, seed: u64) {
 }
 
 #[test]
-fn every_statistic_has_the_gradient_of_its_distance() {
+fn every_statistic_passes_gradient_check() {
     let _turn = turn();
     for entry in STATISTICS {
         let statistic = (entry.make)();
@@ -117,16 +116,16 @@ fn every_statistic_has_the_gradient_of_its_distance() {
 }
 
 #[test]
-fn a_statistic_defined_elsewhere_has_too() {
+fn external_statistic_passes_gradient_check() {
     let _turn = turn();
     for (shape, seed) in shapes(Domain::Maps).into_iter().zip(1..) {
         check(&Quarters, shape, seed);
     }
 }
 
-/// The distance from itself is 0, or to rounding: that is how a photo's own style is kept.
+/// The distance is 0 up to rounding, so a picture that already has the target's style is not changed.
 #[test]
-fn nothing_is_far_from_itself() {
+fn distance_to_itself_is_zero() {
     for entry in STATISTICS.iter().filter(|entry| (entry.make)().has_target()) {
         let statistic = (entry.make)();
         let shape =
@@ -138,9 +137,9 @@ fn nothing_is_far_from_itself() {
     }
 }
 
-/// A run of a group of its own with a statistic that the library does not know, and with each that it does.
+/// Runs a group of its own with a statistic defined outside the library, and with each built-in one.
 #[test]
-fn every_statistic_takes_part_in_a_run() {
+fn every_statistic_works_in_a_run() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let golden = Golden::open("objective.safetensors");
@@ -160,7 +159,7 @@ fn every_statistic_takes_part_in_a_run() {
         let mut request = Request::new(objective::picture(&golden, "photo_large"));
         request.groups = vec![group];
         if smooth {
-            // Smoothness alone leads nowhere, and is refused.
+            // Smoothness alone is refused.
             let layout = Loss {
                 source: Source::Layer("relu3_1".to_owned()),
                 statistic: by_name("feature").unwrap(),
@@ -183,16 +182,16 @@ fn every_statistic_takes_part_in_a_run() {
         };
         let result = session.run(observer).unwrap();
         let [(0, first), (8, last)] = reports[..] else { panic!("{key}: {reports:?}") };
-        // What holds on to a layout makes a gray start less smooth.
+        // Statistics that preserve layout make a gray start less smooth.
         let falls = last < first || (smooth && last.is_finite());
         assert!(first.is_finite() && falls, "{key}: the loss goes from {first} to {last}");
         assert!(result.picture.rgb.iter().all(|value| value.is_finite()), "{key}");
     }
 }
 
-/// What the references may differ from PyTorch by, relative. Constants such as 1/C are f32 in both; summaries of targets come
-/// in f32 here, and in f64 there. That is 6e-8 of each, and more of a gradient that is a small difference of large terms
-/// (measured: up to 8.7e-7, of `gram/one/1`).
+/// Relative tolerance of the references against PyTorch. Constants such as 1/C are f32 in both; target summaries are
+/// f32 here and f64 there. That is an error of 6e-8 each, and more for a gradient that is a small difference of large
+/// terms (measured: up to 8.7e-7, for `gram/one/1`).
 const REFERENCES: f64 = 1e-5;
 
 #[test]
@@ -213,7 +212,7 @@ fn losses_and_gradients_match_pytorch() {
                 (target["weight"].as_f64().expect("a weight") as f32, shape(&sizes), values)
             })
             .collect();
-        // A distribution over the classes stands for a picture's logits.
+        // A distribution over the classes replaces a picture's logits.
         let named = case["distribution"].as_bool().unwrap_or(false);
         let built = match targets.as_slice() {
             [] => Built::new(statistic.as_ref(), shape(&sizes)),

@@ -1,5 +1,5 @@
-//! Every variant of every op against its f64 reference, at odd, tiny and prime shapes, on outputs
-//! full of NaN with a guard zone behind them.
+//! Every variant of every op against its f64 reference, at odd, tiny and prime shapes. Outputs are
+//! prefilled with NaN and followed by a guard zone.
 //!
 //! `KERNEL=conv cargo test --test kernels cases::` tests the ops whose names contain `conv`.
 
@@ -16,7 +16,7 @@ use neural_mirage::workbench::reference;
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock, OnceLock};
 
-/// A case with its inputs and what they must give.
+/// A case with inputs and expected outputs.
 struct Prepared {
     case: Case,
     values: Vec<Vec<f32>>,
@@ -31,8 +31,8 @@ impl Prepared {
     }
 }
 
-/// The cases of the ops that the environment asks for. References take longer than kernels, so each is computed once, by
-/// the test that comes first.
+/// Returns the cases of the ops chosen by the environment. References are slower than kernels, so each is computed
+/// once, by the first test that needs it.
 fn cases() -> impl Iterator<Item = &'static Prepared> {
     static CASES: LazyLock<Vec<(Case, u64, OnceLock<Prepared>)>> = LazyLock::new(|| {
         let chosen = chosen_ops();
@@ -47,7 +47,7 @@ fn single(engine: &Arc<Engine>, case: &Case) -> SingleOp {
     SingleOp::new(engine, case.op.clone(), &shapes).unwrap()
 }
 
-/// The kernels that the engine chooses among.
+/// Returns the engine's candidate kernels.
 fn kernels(engine: &Engine, op: &dyn Op, single: &SingleOp) -> Vec<Kernel> {
     if engine.profile().cpu {
         return candidates(op, single.signature(), engine.profile()).unwrap();
@@ -55,11 +55,11 @@ fn kernels(engine: &Engine, op: &dyn Op, single: &SingleOp) -> Vec<Kernel> {
     op.kernels(single.signature(), engine.profile()).unwrap()
 }
 
-/// Kernels that have run, each as all that it is made of.
+/// Kernels that have run, as full debug descriptions.
 type Ran = BTreeSet<String>;
 
-/// Tests each kernel that this device offers, but those that have run; returns the variants seen. On a device whose limits
-/// were lowered a kernel may refuse to run, but must not be wrong; without `refusals` it must run.
+/// Tests each kernel offered on this device, except those that already ran, and returns the variants seen. With
+/// `refusals` (lowered limits) a kernel may refuse to run, but its results must be correct.
 fn check(
     engine: &Arc<Engine>,
     Prepared { case, values, expected }: &Prepared,
@@ -70,7 +70,7 @@ fn check(
     let kernels = kernels(engine, case.op.as_ref(), &single);
     let mut seen = BTreeSet::new();
     for (variant, name) in single.variants().unwrap().into_iter().enumerate() {
-        // Families have kernels in common, such as the naive one.
+        // Families share kernels, such as the naive one.
         if !ran.insert(format!("{:?} {:?} {:?}", case.op, case.inputs, kernels[variant])) {
             continue;
         }
@@ -88,7 +88,7 @@ fn check(
     seen
 }
 
-/// Tests the saved output of an op that has one.
+/// Checks the saved output, if the op has one.
 fn check_saved(what: &str, case: &Case, values: &[Vec<f32>], outcome: &SingleRun) {
     let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
     let expected = case.op.saved(&shapes);
@@ -101,7 +101,7 @@ fn check_saved(what: &str, case: &Case, values: &[Vec<f32>], outcome: &SingleRun
 }
 
 #[test]
-fn every_kernel_of_every_family_matches_its_reference() {
+fn every_kernel_matches_its_reference() {
     let _turn = turn();
     let (mut seen, mut ran) = (BTreeSet::new(), Ran::new());
     for family in [Family::Texture, Family::Buffer] {
@@ -109,7 +109,7 @@ fn every_kernel_of_every_family_matches_its_reference() {
         cases().for_each(|case| seen.extend(check(&engine, case, false, &mut ran)));
     }
     println!("{seen:?}");
-    // What a change of the choice could silently leave out.
+    // Variants that a change of the selection could silently exclude.
     for variant in [
         "texture_winograd4",
         "texture_winograd2",
@@ -129,9 +129,10 @@ fn every_kernel_of_every_family_matches_its_reference() {
     }
 }
 
-/// It counts as zero, and so does the gradient. That is no case of the op: no gradient there agrees with differences.
+/// Trace and gradient are defined as zero. This can't be a case of the op: the gradient does not match finite
+/// differences there.
 #[test]
-fn the_root_of_a_matrix_that_is_not_positive_has_no_trace() {
+fn root_trace_of_indefinite_matrix_is_zero() {
     let _turn = turn();
     let square = Shape::Matrix { rows: 3, columns: 3 };
     let rounding = CaseInput::Values(&[1e-4, -2e-4, 1e-5, -2e-4, -1e-4, 3e-4, 1e-5, 3e-4, 2e-4]);
@@ -150,7 +151,7 @@ fn every_op_runs_on_the_cpu_device() {
     let _turn = turn();
     for exact in [false, true] {
         let engine = cpu(DeviceOptions { exact, threads: Some(3), ..Default::default() });
-        // Only convolutions have an exact form.
+        // Only convolutions have an exact variant.
         for case in cases().filter(|case| !exact || case.case.op.name().starts_with("conv")) {
             let seen = check(&engine, case, false, &mut Ran::new());
             assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(case.case.op.name(), "cpu")]);
@@ -159,7 +160,7 @@ fn every_op_runs_on_the_cpu_device() {
 }
 
 #[test]
-fn the_cpu_device_gives_the_same_bits_with_any_number_of_threads() {
+fn cpu_results_do_not_depend_on_thread_count() {
     let _turn = turn();
     let engines =
         [1, 2, 3, 5].map(|threads| cpu(DeviceOptions { threads: Some(threads), ..Default::default() }));
@@ -187,7 +188,7 @@ fn every_kernel_runs_on_a_minimal_device() {
 }
 
 #[test]
-fn no_kernel_is_wrong_where_few_workgroups_fit_side_by_side() {
+fn kernels_are_correct_where_few_workgroups_fit() {
     let _turn = turn();
     let (mut seen, mut ran) = (BTreeSet::new(), Ran::new());
     for family in [Family::Texture, Family::Buffer] {
@@ -196,8 +197,8 @@ fn no_kernel_is_wrong_where_few_workgroups_fit_side_by_side() {
         cases().for_each(|case| seen.extend(check(&engine, case, true, &mut ran)));
     }
     println!("{} kernels: {seen:?}", seen.len());
-    // All could refuse. Each op has a case that is small enough for its naive kernel, and convolutions have some that are
-    // small enough for others.
+    // Otherwise all kernels could refuse. Each op has a case small enough for its naive kernel, and convolutions have
+    // cases small enough for others.
     let expected = |op| match op {
         "conv" | "conv_backward" => vec!["buffer_winograd2", "buffer", "naive"],
         _ => vec!["naive"],
@@ -210,7 +211,7 @@ fn no_kernel_is_wrong_where_few_workgroups_fit_side_by_side() {
 }
 
 #[test]
-fn dispatches_wider_than_the_device_wrap() {
+fn oversized_dispatches_wrap() {
     let _turn = turn();
     let conv = Conv::same(filter(5, 4, [3, 3]), true);
     let single_tap = Conv { padding: [0, 0], ..Conv::same(filter(6, 3, [1, 1]), false) };
@@ -219,7 +220,7 @@ fn dispatches_wider_than_the_device_wrap() {
     let cases = [
         Case::normal(Add, &[Shape::Vector(6001); 2], 1e-7),
         Case::normal(Relu, &[Shape::Vector(6001)], 0.0),
-        // As the registry's tolerance for convolutions.
+        // The registry's tolerance for convolutions.
         Case::normal(conv, &[input], 1e-5),
         Case::normal(backward, &[output, output], 1e-5),
         Case::normal(single_tap, &[Shape::map(3, 61, 83)], 1e-5),
@@ -233,18 +234,18 @@ fn dispatches_wider_than_the_device_wrap() {
             let case = &prepared.case;
             for kernel in kernels(&engine, case.op.as_ref(), &single(&engine, case)) {
                 let wraps = kernel.dispatches.iter().all(|dispatch| dispatch.groups[1] > 1);
-                assert!(wraps, "{:?}/{} does not wrap, so this tests nothing", case.op, kernel.variant);
+                assert!(wraps, "{:?}/{} does not wrap, so nothing is tested", case.op, kernel.variant);
             }
         }
     }
 }
 
-/// Pool indices of four channels each, some with no bit.
+/// Pool indices of four channels each, some without a set bit.
 const INDICES: CaseInput =
     CaseInput::Values(&[4660.0, 1.0, 34952.0, 8.0, 0.0, 16385.0, 4.0, 520.0, 8258.0, 32.0, 2.0]);
 
-/// A full-size VGG at 1024 pixels has maps of 256 MiB; some adapters bind 128 MiB at once. Here both are a
-/// thousand times smaller.
+/// A full-size VGG at 1024 pixels has maps of 256 MiB, while some adapters bind at most 128 MiB. Here both are
+/// a thousand times smaller.
 #[test]
 fn maps_larger_than_a_binding_run_in_windows() {
     let _turn = turn();
@@ -257,11 +258,11 @@ fn maps_larger_than_a_binding_run_in_windows() {
     let average_backward = PoolBackward { pool: average, size: [21, 33], rectified: false };
     let halved = Shape::map(70, 10, 16);
     let gram = Shape::Matrix { rows: 70, columns: 70 };
-    // Tolerances as in the registry.
+    // The registry's tolerances.
     let pooled = Conv { pool: true, ..conv.clone() };
     let pooled_backward = ConvBackward { conv: pooled.clone(), ..backward.clone() };
     let indices = pooled.saved(&[input]).unwrap();
-    // Few input channels, because edge pixels read all of them at once; backward either map in windows.
+    // Few input channels, because edge pixels read all of them at once. Backward, either map is in windows.
     let replicate =
         |outs, ins| Conv { mode: Padding::Replicate, ..Conv::same(filter(outs, ins, [3, 3]), true) };
     let (few, many) = (Shape::map(20, 21, 33), output);
@@ -289,29 +290,29 @@ fn maps_larger_than_a_binding_run_in_windows() {
         Case::normal(GramBackward, &[output, gram], 1e-6),
     ];
     for case in &cases {
-        // With coarse alignment, as WebGPU's default, windows of these planes are sixteen quads of eighteen.
+        // With a coarse alignment such as WebGPU's default, windows of these planes hold sixteen of eighteen quads.
         check_windows(case, Family::Texture, |alignment| if alignment > 64 { 200 << 10 } else { 96 << 10 });
     }
 }
 
-/// The buffer family's Winograd kernels read their input in windows too. The transformed weights and values
-/// have to fit a binding, so the map is large and the channels are few.
+/// The buffer family's Winograd kernels also read their input in windows. Transformed weights and values must fit
+/// a binding, so the map is large and has few channels.
 #[test]
-fn winograd_in_buffers_runs_in_windows() {
+fn buffer_winograd_runs_in_windows() {
     let _turn = turn();
     let conv = Conv::same(filter(40, 36, [3, 3]), true);
     let epilogue = GradientEpilogue { add: true, mask: true };
     let backward = ConvBackward { conv: Conv { relu: false, ..conv.clone() }, size: [61, 83], epilogue };
     let (input, output) = (Shape::map(36, 61, 83), Shape::map(40, 61, 83));
     let pooled = Conv { pool: true, ..conv.clone() };
-    // Larger, so that the pooled map comes in windows too.
+    // Larger, so that the pooled map is in windows too.
     let large = Shape::map(36, 101, 103);
     let (halved, indices) = (pooled.output(&[large]).unwrap(), pooled.saved(&[large]).unwrap());
     let pooled_backward =
         ConvBackward { conv: pooled.clone(), size: [101, 103], epilogue: GradientEpilogue::default() };
     let cases = [
         Case::normal(conv, &[input], 1e-5),
-        // As the registry's tolerance for convolutions.
+        // The registry's tolerance for convolutions.
         Case::normal(backward, &[output, output, input, input], 1e-5),
         Case::normal(pooled, &[large], 1e-5),
         Case::drawn(pooled_backward, &[(indices, INDICES), (halved, CaseInput::Normal)], 1e-5),
@@ -322,7 +323,7 @@ fn winograd_in_buffers_runs_in_windows() {
     }
 }
 
-/// Tests the preferred kernel where bindings are small, and that it then comes in windows. Returns its name.
+/// Tests that the preferred kernel runs in windows if bindings are small. Returns its variant.
 fn check_windows(case: &Case, family: Family, max_binding: impl Fn(u64) -> u64) -> &'static str {
     let mut variant = "";
     let values = inputs(case, 3);
@@ -340,14 +341,14 @@ fn check_windows(case: &Case, family: Family, max_binding: impl Fn(u64) -> u64) 
         let kernel = kernels(&engine, case.op.as_ref(), &single).swap_remove(0);
         let windows = kernel.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
         let windows = windows.filter(|(_, operand)| matches!(operand, Operand::Window { .. })).count();
-        assert!(windows > 1, "{:?} runs in one piece, so this tests nothing", case.op);
+        assert!(windows > 1, "{:?} runs in one piece, so nothing is tested", case.op);
         variant = kernel.variant;
     }
     variant
 }
 
 #[test]
-fn unrolled_and_plain_loops_compute_the_same() {
+fn unrolled_and_plain_loops_agree() {
     let _turn = turn();
     let mut tested = BTreeSet::new();
     for family in [Family::Texture, Family::Buffer] {
@@ -356,7 +357,7 @@ fn unrolled_and_plain_loops_compute_the_same() {
             let unrolled = single(&engine, case);
             let plain = single(&engine, case).with(PrepareOptions { unroll: false, ..Default::default() });
             for (variant, kernel) in kernels(&engine, case.op.as_ref(), &unrolled).iter().enumerate() {
-                // One case for each set of shaders with marked loops.
+                // One case per set of shaders with marked loops.
                 let marked: Vec<_> = kernel
                     .dispatches
                     .iter()
@@ -372,7 +373,7 @@ fn unrolled_and_plain_loops_compute_the_same() {
                 let what = format!("{:?}/{} plain against unrolled", case.op, kernel.variant);
                 let one = unrolled.run(variant, values).unwrap().values;
                 let other = plain.run(variant, values).unwrap().values;
-                // A driver may contract a product and a sum in one form and not in the other.
+                // A driver may fuse a product and a sum in one form and not in the other.
                 assert_close(&what, &other, &widen(&one), case.tolerance);
             }
         }
@@ -381,8 +382,8 @@ fn unrolled_and_plain_loops_compute_the_same() {
 }
 
 #[test]
-fn a_refused_pipeline_is_not_kept() {
-    // Of its own, because its errors are the device's.
+fn failed_pipeline_is_not_cached() {
+    // A device of its own, because errors are reported per device.
     let engine = engine_with(&DeviceOptions::default(), |_| {});
     let context = engine.gpu().unwrap();
     let key = |source: &str| PipelineKey {
@@ -404,21 +405,21 @@ fn a_refused_pipeline_is_not_kept() {
     assert_eq!(cache.len(), 1);
 }
 
-/// At 1024 pixels eight quads of a map of 64 channels are just above the 128 MiB that some adapters bind, at 2048
-/// more than one is: then the tiles have fewer channels. Here everything is four thousand times smaller.
+/// At 1024 pixels eight quads of a map with 64 channels are just above the 128 MiB that some adapters bind; at 2048
+/// more than one quad is. Tiles then have fewer channels. Here everything is four thousand times smaller.
 #[test]
-fn tiles_have_fewer_channels_where_a_window_holds_few_quads() {
+fn small_windows_reduce_channels_per_tile() {
     let _turn = turn();
     let conv = Conv::same(filter(64, 3, [3, 3]), true);
-    // Windows of these planes may start anywhere, whatever the alignment.
+    // Windows of these planes are aligned wherever they start.
     let output = Shape::map(64, 21, 31);
     let gram = Shape::Matrix { rows: 64, columns: 64 };
-    // Tolerances as in the registry.
+    // The registry's tolerances.
     let cases = [
         Case::normal(conv, &[Shape::map(3, 21, 31)], 1e-5),
         Case::normal(GramBackward, &[output, gram], 1e-6),
     ];
-    // A plane is 22 * 32 texels of 16 bytes, 11 KiB: there is room for seven, and for one.
+    // A plane has 22 * 32 texels of 16 bytes, 11 KiB: bindings for seven planes, and for one.
     for binding in [88 << 10, 17 << 10] {
         let options = DeviceOptions { family: Family::Texture, ..Default::default() };
         let engine = engine_with(&options, |profile| profile.max_binding = binding);

@@ -1,4 +1,4 @@
-//! The comparator. A test suite is worth what its comparator rejects.
+//! The comparators must reject wrong results; otherwise no test that uses them is worth anything.
 
 use crate::common::{assert_close, distance, draw, relative_l2, widen};
 use neural_mirage::ops::{CaseInput, Shape};
@@ -26,7 +26,7 @@ fn replaced(index: usize, value: f32) -> Vec<f32> {
     values
 }
 
-/// Both comparators and the assertion built on the first must reject.
+/// Checks that both comparators, and the assertion built on the first, reject.
 fn assert_rejected(what: &str, actual: &[f32], expected: &[f64]) {
     let accepted = distance(actual, expected) <= TOLERANCE;
     assert!(!accepted, "distance accepts {what}");
@@ -48,20 +48,20 @@ fn equal_values_are_accepted() {
 }
 
 #[test]
-fn one_rounding_is_accepted() {
+fn single_rounding_error_is_accepted() {
     let (actual, expected) = good();
     let nudged: Vec<f64> = expected.iter().map(|value| value * (1.0 + 6e-8)).collect();
     assert_close("rounded", &actual, &nudged, TOLERANCE);
 }
 
 #[test]
-fn values_that_are_not_numbers_are_rejected() {
+fn nan_and_infinity_are_rejected() {
     let (actual, expected) = good();
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for index in [0, 50, actual.len() - 1] {
             assert_rejected(&format!("{value} at {index}"), &replaced(index, value), &expected);
         }
-        // A reference that is broken must not let a broken kernel pass.
+        // A broken reference must not let a broken kernel pass.
         let mut broken = expected.clone();
         broken[3] = f64::from(value);
         assert_rejected("a broken reference", &actual, &broken);
@@ -90,13 +90,13 @@ fn misplaced_values_are_rejected() {
 }
 
 #[test]
-fn another_length_is_rejected() {
+fn different_lengths_are_rejected() {
     let (mut actual, expected) = good();
     actual.push(0.0);
     assert_rejected("one value more", &actual, &expected);
     assert_rejected("one value less", &actual[..expected.len() - 1], &expected);
-    assert_rejected("nothing", &[], &expected);
-    assert_rejected("something for nothing", &actual, &[]);
+    assert_rejected("no values", &[], &expected);
+    assert_rejected("values for an empty reference", &actual, &[]);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn small_errors_are_rejected() {
 }
 
 #[test]
-fn something_where_nothing_is_expected_is_rejected() {
+fn nonzero_for_expected_zero_is_rejected() {
     assert_rejected("a tiny value for zeros", &[0.0, 1e-30, 0.0], &[0.0; 3]);
     assert_rejected("values for zeros", &random(1), &vec![0.0; CHANNELS * ROWS * COLUMNS]);
     let (_, expected) = good();

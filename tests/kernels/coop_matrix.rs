@@ -1,5 +1,6 @@
-//! Kernels on cooperative matrices: where they are offered, and what they compute on a device that has such, as Mesa 26.1's
-//! software driver does (tools/test_drivers). On another the tests of results have nothing to run, and note that.
+//! Kernels with cooperative matrices: which devices get them, and their results on a device that supports them, such as
+//! Mesa 26.1's software driver (tools/test_drivers). On other devices the tests of results record that they did not
+//! run.
 
 use crate::common::{assert_close, engine_with, filter, inputs, not_run, turn, widen};
 use neural_mirage::gpu::{CoopMatrix, DeviceOptions, Family, Precision, Profile};
@@ -19,7 +20,7 @@ fn with_matrices(side: u32) -> Profile {
     Profile { precision: Precision::Half, coop_matrix, ..Profile::minimal() }
 }
 
-/// The kernels of an op in the buffer family.
+/// Returns the variants of an op in the buffer family.
 fn variants(op: &dyn Op, inputs: &[Shape], device: &Profile) -> Vec<&'static str> {
     let signature = Signature::of(op, inputs).unwrap();
     op.kernels(&signature, device).unwrap().iter().map(|kernel| kernel.variant).collect()
@@ -30,7 +31,7 @@ fn on_matrices(variants: &[&'static str]) -> Vec<&'static str> {
 }
 
 #[test]
-fn they_are_offered_where_the_channels_fit_and_never_first() {
+fn offered_only_for_fitting_channels_and_never_first() {
     for side in [8, 16] {
         let device = with_matrices(side);
         let size = side as usize;
@@ -54,7 +55,7 @@ fn they_are_offered_where_the_channels_fit_and_never_first() {
 }
 
 #[test]
-fn no_other_device_gets_them() {
+fn not_offered_without_device_support() {
     let (conv, shape) = (Conv::same(filter(32, 16, [3, 3]), false), Shape::map(16, 19, 31));
     let good = with_matrices(16);
     assert_eq!(on_matrices(&variants(&conv, &[shape], &good)), VARIANTS);
@@ -71,32 +72,32 @@ fn no_other_device_gets_them() {
         let found = variants(&conv, &[shape], &device);
         assert_eq!(on_matrices(&found), [""; 0], "{device:?}");
     }
-    // On a software driver they are among the candidates, as the whole family is.
+    // On a software driver they are candidates too, like the whole family.
     let software = Profile { software: true, lanes: Some(8), ..good };
     let signature = Signature::of(&conv, &[shape]).unwrap();
     let all = candidates(&conv, &signature, &software).unwrap();
     assert!(all.iter().any(|kernel| kernel.variant == VARIANTS[0] && kernel.is_half()));
-    // What does not ask for half precision gets no device that has them.
+    // Without half precision, the device is opened without cooperative matrices.
     let engine = engine_with(&DeviceOptions::default(), |_| {});
     assert_eq!(engine.profile().coop_matrix, None);
 }
 
-/// A device with matrices, if this machine has one.
+/// Opens a device with cooperative matrices, if this machine has one.
 fn engine() -> Option<Arc<Engine>> {
     let precision = Precision::Half;
     let engine =
         engine_with(&DeviceOptions { precision, family: Family::Buffer, ..Default::default() }, |_| {});
     let Some(matrices) = engine.profile().coop_matrix else {
-        not_run(&format!("kernels on cooperative matrices: {} has none", engine.describe()));
+        not_run(&format!("kernels with cooperative matrices: {} has none", engine.describe()));
         return None;
     };
     println!("{}: {matrices:?}", engine.describe());
     Some(engine)
 }
 
-/// All cases of the registry; `check` fails on a kernel that is wrong, or leaves something in the padding.
+/// Runs all cases of the registry. `check` fails on wrong values and on nonzero padding.
 #[test]
-fn every_kernel_is_right_in_half_precision() {
+fn kernels_match_references_in_half_precision() {
     let _turn = turn();
     let Some(mut engine) = engine() else { return };
     let mut seen = BTreeSet::new();
@@ -122,9 +123,9 @@ fn every_kernel_is_right_in_half_precision() {
     assert!(seen.contains(&("gram", "buffer_coop")), "{seen:?}");
 }
 
-/// Gradients are tiny and activations large: the scale keeps f16 from dropping the ones and overflowing on the others.
+/// Gradients are tiny and activations large: scaling prevents underflow and overflow of f16.
 #[test]
-fn the_scale_of_a_map_makes_no_difference() {
+fn results_do_not_depend_on_input_scale() {
     let _turn = turn();
     let Some(engine) = engine() else { return };
     let weights = filter(32, 48, [3, 3]);
@@ -148,7 +149,7 @@ fn the_scale_of_a_map_makes_no_difference() {
                 if variant.contains("matrices") {
                     let found = single.run(index, &values).unwrap().values;
                     let what = format!("{:?}/{variant} at {deviation}", case.op);
-                    // Errors are relative to the largest value, unless that is below 1e-30.
+                    // Errors are relative to the largest value unless it is below 1e-30.
                     let up = 1.0 / f64::from(deviation * deviation);
                     let found: Vec<f32> = widen(&found).iter().map(|value| (value * up) as f32).collect();
                     let expected: Vec<f64> = expected.iter().map(|value| value * up).collect();
@@ -160,7 +161,7 @@ fn the_scale_of_a_map_makes_no_difference() {
 }
 
 #[test]
-fn tuning_lets_them_compete() {
+fn tuning_times_coop_matrix_kernels() {
     let _turn = turn();
     let Some(mut engine) = engine() else { return };
     let op: Arc<dyn Op> = Arc::new(Conv::same(filter(32, 48, [3, 3]), true));

@@ -1,4 +1,4 @@
-//! Weights in f16 (`Precision::HalfWeights`): what the kernels compute with them, and what they take.
+//! Weights in f16 (`Precision::HalfWeights`): results and memory use of the kernels.
 
 use crate::common::{assert_close, engine_with, filter, inputs, turn, widen};
 use half::f16;
@@ -11,13 +11,13 @@ use neural_mirage::ops::{
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// As the registry's tolerance for convolutions: rounded weights are exact in f32.
+/// The registry's tolerance for convolutions: rounded weights are exact in f32.
 const DIRECT: f64 = 1e-5;
-/// The transformed weights are rounded, not the weights: 2^-11 = 4.9e-4 of each of the products, which
-/// are up to six times as large as the sum that F(4x4, 3x3) makes of them.
+/// Not the weights but the transformed weights are rounded: an error of 2^-11 = 4.9e-4 of each product. In
+/// F(4x4, 3x3) the products are up to six times as large as their sum.
 const WINOGRAD: f64 = 3e-3;
 
-/// The filter whose weights have been through f16.
+/// Returns the filter with weights rounded to f16.
 fn rounded(filter: &Arc<Filter>) -> Arc<Filter> {
     let weights = filter.weights.clone();
     let round = move || Ok(weights()?.iter().map(|value| f16::from_f32(*value).to_f32()).collect());
@@ -53,14 +53,14 @@ fn check(
 }
 
 #[test]
-fn convolutions_round_their_weights_and_nothing_else() {
+fn convolutions_round_only_their_weights() {
     let _turn = turn();
     let mut seen = BTreeSet::new();
     for (outs, ins, height, width) in [(5, 3, 7, 5), (40, 37, 39, 43), (70, 33, 9, 13), (3, 17, 12, 11)] {
         let conv = Conv::same(filter(outs, ins, [3, 3]), true);
         let direct = Conv { filter: rounded(&conv.filter), ..conv.clone() };
         let (input, output) = (Shape::map(ins, height, width), Shape::map(outs, height, width));
-        // The naive kernel keeps f32: it is the reference on the device.
+        // The naive kernel keeps f32, as the reference on the device.
         let tolerance = |variant: &str| match variant {
             "naive" => WINOGRAD,
             name if name.contains("winograd") => WINOGRAD,
@@ -78,9 +78,9 @@ fn convolutions_round_their_weights_and_nothing_else() {
 }
 
 #[test]
-fn weights_in_f16_are_not_those_in_f32() {
+fn f16_weights_differ_from_f32_weights() {
     let _turn = turn();
-    // Otherwise the test above would show nothing: the rounding is larger than its tolerance.
+    // Otherwise the test above would be void: the rounding must exceed its tolerance.
     let conv = Conv::same(filter(40, 37, [3, 3]), false);
     let values =
         vec![(0..37 * 15 * 17).map(|index| (index * 31 % 61) as f32 * 0.03 - 0.9).collect::<Vec<_>>()];
@@ -94,7 +94,7 @@ fn weights_in_f16_are_not_those_in_f32() {
 }
 
 #[test]
-fn fully_connected_layers_round_their_weights_in_every_family() {
+fn linear_layers_round_weights_in_every_family() {
     let _turn = turn();
     let (rows, columns) = (37, 91);
     let values = move |range: std::ops::Range<usize>| {
@@ -105,7 +105,7 @@ fn fully_connected_layers_round_their_weights_in_every_family() {
         let bias = Arc::new(move || Ok((0..rows).map(|row| row as f32 * 0.1 - 2.0).collect()));
         Arc::new(Matrix { id: "test".to_owned(), rows, columns, half, values: Arc::new(values), bias })
     };
-    // As in src/ops/linear/matrix.rs.
+    // The tolerance of src/ops/linear/matrix.rs.
     let tolerance = |_: &str| 5e-6;
     let linear = |half| Linear { matrix: matrix(half), relu: true };
     let input = [(Shape::Vector(columns), CaseInput::Normal)];

@@ -1,5 +1,5 @@
-//! Fully connected layers larger than what a device binds at once: the chunks must give what the whole
-//! would, and must respect the limits.
+//! Fully connected layers larger than a device's binding limit: the chunks must match the whole matrix and
+//! respect the limits.
 
 use crate::common::{assert_close, engine, turn, widen};
 use neural_mirage::gpu::{Context, DeviceOptions, Family, Profile};
@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Another op on a device with a smaller limit than the real one.
+/// Wraps an op so that it sees a smaller binding limit than the device has.
 #[derive(Debug)]
 struct Limited {
     op: Arc<dyn Op>,
@@ -46,7 +46,7 @@ impl Op for Limited {
     }
 }
 
-/// Keys and sizes of the weights that the preferred kernel binds.
+/// Returns keys and sizes of the weights that the preferred kernel binds.
 fn weights(op: &dyn Op, inputs: &[Shape], device: &Profile) -> Vec<(String, u64)> {
     let signature = Signature::of(op, inputs).unwrap();
     let kernels = op.kernels(&signature, device).unwrap();
@@ -58,7 +58,7 @@ fn weights(op: &dyn Op, inputs: &[Shape], device: &Profile) -> Vec<(String, u64)
     constants.collect()
 }
 
-/// Runs an op's kernels against its reference on random inputs (the same for all of them).
+/// Compares all kernels of an op with its reference on the same random inputs.
 fn check(engine: &Arc<Engine>, op: Arc<dyn Op>, inputs: &[Shape], tolerance: f64) {
     let mut random = ChaCha8Rng::seed_from_u64(5);
     let draw =
@@ -77,7 +77,7 @@ fn check(engine: &Arc<Engine>, op: Arc<dyn Op>, inputs: &[Shape], tolerance: f64
 }
 
 #[test]
-fn chunks_give_what_the_whole_matrix_gives() {
+fn chunks_match_the_whole_matrix() {
     let _turn = turn();
     for family in [Family::Texture, Family::Buffer] {
         let engine = engine(family);
@@ -86,7 +86,7 @@ fn chunks_give_what_the_whole_matrix_gives() {
         {
             let matrix = Matrix::sample(rows, columns, half);
             let linear = Linear { matrix, relu };
-            // Room for 8 rows and a bit: one step of the chunk size.
+            // Room for slightly more than 8 rows, the granularity of chunks.
             let max_binding = 8 * columns.next_multiple_of(8) as u64 * if half { 2 } else { 4 } + 20;
             let (x, y) = (Shape::Vector(columns), Shape::Vector(rows));
             let forward: Arc<dyn Op> = Arc::new(Limited { op: Arc::new(linear.clone()), max_binding });
@@ -119,14 +119,14 @@ fn chunk_keys_differ_by_chunking_and_precision() {
             }
         }
     }
-    // A key that occurs twice must stand for the same rows, so the sizes agree too.
+    // Equal keys must stand for the same rows, so the sizes must agree too.
     let distinct: BTreeSet<&String> = keys.iter().map(|(key, _)| key).collect();
     assert_eq!(distinct.len(), keys.len());
     assert!(keys.len() < count, "equal chunks share their memory");
 }
 
 #[test]
-fn a_limit_below_one_step_is_a_typed_error() {
+fn limit_below_one_chunk_is_out_of_memory() {
     let device = engine(Family::Auto).profile().clone();
     let linear = Linear { matrix: Matrix::sample(16, 64, false), relu: false };
     let signature = Signature::of(&linear, &[Shape::Vector(64)]).unwrap();
@@ -138,9 +138,9 @@ fn a_limit_below_one_step_is_a_typed_error() {
     }
 }
 
-/// 25088 columns, as a real fc6, and so many rows that they exceed WebGPU's default binding of 128 MiB.
+/// 25088 columns as in a real fc6, and enough rows to exceed WebGPU's default binding limit of 128 MiB.
 #[test]
-fn a_real_layer_runs_within_default_limits() {
+fn fc6_runs_within_default_limits() {
     let _turn = turn();
     let options = DeviceOptions { minimal: true, ..Default::default() };
     let engine = Engine::new(Context::open(&options).unwrap());

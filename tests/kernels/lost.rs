@@ -1,4 +1,4 @@
-//! A kernel over which the device is lost is left out; the others run on the device opened again.
+//! A kernel that causes a device loss is excluded; the others run on the reopened device.
 
 use crate::common::{engine_with, turn};
 use neural_mirage::Result;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 const SIZE: usize = 6000;
 
-/// Adds zeros from a constant. Where the constant of the kernel `lost_by` is made, the device that the op knows is lost.
+/// Adds zeros from a constant. Creating the constant of the kernel `lost_by` loses the device.
 #[derive(Debug)]
 struct Losing {
     engine: Arc<Engine>,
@@ -69,7 +69,7 @@ fn losing(lost_by: &'static str) -> (Arc<Engine>, Arc<dyn Op>) {
 }
 
 #[test]
-fn a_check_goes_on_with_the_next_kernel() {
+fn check_continues_after_device_loss() {
     let _turn = turn();
     let (first, op) = losing("second");
     let case = Case { op, inputs: vec![(Shape::Vector(SIZE), CaseInput::Normal)], tolerance: 0.0 };
@@ -81,12 +81,12 @@ fn a_check_goes_on_with_the_next_kernel() {
     let fault = checked[1].fault.as_deref().unwrap();
     assert!(fault.contains("the graphics device was lost: by a test"), "{fault}");
     assert!(!Arc::ptr_eq(&engine, &first));
-    // The same device in all that kernels see, limits lowered by the test included.
+    // The reopened device looks the same to kernels, including limits lowered by the test.
     assert_eq!((engine.describe(), engine.profile()), (first.describe(), first.profile()));
 }
 
 #[test]
-fn tuning_leaves_out_the_kernel_and_lets_the_others_compete() {
+fn tuning_excludes_kernel_that_loses_the_device() {
     let _turn = turn();
     for lost_by in ["first", "second"] {
         let (first, op) = losing(lost_by);
@@ -106,7 +106,7 @@ fn tuning_leaves_out_the_kernel_and_lets_the_others_compete() {
 }
 
 #[test]
-fn without_the_naive_kernel_nothing_is_chosen() {
+fn nothing_is_chosen_without_naive_kernel() {
     let _turn = turn();
     let (mut engine, op) = losing("naive");
     let signature = Signature::of(op.as_ref(), &[Shape::Vector(SIZE)]).unwrap();

@@ -1,4 +1,5 @@
-//! Kernels on their own: the comparator, shader variants, the ops' f64 references, and every kernel against them.
+//! Tests of single kernels: the comparators, shader variants, the f64 references of the ops, and every kernel against
+//! them.
 
 mod cases;
 #[path = "../common/mod.rs"]

@@ -1,13 +1,13 @@
-//! NaN goes through all kernels but a few, so that a run in which activations overflow notices it. WGSL doesn't promise what a
-//! comparison with NaN gives, but the drivers tested here, and the CPU device, keep it.
+//! Almost all kernels propagate NaN, so a run detects overflowing activations. WGSL leaves comparisons with NaN
+//! undefined, but the drivers tested here and the CPU device propagate it.
 
 use crate::common::{cpu, engine, inputs, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::{PrepareOptions, SingleOp};
 use neural_mirage::ops::{Case, REGISTRY, Shape};
 
-/// Runs each variant of each case of the ops on inputs of which the first is spoilt. `check` gets a name, the case, its
-/// inputs, and what was found.
+/// Runs each variant of each case of the ops with `spoil` applied to the first input. `check` receives a name, the
+/// case, its inputs, and the output.
 fn on_each(
     takes: impl Fn(&str) -> bool,
     spoil: impl Fn(&mut [f32]),
@@ -34,7 +34,7 @@ fn shapes(case: &Case) -> Vec<Shape> {
 }
 
 #[test]
-fn rectifiers_keep_it() {
+fn relu_propagates_nan() {
     let mut tested = 0;
     let check = |name: &str, _: &Case, _: &[Vec<f32>], found: &[f32]| {
         assert!(found.iter().all(|value| value.is_nan()), "{name}");
@@ -44,8 +44,7 @@ fn rectifiers_keep_it() {
     assert!(tested > 150, "{tested} kernels");
 }
 
-/// Ops that may lose NaN: steps that a comparison decides, signs, pixels with a weight of zero, and what is computed from
-/// weights or for the screen alone.
+/// Ops that may lose NaN: comparisons, signs, pixels with weight zero, and ops applied only to weights or for display.
 const MAY_LOSE_IT: [&str; 6] = [
     "interleave",
     "lbfgs_recursion",
@@ -55,9 +54,9 @@ const MAY_LOSE_IT: [&str; 6] = [
     "winograd_weights",
 ];
 
-/// Every fifth value is NaN, so windows have it first, last or in between.
+/// Every fifth value is NaN, so it is at varying positions in pooling windows.
 #[test]
-fn single_ones_reach_the_output() {
+fn single_nans_reach_the_output() {
     let mut tested = 0;
     let check = |name: &str, case: &Case, values: &[Vec<f32>], found: &[f32]| {
         let values: Vec<Vec<f64>> = values.iter().map(|input| widen(input)).collect();
@@ -66,7 +65,7 @@ fn single_ones_reach_the_output() {
         let lost =
             expected.iter().zip(found).position(|(expected, found)| expected.is_nan() && !found.is_nan());
         assert_eq!(lost, None, "{name}");
-        // What has none in its reference, as a mask by it, tests nothing here.
+        // Cases whose reference has no NaN, such as a mask derived from it, test nothing here.
         tested += usize::from(expected.iter().any(|value| value.is_nan()));
     };
     let spoil = |values: &mut [f32]| values.iter_mut().step_by(5).for_each(|value| *value = f32::NAN);

@@ -1,5 +1,5 @@
-//! The table of tolerated driver faults against the present driver: a fault is there where the table says so,
-//! and nowhere else; what is done about it works.
+//! The table of known driver bugs against the current driver: it has exactly the bugs listed for it, and the
+//! workarounds are effective.
 
 use crate::common::{assert_close, engine, engine_with, filter, inputs, turn, widen};
 use neural_mirage::Error;
@@ -8,10 +8,10 @@ use neural_mirage::graph::{Engine, SingleOp};
 use neural_mirage::ops::{Case, Conv, Shape};
 use std::sync::Arc;
 
-/// More than the limit of any entry.
+/// More iterations than the limit of any entry.
 const ITERATIONS: u32 = 100_000;
 
-/// Counts the iterations of two loops in a row, in a way that no compiler can shorten.
+/// Counts the iterations of two consecutive loops in a way that no compiler can shorten.
 const COUNT: &str = "
     @group(0) @binding(0) var<storage, read_write> state: array<u32>;
     @compute @workgroup_size(1) fn main() {
@@ -28,7 +28,7 @@ const COUNT: &str = "
     }
 ";
 
-/// How many of 2 x 100,000 loop iterations this device makes.
+/// Returns how many of 2 x 100,000 loop iterations this device executes.
 fn iterations(context: &Context) -> u32 {
     let layout = vec![wgpu::BindGroupLayoutEntry {
         binding: 0,
@@ -69,7 +69,7 @@ fn iterations(context: &Context) -> u32 {
 }
 
 #[test]
-fn the_driver_ends_loops_where_the_table_says_so_and_nowhere_else() {
+fn driver_loop_limit_matches_quirk_table() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let context = engine.gpu().unwrap();
@@ -78,13 +78,16 @@ fn the_driver_ends_loops_where_the_table_says_so_and_nowhere_else() {
     match context.profile().loop_limit {
         // The second loop's body still runs once.
         Some(limit) => {
-            assert!(made.abs_diff(limit) <= 2, "{made}, not {limit}: is the fault fixed, or another?");
+            assert!(
+                made.abs_diff(limit) <= 2,
+                "{made} iterations, expected {limit}: has the driver bug changed?"
+            );
         }
-        None => assert_eq!(made, 2 * ITERATIONS, "this driver drops loop iterations: it wants an entry"),
+        None => assert_eq!(made, 2 * ITERATIONS, "this driver drops loop iterations: add it to the table"),
     }
 }
 
-/// 25 taps times 4000 quads of channels, in one invocation.
+/// A case with 25 taps times 4000 quads of channels in one invocation.
 fn long_case() -> Case {
     let conv = Conv { padding: [0, 0], ..Conv::same(filter(3, 16_000, [5, 5]), false) };
     Case::normal(conv, &[Shape::map(16_000, 5, 5)], 1e-5)
@@ -96,7 +99,7 @@ fn run(engine: &Arc<Engine>, case: &Case) -> Result<Vec<f32>, Error> {
 }
 
 #[test]
-fn what_the_driver_would_cut_short_is_refused_and_all_else_is_right() {
+fn loops_beyond_driver_limit_are_refused() {
     let _turn = turn();
     let case = long_case();
     let limited = engine(Family::Naive);
@@ -111,7 +114,7 @@ fn what_the_driver_would_cut_short_is_refused_and_all_else_is_right() {
         return;
     }
     let distance = crate::common::distance(&found, &expected);
-    assert!(distance > 0.01, "the fault does not show: {distance}");
+    assert!(distance > 0.01, "the driver bug does not show: {distance}");
     let message = run(&limited, &case).unwrap_err().to_string();
     assert!(message.contains("silently drops all beyond 65535"), "{message}");
 }

@@ -1,4 +1,4 @@
-//! The f64 references of the ops against PyTorch, forward and backward. `cases` ties the kernels to them.
+//! The f64 references of the ops against PyTorch, forward and backward. `cases` compares the kernels with them.
 
 use crate::common::golden::{Golden, pair, shape, text};
 use crate::common::{assert_close, widen};
@@ -11,8 +11,8 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The goldens are f32 (one rounding of f64 results), the references work in f64 on the same f32 inputs:
-/// only that rounding may differ, 6e-8 of the largest value.
+/// The goldens are f64 results rounded to f32, and the references work in f64 on the same f32 inputs.
+/// Only this rounding may differ, by 6e-8 of the largest value.
 const TOLERANCE: f64 = 2e-7;
 
 fn pool_kind(attrs: &Value) -> PoolKind {
@@ -35,7 +35,7 @@ fn loaded(values: Vec<f32>) -> neural_mirage::ops::Loader {
     Arc::new(move || Ok(values.clone()))
 }
 
-/// The op of a case, and how many of the case's inputs are its input tensors (the rest are weights).
+/// Builds the op of a case. Also returns how many of the case's inputs are input tensors (the rest are weights).
 fn build(case: &Value, inputs: &[(Vec<usize>, Vec<f32>)]) -> (Arc<dyn Op>, usize) {
     let attrs = &case["attrs"];
     let name = text(&case["name"]).to_owned();
@@ -108,14 +108,14 @@ fn build(case: &Value, inputs: &[(Vec<usize>, Vec<f32>)]) -> (Arc<dyn Op>, usize
 }
 
 #[test]
-fn references_and_their_adjoints_match_pytorch() {
+fn references_and_adjoints_match_pytorch() {
     let golden = Golden::open("ops.safetensors");
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for case in golden.cases.as_array().expect("a list") {
         let name = text(&case["name"]);
         let op_name = text(&case["op"]);
         if matches!(op_name, "adam" | "gram_mse") {
-            continue; // tested on their own below: several steps, two ops
+            continue; // tested below: several steps, two ops
         }
         let keys = case["inputs"].as_array().expect("a list");
         let inputs: Vec<_> = keys.iter().map(|key| golden.tensor(text(key))).collect();

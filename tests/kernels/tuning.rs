@@ -1,5 +1,5 @@
-//! Autotuning on the device: wrong and refused kernels are left out. (Who wins by time is tested with scripted
-//! times in `src/tune/select.rs`.)
+//! Autotuning on the device excludes wrong and refused kernels. (Selection by time is tested with scripted times in
+//! `src/tune/select.rs`.)
 
 use crate::common::{engine_with, turn};
 use neural_mirage::Result;
@@ -9,8 +9,8 @@ use neural_mirage::ops::{Conv, CpuKernel, Filter, Kernel, Op, Relu, Shape, Signa
 use neural_mirage::tune::{Adapter, Cache, Contest, tune};
 use std::sync::Arc;
 
-/// ReLU with two kernels before the naive one: the first asks for more workgroups than any device has, the
-/// second computes only the start.
+/// ReLU with two kernels before the naive one: the first needs more workgroups than any device allows, the second
+/// computes only the beginning.
 #[derive(Debug)]
 struct Faulty;
 
@@ -43,7 +43,7 @@ impl Op for Faulty {
 }
 
 #[test]
-fn wrong_and_refused_kernels_are_left_out_however_fast() {
+fn tuning_excludes_wrong_and_refused_kernels() {
     let _turn = turn();
     let mut engine = engine_with(&DeviceOptions::default(), |_| {});
     let op: Arc<dyn Op> = Arc::new(Faulty);
@@ -67,7 +67,7 @@ fn wrong_and_refused_kernels_are_left_out_however_fast() {
         bound.insert(input, engine.tensor("input", shape).unwrap());
         Program::prepare(&engine, &graph, &bound, &Goals::all([output]), |_| 0)
     };
-    assert!(prepare().is_err(), "by itself the op prefers what the device refuses");
+    assert!(prepare().is_err(), "without tuning the op prefers a kernel that the device refuses");
     let (choices, note) = cache.choices(&Adapter::of(engine.gpu().unwrap()), false, Precision::Single);
     assert_eq!((choices.len(), note), (1, None));
     engine.use_choices(choices);
@@ -75,7 +75,7 @@ fn wrong_and_refused_kernels_are_left_out_however_fast() {
 }
 
 #[test]
-fn a_choice_that_does_not_fit_gives_way_to_the_default() {
+fn unusable_cached_choice_falls_back_to_default() {
     let _turn = turn();
     let mut engine = engine_with(&DeviceOptions::default(), |_| {});
     let op: Arc<dyn Op> = Arc::new(Swapped);
@@ -83,7 +83,7 @@ fn a_choice_that_does_not_fit_gives_way_to_the_default() {
     let signature = Signature::of(op.as_ref(), &[shape]).unwrap();
     let mut cache = Cache::default();
     tune(&mut engine, &op, &signature, &Contest::default(), &mut cache).unwrap();
-    // A cache from elsewhere names a kernel that this device can't run.
+    // A cache from another machine names a kernel that this device can't run.
     let (mut choices, _) = cache.choices(&Adapter::of(engine.gpu().unwrap()), false, Precision::Single);
     choices.values_mut().for_each(|choice| choice.variant = "refused".to_owned());
     assert_eq!(choices.len(), 1);
@@ -97,7 +97,7 @@ fn a_choice_that_does_not_fit_gives_way_to_the_default() {
     assert_eq!(program.nodes()[0].variant, "good");
 }
 
-/// ReLU with a good kernel first and one that no device takes second.
+/// ReLU with a valid kernel first and one that no device accepts second.
 #[derive(Debug)]
 struct Swapped;
 
@@ -126,10 +126,10 @@ impl Op for Swapped {
     }
 }
 
-/// Two convolutions of one shape, one rectified, share no choice: neither pushes the other out of the cache, and
-/// a run that has only one of them finds nothing outdated.
+/// Convolutions of one shape, with and without ReLU, have separate choices: neither evicts the other from the cache,
+/// and a run that has only one of them finds nothing outdated.
 #[test]
-fn each_form_of_an_op_keeps_its_own_choice() {
+fn choices_are_kept_per_form_of_an_op() {
     let _turn = turn();
     let mut engine = engine_with(&DeviceOptions::default(), |_| {});
     let filter = Arc::new(Filter {
@@ -150,7 +150,7 @@ fn each_form_of_an_op_keeps_its_own_choice() {
     }
     let (mut choices, _) = cache.choices(&Adapter::of(engine.gpu().unwrap()), false, Precision::Single);
     assert_eq!(choices.len(), 2);
-    // From here on the rectified convolution is set to naive, whichever kernel won.
+    // Whichever kernel won, set the convolution with ReLU to naive.
     choices.retain(|of, choice| {
         choice.variant = "naive".to_owned();
         of.form.iter().any(|form| form.contains("RELU=1"))

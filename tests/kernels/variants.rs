@@ -1,6 +1,6 @@
-//! Every shader variant that any registry case yields on several invented devices, without a GPU:
-//! it is valid with no more capabilities than it declares, fits its call and the device's limits, and
-//! every backend's writer takes it.
+//! Every shader variant that any registry case yields on several synthetic devices, without a GPU: it is
+//! valid with only the capabilities that it declares, fits its dispatch and the device's limits, and can be
+//! emitted for every backend.
 
 use crate::common::variants::{for_each_dispatch, variants};
 use neural_mirage::ops::REGISTRY;
@@ -9,8 +9,8 @@ use neural_mirage::shader::{
 };
 use std::collections::BTreeSet;
 
-/// Parses, and validates without subgroups and cooperative matrices unless the text shows that it needs them; emits for
-/// every target that has what it needs.
+/// Parses and validates a shader, allowing subgroups and cooperative matrices only if its text uses them, and emits it
+/// for every target that supports them.
 fn emit(what: &str, shader: &Shader, entries: &[&str]) {
     let emitter = Emitter::new(what, shader).unwrap_or_else(|error| panic!("{error}"));
     for entry in entries {
@@ -34,7 +34,7 @@ fn emit(what: &str, shader: &Shader, entries: &[&str]) {
 }
 
 #[test]
-fn every_variant_is_valid_and_every_backend_takes_it() {
+fn every_variant_is_valid_for_every_backend() {
     let variants = variants();
     for ((shader, consts, entry), example) in &variants {
         let what = format!("{shader} {consts:?} {entry} ({example})");
@@ -45,13 +45,13 @@ fn every_variant_is_valid_and_every_backend_takes_it() {
 }
 
 #[test]
-fn unrolled_and_plain_forms_have_one_interface() {
+fn unrolling_keeps_the_interface() {
     for (shader, consts, _) in variants().keys() {
         let what = format!("{shader} {consts:?}");
         let unrolled = Shader::load(shader, consts).unwrap();
         let plain = Shader::load_form(shader, consts, false).unwrap();
         Emitter::new(&what, &plain).unwrap_or_else(|error| panic!("{error}"));
-        // Both are reflected from the plain text, so that of the unrolled text is reflected here.
+        // Both interfaces come from the plain text, so reflect the unrolled text here.
         let reflected = Interface::reflect(shader, &unrolled.source).unwrap();
         assert_eq!(reflected, plain.interface, "{what}");
         assert_eq!(unrolled.source == plain.source, !plain.source.contains("// unroll"), "{what}");
@@ -59,7 +59,7 @@ fn unrolled_and_plain_forms_have_one_interface() {
 }
 
 #[test]
-fn every_call_fits_its_entry_point_and_its_device() {
+fn every_dispatch_fits_entry_point_and_limits() {
     for_each_dispatch(|what, _, profile, dispatch| {
         let shader = Shader::load(dispatch.shader, &dispatch.consts).unwrap();
         let what = format!("{what}: {}/{}", dispatch.shader, dispatch.entry);
@@ -80,9 +80,9 @@ fn every_call_fits_its_entry_point_and_its_device() {
 }
 
 #[test]
-fn the_files_as_they_stand_are_valid() {
+fn shader_files_are_valid_wgsl() {
     for (name, text) in SOURCES {
-        // With all branches of marked conditions.
+        // Includes all branches of marked conditions.
         let interface = Interface::reflect(name, text).unwrap();
         let shader = Shader { source: (*text).into(), interface, built_in: true };
         let entries: Vec<&str> = shader.interface.entries.iter().map(|(entry, _)| entry.as_str()).collect();
@@ -90,13 +90,16 @@ fn the_files_as_they_stand_are_valid() {
     }
 }
 
-/// The one `while`: `row` grows in each turn until `blocks - row` wraps around, at the latest.
+/// The only `while` loop: `row` grows in each iteration, at most until `blocks - row` wraps around.
 const WHILE: &str = "while (column >= params.blocks - row) {";
 
-/// `for (var i = a; i < b; i++) {`, up in steps or down by halves: what is wrong with it, or the name of its variable.
+/// Checks a loop of the form `for (var i = a; i < b; i++) {`, counting up or halving. Returns the name of its counter,
+/// or an error.
 fn counter(header: &str) -> Result<&str, &'static str> {
-    let inner =
-        header.strip_prefix("for (var ").and_then(|rest| rest.strip_suffix(") {")).ok_or("no plain for")?;
+    let inner = header
+        .strip_prefix("for (var ")
+        .and_then(|rest| rest.strip_suffix(") {"))
+        .ok_or("not a plain for loop")?;
     let [start, condition, step] = inner.split("; ").collect::<Vec<_>>()[..] else {
         return Err("not three parts");
     };
@@ -104,7 +107,7 @@ fn counter(header: &str) -> Result<&str, &'static str> {
     let up = step == format!("{name}++") || step.starts_with(&format!("{name} += "));
     let down = step == format!("{name} /= 2u") || step == format!("{name} = {name} / 2u");
     let tested = condition.strip_prefix(name).ok_or("the condition does not test the counter")?;
-    // `i * 4u < limit` too.
+    // Also accepts `i * 4u < limit`.
     let tested =
         tested.strip_prefix(" * ").and_then(|rest| rest.split_once(' ')).map_or(tested, |(_, rest)| rest);
     let tested = tested.trim_start();
@@ -113,7 +116,7 @@ fn counter(header: &str) -> Result<&str, &'static str> {
     ((up && below) || (down && above)).then_some(name).ok_or("does not count towards its limit")
 }
 
-/// Built-in shaders are compiled without the counters by which wgpu ends loops that never end.
+/// Built-in shaders are compiled without wgpu's guards against infinite loops, so every loop must terminate.
 #[test]
 fn every_loop_counts_towards_a_limit() {
     let mut loops = 0;
@@ -130,7 +133,7 @@ fn every_loop_counts_towards_a_limit() {
             loops += 1;
             let what = format!("{name}.wgsl, line {}: {code}", index + 1);
             let counter = counter(code).unwrap_or_else(|fault| panic!("{what}: {fault}"));
-            // Nothing in its body writes the counter.
+            // The body must not write the counter.
             let indent = line.len() - line.trim_start().len();
             let end = format!("{}}}", " ".repeat(indent));
             let body = lines[index + 1..].iter().take_while(|line| **line != end);
@@ -149,7 +152,7 @@ fn every_loop_counts_towards_a_limit() {
 }
 
 #[test]
-fn shaders_on_disk_listed_and_used_are_the_same() {
+fn shader_files_match_sources_and_uses() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders");
     let on_disk: BTreeSet<String> = std::fs::read_dir(folder)
         .unwrap()

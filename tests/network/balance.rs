@@ -1,10 +1,9 @@
-//! The balance on real photos with the default network: shares that were asked for are shares that are measured.
+//! The balance on real photos with the default network: measured shares must match the requested shares.
 //!
-//! Each run goes to the iteration at which the balance is measured again. Its picture is then looked at by a session
-//! of its own, with nothing but the raw weights that the run had come to, so the shares are measured by other means
-//! than those that made the weights. By default each photo, each size and each set of layers comes in some run.
-//! `MIRAGE_BALANCE_SIZES=192,256,384,512` takes every photo with both sets at these sizes, with `--nocapture` for the table of
-//! docs/balance.md.
+//! Each run continues to the iteration at which the balance is measured again. A separate session then evaluates its
+//! picture with only the run's raw weights, so the shares are measured independently of the code that set the weights.
+//! By default each photo, each size and each set of layers occurs in some run. `MIRAGE_BALANCE_SIZES=192,256,384,512`
+//! tests every photo with both sets at these sizes; `--nocapture` prints the table of docs/balance.md.
 
 use crate::common::{engine, turn};
 use neural_mirage::gpu::Family;
@@ -17,8 +16,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Points of a hundred by which a measured share may be off: the acceptance limit. Measured at these sizes: below 0.001,
-/// the rounding of the gradients.
+/// Acceptance limit for the error of a measured share, in percentage points. Measured at these sizes: below 0.001, from
+/// rounding of the gradients.
 const POINTS: f32 = 5.0;
 
 fn photo(name: &str, size: usize) -> Picture {
@@ -28,7 +27,7 @@ fn photo(name: &str, size: usize) -> Picture {
     image_io::resize(&picture, width, height).expect(name)
 }
 
-/// The three factors with these layers, each as strong as `strength` says.
+/// Builds the preset with these layers of the three factors, each with the given strength.
 fn factors(layers: [&str; 3], strength: impl Fn(&str) -> Strength) -> Preset {
     let mut preset = Preset::default();
     preset.style.statistic = by_name("mean-covariance").expect("a statistic");
@@ -41,7 +40,7 @@ fn factors(layers: [&str; 3], strength: impl Fn(&str) -> Strength) -> Preset {
 }
 
 #[test]
-fn measured_shares_are_those_asked_for() {
+fn measured_shares_match_requested_shares() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/vgg16-narrow.safetensors");
@@ -70,7 +69,7 @@ fn measured_shares_are_those_asked_for() {
             |name: &str| asked_for[FACTORS.iter().position(|other| *other == name).expect("a factor")];
         request.groups = factors(names, |name| Strength::Share(asked_for(name))).groups();
         request.scales = Scales::single(11);
-        // The picture that is read back is then the one that was measured.
+        // Then the picture that is read back is the measured one.
         request.average_decay = 0.0;
         request.top_classes = 0;
         request.schedule.report_every = 0;
@@ -103,7 +102,7 @@ fn measured_shares_are_those_asked_for() {
                 }
                 Ok(ControlFlow::Continue(()))
             })
-            .expect("a look");
+            .expect("an evaluation");
         let shares = shares.expect("a report");
         assert_eq!(shares.len(), 3);
         let list = |share: &dyn Fn(&str) -> f32| {

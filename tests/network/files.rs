@@ -1,8 +1,8 @@
-//! What a network's file does to what is computed with it.
+//! Effects of weights files on the computation: overflowing weights, replaced files.
 
 use crate::common::golden::{Golden, path};
 use crate::common::objective::{picture, use_style_statistic, weigh};
-use crate::common::{both, turn};
+use crate::common::{both_devices, turn};
 use neural_mirage::Error;
 use neural_mirage::mirage::{Event, Request, Scales, Session, classify};
 use neural_mirage::ops::PoolKind;
@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Writes the tiny network with some of its tensors multiplied.
+/// Writes the tiny network with some tensors multiplied by `factor`.
 fn write(file: &Path, names: &[&str], factor: f32) {
     let bytes = std::fs::read(path("tiny_vgg.safetensors")).unwrap();
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
@@ -33,9 +33,9 @@ fn write(file: &Path, names: &[&str], factor: f32) {
     safetensors::serialize_to_file(views, header.metadata().clone(), file).unwrap();
 }
 
-/// Weights that are finite and too large: what overflows on the way is noticed, although a rectifier follows.
+/// Finite but too large weights: overflow is detected even though a ReLU follows.
 #[test]
-fn activations_that_overflow_are_noticed() {
+fn activation_overflow_is_an_error() {
     let _turn = turn();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("large.safetensors");
@@ -43,7 +43,7 @@ fn activations_that_overflow_are_noticed() {
     let network = Arc::new(Network::open(&file, None).unwrap());
     network.check_finite().unwrap();
     let photo = picture(&Golden::open("objective.safetensors"), "photo");
-    for engine in both() {
+    for engine in both_devices() {
         let found = classify(&engine, &network, &photo, PoolKind::Average.into());
         assert!(matches!(found, Err(Error::File { .. })), "{found:?} on {}", engine.describe());
         let mut request = Request::new(photo.clone());
@@ -56,14 +56,14 @@ fn activations_that_overflow_are_noticed() {
     }
 }
 
-/// Packed weights stay on the device, but not for another file of the same name.
+/// Packed weights are cached on the device, but not across different files of the same name.
 #[test]
-fn a_file_that_is_replaced_is_read_anew() {
+fn replaced_weights_file_is_reloaded() {
     let _turn = turn();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("network.safetensors");
     let photo = picture(&Golden::open("objective.safetensors"), "photo");
-    for engine in both() {
+    for engine in both_devices() {
         let classes = |factor: f32| {
             write(&file, &["conv1_1.weight", "fc8.weight"], factor);
             let network = Network::open(&file, None).unwrap();

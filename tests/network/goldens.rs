@@ -1,30 +1,30 @@
-//! A small VGG against PyTorch: every activation, every loss, the image gradient, all factors.
+//! A small VGG against PyTorch: every activation, every loss, and the gradient with respect to the picture.
 
 use crate::common::golden::{Golden, text};
 use crate::common::objective::{network, picture, pooling, request};
-use crate::common::{assert_close, both, cpu, engine, engine_with, relative_l2, turn, widen};
+use crate::common::{assert_close, both_devices, cpu, engine, engine_with, relative_l2, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
 use neural_mirage::mirage::{Session, activations};
 use neural_mirage::ops::PoolKind;
 use std::sync::Arc;
 
-/// Up to sixteen layers, each adding rounding of a few 1e-7 of its largest value (f32 sums of about a hundred
-/// products).
+/// Up to sixteen layers, each with a rounding error of a few 1e-7 of its largest value (f32 sums of about a
+/// hundred products).
 const ACTIVATIONS: f64 = 1e-5;
-/// With Winograd's method each layer adds two to three times as much, and the softmax turns what is a few 1e-6
-/// of logits in the tens into as many 1e-5 of the probabilities (measured: 4.3e-5).
+/// With Winograd's method each layer adds two to three times as much, and the softmax turns errors of a few 1e-6 of
+/// logits in the tens into a few 1e-5 of the probabilities (measured: 4.3e-5).
 const WINOGRAD_ACTIVATIONS: f64 = 1e-4;
-/// Logits of up to 12.8 (fc8 of `start_large`), each off by ACTIVATIONS of that, move the largest probability by
-/// half of 1.3e-4; rounding is far from adding up so. Measured: 1.04e-5; below 1e-5 with
-/// another order of the same sums.
+/// Logits of up to 12.8 (fc8 of `start_large`), each off by ACTIVATIONS of that, could change the largest probability
+/// by half of 1.3e-4, but rounding errors do not all add up. Measured: 1.04e-5; below 1e-5 with a different summation
+/// order.
 const PROBABILITIES: f64 = 3e-5;
-/// Losses are means of squares: relative errors of the activations, doubled.
+/// Losses are means of squares, so the relative errors of the activations double.
 const LOSSES: f64 = 2e-5;
-/// Gradients react to single ReLU and pooling decisions; per-conv noise of 1e-6 moves them by up to 4e-5.
+/// Gradients depend on single ReLU and pooling decisions. Noise of 1e-6 per convolution changes them by up to 4e-5.
 const GRADIENT: f64 = 2e-4;
 
-/// Checks the requests of these names, or all if none is given.
+/// Checks the requests with these names, or all if `names` is empty.
 fn check_requests(engine: &Arc<Engine>, names: &[&str]) {
     println!("{}", engine.describe());
     let golden = Golden::open("objective.safetensors");
@@ -90,7 +90,7 @@ fn check_activations(engine: &Arc<Engine>, limit: f64) {
         let allowed = if layer == "prob" { limit.max(PROBABILITIES) } else { limit };
         assert_close(&format!("{image} {layer} {kind:?}"), &found[0].1, &expected, allowed);
     }
-    // All at once gives the same: fusing a ReLU into its conv must not depend on who asks.
+    // Requesting all layers at once gives the same: fusing a ReLU into its convolution must not depend on the request.
     let layers = network.layer_names();
     let input = picture(&golden, "start");
     let together = activations(engine, &network, &input, PoolKind::Max.into(), &layers).expect("all layers");
@@ -103,10 +103,10 @@ fn check_activations(engine: &Arc<Engine>, limit: f64) {
 #[test]
 fn losses_and_gradients_match_pytorch() {
     let _turn = turn();
-    both().iter().for_each(|engine| check_requests(engine, &[]));
+    both_devices().iter().for_each(|engine| check_requests(engine, &[]));
 }
 
-/// No optional feature, WebGPU's default limits: everything runs all the same.
+/// Without optional features and with WebGPU's default limits.
 #[test]
 fn losses_and_gradients_match_pytorch_on_a_minimal_device() {
     let _turn = turn();
@@ -117,7 +117,7 @@ fn losses_and_gradients_match_pytorch_on_a_minimal_device() {
 }
 
 #[test]
-fn losses_and_gradients_match_pytorch_with_the_other_families() {
+fn losses_and_gradients_match_pytorch_in_other_families() {
     let _turn = turn();
     check_requests(&engine(Family::Buffer), &["all", "large"]);
     check_requests(&engine(Family::Naive), &["all", "average_pooling"]);

@@ -1,4 +1,4 @@
-//! A picture larger than the device. Run by hand: see docs/memory.md.
+//! Pictures larger than the device's memory. Run by hand: see docs/memory.md.
 
 use super::recompute::picture;
 use super::tiles::{
@@ -19,10 +19,11 @@ use std::time::Instant;
 
 const SIDE: usize = 4096;
 const GIB: u64 = 1 << 30;
-/// The side of the default network's tiles: the largest that take less than that.
+/// Tile size for the default network: the largest that needs less than 1 GiB.
 const TILE: u32 = 288;
-/// A device that binds 128 MiB at once, half of a tensor of such a picture. With `minimal` the driver enforces that and has
-/// no subgroups; without it only the choice of kernels keeps to it, and those of the texture family are among them.
+/// Opens a device that binds at most 128 MiB, half of a tensor of such a picture. With `minimal` the driver enforces
+/// the limit and has no subgroups. Without it only the kernel selection respects the limit, and may use the texture
+/// family.
 fn small_device(minimal: bool) -> Arc<Engine> {
     engine_with(&DeviceOptions { minimal, ..Default::default() }, |profile| {
         profile.max_binding = profile.max_binding.min(128 << 20);
@@ -30,12 +31,12 @@ fn small_device(minimal: bool) -> Arc<Engine> {
     })
 }
 
-/// Paints on the small device within 1 GiB, planned and measured, and keeps the picture as `name` for a look at its tiles' edges.
+/// Runs on the small device within 1 GiB, planned and measured, and saves the picture as `name` to inspect tile edges.
 fn paint(engine: &Arc<Engine>, network: &Arc<Network>, request: Request, name: &str) {
     let plan = MemoryPlan::new(engine, network, &request).unwrap();
     let planned = plan.phases.iter().map(|phase| phase.device.total()).max().unwrap();
     assert!(planned <= GIB, "{} MiB: {plan:?}", planned >> 20);
-    let begun = Instant::now();
+    let start = Instant::now();
     let mut session = Session::new(engine, network, request).unwrap();
     let mut losses = Vec::new();
     let mut observe = |event: Event<'_>| {
@@ -48,7 +49,7 @@ fn paint(engine: &Arc<Engine>, network: &Arc<Network>, request: Request, name: &
     assert_eq!([result.picture.width, result.picture.height], [SIDE, SIDE]);
     assert!(losses.len() >= 2 && losses.iter().all(|loss| loss.is_finite()), "{losses:?}");
     let device = session.memory().total();
-    let seconds = begun.elapsed().as_secs();
+    let seconds = start.elapsed().as_secs();
     println!("losses {losses:?}, {} of {} MiB on the device, {seconds} s", device >> 20, planned >> 20);
     assert!(device <= GIB, "{} MiB", device >> 20);
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -57,11 +58,11 @@ fn paint(engine: &Arc<Engine>, network: &Arc<Network>, request: Request, name: &
     println!("{}", path.display());
 }
 
-/// A run of three scales whose weights are measured; then losses and gradient against the CPU device with other tiles, whose
-/// edges lie elsewhere. A network of few channels.
+/// A run of three scales with measured weights on a network of few channels. Then losses and gradient against the CPU
+/// device with a different tile size.
 #[test]
 #[ignore = "takes 20 minutes on a software driver"]
-fn a_picture_of_4096_pixels_is_painted_on_a_device_of_one_gibibyte() {
+fn small_network_renders_4096_px_within_1_gib() {
     let small = small_device(true);
     let mut request = request(picture(SIDE, SIDE, 17), "mean-covariance");
     let painted = Request {
@@ -79,17 +80,17 @@ fn a_picture_of_4096_pixels_is_painted_on_a_device_of_one_gibibyte() {
 
 #[test]
 #[ignore = "takes half an hour or more on a software driver"]
-fn the_default_network_paints_4096_pixels_on_a_device_of_one_gibibyte() {
+fn default_network_renders_4096_px_within_1_gib() {
     let (network, request) = default_request([SIDE, SIDE]);
     let scales = Scales { count: ScaleCount::Exactly(2), iterations: vec![1], ..request.scales.clone() };
     let painted = Request { tiling: Tiling::Side(TILE), scales, ..request };
     paint(&small_device(false), &network, painted, "large-default.png");
 }
 
-/// Without Winograd's method, in which roundings depend on where a tile begins.
+/// Without Winograd's method, whose rounding depends on where a tile begins.
 #[test]
 #[ignore = "takes half an hour"]
-fn the_gradient_of_4096_pixels_does_not_depend_on_the_tiles() {
+fn gradient_at_4096_px_does_not_depend_on_tile_size() {
     let (network, request) = default_request([SIDE, SIDE]);
     let request = with_gram_matrices(request);
     let cpu = cpu(DeviceOptions { exact: true, ..DeviceOptions::default() });
@@ -99,7 +100,7 @@ fn the_gradient_of_4096_pixels_does_not_depend_on_the_tiles() {
 
 #[test]
 #[ignore = "takes half an hour or more on a software driver"]
-fn the_gradient_of_4096_pixels_is_the_same_on_a_device_of_one_gibibyte() {
+fn gradient_at_4096_px_matches_on_1_gib_device() {
     let (network, request) = default_request([SIDE, SIDE]);
     let expected = evaluate(&cpu(DeviceOptions::default()), &network, &request, Some(448));
     let found = evaluate(&small_device(false), &network, &request, Some(TILE));

@@ -1,4 +1,4 @@
-//! Whole networks: a tiny one against PyTorch, the default one's balance.
+//! Whole networks: a tiny one against PyTorch, the balance of the default one, tiling and recomputation.
 
 mod agreement;
 mod balance;

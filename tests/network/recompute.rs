@@ -1,7 +1,7 @@
-//! Activations that are computed again in the backward pass: the same picture to the bit, in less memory.
+//! Recomputation of activations in the backward pass: bit-identical pictures with less memory.
 
 use crate::common::objective::network;
-use crate::common::{both, cpu, draw, turn};
+use crate::common::{both_devices, cpu, draw, turn};
 use neural_mirage::gpu::DeviceOptions;
 use neural_mirage::image_io::Picture;
 use neural_mirage::mirage::optimizer::{self, Settings};
@@ -16,14 +16,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A picture of random values.
+/// Creates a picture of random values.
 pub fn picture(width: usize, height: usize, seed: u64) -> Picture {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let normal = draw(Shape::Vector(width * height * 3), CaseInput::Normal, &mut random);
     Picture { width, height, rgb: normal.iter().map(|value| (0.5 + 0.2 * value).clamp(0.0, 1.0)).collect() }
 }
 
-/// All factors, with losses in the midst and at the end of blocks.
+/// A request with all factors, and losses inside and at the end of blocks.
 fn request(photo: Picture, statistic: &str, pooling: PoolKind, optimizer: &str) -> Request {
     let mut request = Request::new(photo);
     let mut preset = Preset::default();
@@ -41,7 +41,7 @@ fn request(photo: Picture, statistic: &str, pooling: PoolKind, optimizer: &str) 
 }
 
 #[test]
-fn recomputing_changes_no_bit_of_a_run() {
+fn recomputation_is_bit_identical() {
     let _turn = turn();
     let network = network();
     let runs = [
@@ -52,7 +52,7 @@ fn recomputing_changes_no_bit_of_a_run() {
         ((100, 33), "feature", PoolKind::Average, "lbfgs-plain"),
         ((45, 64), "gram-relative", PoolKind::Max, "adam"),
     ];
-    for engine in both() {
+    for engine in both_devices() {
         for ((width, height), statistic, pooling, optimizer) in runs {
             let what =
                 format!("{width}x{height}, {statistic}, {pooling:?}, {optimizer} on {}", engine.describe());
@@ -79,9 +79,9 @@ fn recomputing_changes_no_bit_of_a_run() {
     }
 }
 
-/// The gain is that of the largest maps, those of the first block: they need not be kept during the others.
+/// The saving comes from the largest maps, those of the first block, which need not be stored.
 #[test]
-fn recomputing_takes_much_less_memory() {
+fn recomputation_saves_memory() {
     let engine = cpu(DeviceOptions::default());
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/vgg16-narrow.safetensors");
     let network = Arc::new(Network::open(&weights, None).expect("the default network"));

@@ -1,8 +1,8 @@
-//! The first layers of a network tile by tile: losses and gradient are those of the whole picture.
+//! The first layers of a network computed tile by tile: losses and gradient match the whole picture.
 
 use super::recompute::picture;
 use crate::common::objective::{network, weigh};
-use crate::common::{both, cpu, engine_with, relative_l2, turn, widen};
+use crate::common::{both_devices, cpu, engine_with, relative_l2, turn, widen};
 use neural_mirage::Error;
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
@@ -19,20 +19,20 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The acceptance limit of gradients, relative L2. Sums over tiles add roundings of 6e-8 to what are means of thousands of
+/// Acceptance limit of gradients, relative L2. Sums over tiles add rounding errors of 6e-8 to means of thousands of
 /// values.
 pub(super) const GRADIENT: f64 = 1e-5;
-/// With Winograd's method a pixel's rounding depends on where its 4x4 tile begins, and ReLU and pooling decisions within
-/// rounding of a tie fall either way, as between two devices; see `goldens`.
+/// With Winograd's method a pixel's rounding depends on where its 4x4 tile begins. ReLU and pooling decisions near a
+/// tie may differ, as between two devices; see `goldens`.
 pub(super) const WINOGRAD_GRADIENT: f64 = 2e-4;
-/// The same with the default statistic of style, whose matrix roots amplify roundings of covariances, and on two devices. At
-/// 320 px in tiles of 48 the CPU device's gradient differs by 1.3e-3 without Winograd's method, where Gram matrices make it
-/// 6e-7; of whole pictures of 512 px the CPU device's and lavapipe's are 3.3e-3 apart.
+/// Limit for the default style statistic, whose matrix roots amplify rounding of covariances, and for two devices. At
+/// 320 px in tiles of 48 the CPU device's gradient differs by 1.3e-3 without Winograd's method, and by 6e-7 with Gram
+/// matrices. For whole pictures of 512 px the gradients of the CPU device and lavapipe differ by 3.3e-3.
 pub(super) const ROOTS: f64 = 5e-3;
-/// As in `mirage::LOSS_LIMIT`: some losses are small differences of statistics, which are within 1e-6.
+/// As `mirage::LOSS_LIMIT`: some losses are small differences of statistics, which are accurate to 1e-6.
 const LOSSES: f64 = 1e-3;
 
-/// All factors: style in and between blocks, and what tiles have to put together for the deep layers.
+/// A request with all factors: style inside and between blocks, and deep layers that need the maps of all tiles.
 pub(super) fn request(photo: Picture, statistic: &str) -> Request {
     let mut request = Request::new(photo);
     let mut preset = Preset::default();
@@ -47,10 +47,10 @@ pub(super) fn request(photo: Picture, statistic: &str) -> Request {
     request
 }
 
-/// Losses and gradient.
+/// Computes losses and gradient.
 type Evaluated = (Vec<TermLoss>, Vec<f32>);
 
-/// At a picture that meets no target.
+/// Evaluates at a picture that differs from every target.
 pub(super) fn evaluate(
     engine: &Arc<Engine>,
     network: &Arc<Network>,
@@ -72,7 +72,7 @@ fn check(engine: &Arc<Engine>, request: &Request, tiles: &[u32], limit: f64, wha
     }
 }
 
-/// Losses and gradient, to [`LOSSES`] and to `limit`.
+/// Compares losses within [`LOSSES`] and gradients within `limit`.
 pub(super) fn compare(found: &Evaluated, expected: &Evaluated, limit: f64, what: &str) {
     let ((losses, found), (expected, gradient)) = (found, expected);
     assert_eq!(losses.len(), expected.len(), "{what}");
@@ -93,11 +93,11 @@ pub(super) fn compare(found: &Evaluated, expected: &Evaluated, limit: f64, what:
 }
 
 #[test]
-fn tiles_give_the_gradient_of_the_whole_picture() {
+fn tiled_gradient_matches_whole_picture() {
     let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
     let variations = ["total-variation", "total-variation-absolute", "total-variation-diagonal"];
     let mut variations = variations.into_iter().cycle();
-    // Odd and prime sizes, wide and tall; at most one of the tiles below in a direction, and many.
+    // Odd and prime sizes, wide and tall; with one tile or many per direction.
     let pictures = [
         ((131, 97), "gram", PoolKind::Max),
         ((97, 160), "gram-pixels", PoolKind::Average),
@@ -110,7 +110,7 @@ fn tiles_give_the_gradient_of_the_whole_picture() {
     for ((width, height), statistic, pooling) in pictures {
         let mut request = request(picture(width, height, 17), statistic);
         if statistic == "feature" {
-            // It compares with a picture of the same size only.
+            // It needs a target of the same size.
             let mut groups = request.groups.clone();
             groups
                 .iter_mut()
@@ -133,29 +133,29 @@ fn tiles_give_the_gradient_of_the_whole_picture() {
     }
 }
 
-/// The default network and objective.
+/// Creates a request of the default objective and the default network.
 pub(super) fn default_request([width, height]: [usize; 2]) -> (Arc<Network>, Request) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let network = Arc::new(Network::open(&root.join("weights/vgg16-narrow.safetensors"), None).unwrap());
     let photo = image_io::read(&root.join("docs/photos/astronaut.png")).unwrap().picture;
     let mut request = Request::new(image_io::resize(&photo, width, height).unwrap());
-    // Measuring the weights would take as long as some iterations.
+    // Given weights: measuring them would take as long as several iterations.
     weigh(&mut request, |name| if name == "spatial" { 0.3 } else { 1.0 });
     request.scales = Scales::single(1);
     (network, request)
 }
 
-/// The same with Gram matrices for style.
+/// Replaces the style statistic by Gram matrices.
 pub(super) fn with_gram_matrices(mut request: Request) -> Request {
     let style = request.groups.iter_mut().filter(|group| group.name == "style");
     style.flat_map(|group| &mut group.losses).for_each(|loss| loss.statistic = by_name("gram").unwrap());
     request
 }
 
-/// A tile and its halo are 224 pixels wide for all layers of such a network, so only in wider pictures does a tile not see
-/// all of it. In tiles of 8 all layers are in tiles, in those of 100 the first ones.
+/// With all layers of this network, a tile and its halo are 224 pixels wide, so only in wider pictures a tile sees just
+/// a part. With tiles of 8 all layers are tiled, with tiles of 100 only the first ones.
 #[test]
-fn tiles_that_see_a_part_of_the_picture_give_its_gradient() {
+fn tiled_gradient_matches_when_tiles_see_part_of_picture() {
     let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
     for (width, height) in [(391, 43), (37, 391)] {
         let request = request(picture(width, height, 17), "mean-covariance");
@@ -163,9 +163,9 @@ fn tiles_that_see_a_part_of_the_picture_give_its_gradient() {
     }
 }
 
-/// In tiles of 64 the first layers are in tiles, in tiles of 16 all convolutions.
+/// With tiles of 64 the first layers are tiled, with tiles of 16 all convolutions.
 #[test]
-fn tiles_give_the_gradient_of_the_default_network() {
+fn tiled_gradient_matches_for_default_network() {
     let _turn = turn();
     let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
     for (size, tile) in [([149, 41], 64), ([97, 41], 16)] {
@@ -178,21 +178,21 @@ fn tiles_give_the_gradient_of_the_default_network() {
 }
 
 #[test]
-fn tiles_give_the_gradient_on_every_device() {
+fn tiled_gradient_matches_on_every_device() {
     let _turn = turn();
     let plain = DeviceOptions { family: Family::Naive, exact: true, ..Default::default() };
     for statistic in ["mean-variance", "mean-covariance"] {
         let request = request(picture(83, 71, 17), statistic);
         check(&engine_with(&plain, |_| {}), &request, &[32], GRADIENT, statistic);
-        for engine in both() {
+        for engine in both_devices() {
             check(&engine, &request, &[32], WINOGRAD_GRADIENT, statistic);
         }
     }
 }
 
-/// Without the abstract factor nothing needs the deep layers, and nothing is put together but sums.
+/// Without the abstract factor no deep layers are needed, and only sums are combined across tiles.
 #[test]
-fn tiles_of_a_shallow_objective() {
+fn tiled_gradient_matches_for_shallow_objective() {
     let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
     let mut request = request(picture(120, 85, 17), "gram");
     request.top_classes = 0;
@@ -206,9 +206,9 @@ fn tiles_of_a_shallow_objective() {
     check(&engine, &request, &[8, 64], GRADIENT, "shallow");
 }
 
-/// What one picture gave must not stay for the next.
+/// Results of one picture must not affect the next.
 #[test]
-fn another_picture_is_computed_anew() {
+fn results_do_not_depend_on_previous_picture() {
     let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
     let mut request = request(picture(97, 83, 17), "gram");
     request.tiling = Tiling::Side(32);
@@ -222,12 +222,12 @@ fn another_picture_is_computed_anew() {
     assert_eq!(both.evaluate(&first).unwrap(), before);
 }
 
-/// A target that is a large map is kept in 16 bits a value, rounded by at most 2^-8 of itself: a third of that on average.
-/// Without that the gradient would be within [`GRADIENT`].
+/// Targets that are large maps are stored in 16 bits per value, with a relative rounding error of at most 2^-8, a third
+/// of that on average. Without it the gradient would be within [`GRADIENT`].
 #[test]
-fn large_targets_of_tiles_are_kept_in_16_bits() {
+fn large_tiled_targets_are_stored_in_16_bits() {
     let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
-    // Its first layers have 64 channels: more than 16 million values at this size.
+    // The first layers have 64 channels: more than 16 million values at this size.
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/vgg16-narrow.safetensors");
     let network = Arc::new(Network::open(Path::new(path), None).unwrap());
     let (width, height) = (521, 509);
@@ -249,9 +249,9 @@ fn large_targets_of_tiles_are_kept_in_16_bits() {
     assert!((GRADIENT..=4e-3).contains(&error), "{error:.3e}");
 }
 
-/// A run with measured shares, reports and two scales, the first of which is one tile.
+/// A run with measured shares, reports and two scales, the first of which fits in one tile.
 #[test]
-fn a_run_in_tiles_paints_the_same_picture() {
+fn tiled_run_matches_whole_run() {
     let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
     let run = |tile: Option<u32>, optimizer: Arc<dyn Optimizer>| {
         let mut request = request(picture(120, 101, 17), "mean-covariance");
@@ -281,16 +281,16 @@ fn a_run_in_tiles_paints_the_same_picture() {
         }
         let error = relative_l2(&tiled.0, &widen(&whole.0));
         println!("{name}: pictures differ by {error:.2e}");
-        // Adam follows the sign of what is next to nothing.
+        // Adam amplifies the sign of tiny gradients.
         assert!(error <= 1e-3, "{name}: {error:.3e}");
     }
 }
 
 #[test]
-fn tiles_are_chosen_where_the_whole_does_not_fit() {
+fn tiles_are_chosen_when_whole_picture_does_not_fit() {
     let _turn = turn();
     let options = DeviceOptions { family: Family::Naive, exact: true, ..Default::default() };
-    // Room for a tile's maps, not for those of the whole, and not for the picture, of 960 KB.
+    // Room for a tile's maps, but not for those of the whole picture, nor for the picture itself (960 KB).
     let small = engine_with(&options, |profile| profile.max_binding = 900_000);
     let mut request = request(picture(300, 200, 17), "mean-covariance");
     let refused = Session::new(&small, &network(), request.clone()).unwrap_err();
@@ -304,7 +304,7 @@ fn tiles_are_chosen_where_the_whole_does_not_fit() {
     let error = relative_l2(&found, &widen(&expected));
     assert!(error <= WINOGRAD_GRADIENT, "{error:.3e}");
     let mut notes = Vec::new();
-    // The run is stopped at once.
+    // The run is stopped immediately.
     let _ = session.run(&mut |event: Event<'_>| {
         if let Event::Started(started) = event {
             notes.extend(started.notes.clone());

@@ -1,4 +1,4 @@
-//! Adam over many steps on the device: the state it carries, its end values, and what NaN does.
+//! Adam over many steps on the device: its state, its final values, and the effect of NaN.
 
 use crate::common::{engine, relative_l2, turn};
 use neural_mirage::gpu::Family;
@@ -6,10 +6,10 @@ use neural_mirage::graph::{Bindings, Goals, Graph, Program, SingleOp};
 use neural_mirage::ops::{Adam, Op, Shape};
 use std::sync::Arc;
 
-/// `1 - beta^t` is carried in f32 over many steps; what counts is that no digits are lost to
-/// cancellation at the start and that errors do not pile up.
+/// `1 - beta^t` is kept in f32 over many steps. It must not lose digits to cancellation at the start or
+/// accumulate errors.
 #[test]
-fn a_long_run_follows_the_reference() {
+fn long_run_matches_reference() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let adam = Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clamp: false };
@@ -31,7 +31,7 @@ fn a_long_run_follows_the_reference() {
     bound.insert(output, engine.tensor("output", Shape::Vector(1)).unwrap());
     let program = Program::prepare(&engine, &graph, &bound, &Goals::all([output]), |_| 0).unwrap();
     for t in 1..=300 {
-        // Gradients that do not depend on x, so that both sides see the same.
+        // Gradients that do not depend on x, so that both sides receive the same.
         let gradient: Vec<f32> = (0..count).map(|i| ((i * 31 + t * 17) % 23) as f32 / 11.0 - 0.4).collect();
         engine.write(&bound[&ids[1]], shape, &gradient).unwrap();
         program.submit(&[Goals::ALL], &[], "adam").unwrap();
@@ -43,8 +43,8 @@ fn a_long_run_follows_the_reference() {
             values[*input] = next[start..start + values[*input].len()].to_vec();
         }
         if [1, 2, 10, 300].contains(&t) {
-            // x has moved by up to 0.25 in each step, with the rounding of each: 6e-8 * sqrt(300) = 1e-6.
-            // In v, f32(beta2) + f32(1 - beta2) misses 1 by 1e-8, a thousand times over: as in PyTorch.
+            // x moves by up to 0.25 per step, with rounding: 6e-8 * sqrt(300) = 1e-6. In v, f32(beta2) +
+            // f32(1 - beta2) differs from 1 by 1e-8, over a thousand steps, as in PyTorch.
             for (input, tolerance) in [(0, 2e-6), (2, 1e-6), (3, 1e-5), (4, 1e-6)] {
                 let actual = engine.read(&bound[&ids[input]], shapes[input], "state").unwrap();
                 let stored = engine.read_stored(&bound[&ids[input]], shapes[input].stored(), "state");
@@ -52,7 +52,7 @@ fn a_long_run_follows_the_reference() {
                 let distance = relative_l2(&actual, &values[input]);
                 assert!(distance < tolerance, "input {input} is off by {distance:.1e} after {t} steps");
             }
-            // The closed form, each on its own: a large t must not hide an error in a small 1 - beta^t.
+            // Compare each with the closed form: a large t must not hide an error in a small 1 - beta^t.
             let state = engine.read(&bound[&ids[4]], four, "state").unwrap();
             for (s, beta) in [(state[1], adam.beta1), (state[2], adam.beta2)] {
                 let exact = 1.0 - beta.powi(t as i32);
@@ -64,9 +64,9 @@ fn a_long_run_follows_the_reference() {
     }
 }
 
-/// A spoilt gradient must show in the picture, even where the picture is clamped.
+/// A non-finite gradient must reach the picture, even where the picture is clamped.
 #[test]
-fn a_gradient_that_is_not_finite_shows() {
+fn non_finite_gradient_reaches_the_picture() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let shape = Shape::Vector(5);
@@ -78,13 +78,13 @@ fn a_gradient_that_is_not_finite_shows() {
         let zeros = vec![0.0; 5];
         let inputs = [vec![0.5; 5], gradient, zeros.clone(), zeros, vec![0.0; 4], vec![0.1; 4]];
         let x = single.run(0, &inputs).unwrap().values[..5].to_vec();
-        let spoilt: Vec<bool> = x.iter().map(|x| x.is_nan()).collect();
-        assert_eq!(spoilt, [false, true, true, true, false], "{x:?}");
+        let non_finite: Vec<bool> = x.iter().map(|x| x.is_nan()).collect();
+        assert_eq!(non_finite, [false, true, true, true, false], "{x:?}");
     }
 }
 
 #[test]
-fn values_that_would_divide_by_zero_are_refused() {
+fn parameters_dividing_by_zero_are_refused() {
     let good = Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clamp: false };
     let shape = Shape::Vector(5);
     let shapes = [shape, shape, shape, shape, Shape::Vector(4), Shape::Vector(4)];

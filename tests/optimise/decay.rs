@@ -1,4 +1,4 @@
-//! Adam with its decay, over its state as the trait names it.
+//! Adam with learning rate decay, including the state tensors named by the trait.
 
 use crate::common::{engine, relative_l2, turn};
 use crate::functions::{narrow, spread};
@@ -9,7 +9,7 @@ use neural_mirage::ops::Shape;
 use std::sync::Arc;
 
 #[test]
-fn adam_with_decay_follows_the_reference() {
+fn adam_with_decay_matches_reference() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let shape = Shape::map(3, 5, 7);
@@ -32,7 +32,7 @@ fn adam_with_decay_follows_the_reference() {
                     *x = x.clamp(0.0, 1.0);
                 }
             }
-            // Each step rounds x, which is up to 1, to 6e-8.
+            // Each step rounds x, at most 1, by up to 6e-8.
             let distance = relative_l2(&stepper.picture(), &x);
             assert!(distance <= 2e-6, "clamp {clamp}, step {t}: off by {distance:.1e}");
         }

@@ -1,6 +1,6 @@
-//! Functions to minimise, each with its gradient.
+//! Objective functions with gradients for optimiser tests.
 
-/// Numbers that look random, in -1 .. 1, the same for the same seed.
+/// Returns deterministic pseudo-random numbers in -1 .. 1.
 pub fn spread(count: usize, seed: u32) -> Vec<f64> {
     (0..count)
         .map(|i| {

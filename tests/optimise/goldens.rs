@@ -1,8 +1,8 @@
-//! L-BFGS and moments between scales against PyTorch, on the goldens of `tools/make_optimizer_goldens.py`.
+//! L-BFGS and resized moments against PyTorch, using the goldens of `tools/make_optimizer_goldens.py`.
 
 use crate::common::golden::{Golden, shape, text};
 use crate::common::objective::{iterate, network, request_of_trajectory};
-use crate::common::{assert_close, both, engine, planar, relative_l2, turn, widen};
+use crate::common::{assert_close, both_devices, engine, planar, relative_l2, turn, widen};
 use neural_mirage::gpu::Family;
 use neural_mirage::graph::Engine;
 use neural_mirage::mirage::optimizer::{Lbfgs, LineSearch};
@@ -11,10 +11,10 @@ use neural_mirage::ops::ResizeMode;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Of the totals of the first [`STEADY`] steps. PyTorch's own in f32 are off by up to 6e-5 after ten steps. Pairs are small
-/// differences of large numbers, so rounding grows with the steps: with first pictures changed by up to 2e-7 of their
-/// values (six of them for each trajectory, on lavapipe and on the CPU device) these totals are off by up to 7e-5, the
-/// later ones by up to 2e-2 and the last picture by up to 1.8e-2.
+/// Tolerance of the totals of the first [`STEADY`] steps. PyTorch's own totals in f32 are off by up to 6e-5 after ten
+/// steps. Pairs are small differences of large numbers, so rounding errors grow with the steps: with first pictures
+/// perturbed by up to 2e-7 of their values (six per trajectory, on lavapipe and the CPU device) these totals are off by
+/// up to 7e-5, the later ones by up to 2e-2 and the last picture by up to 1.8e-2.
 const TOTALS: f64 = 1e-3;
 const STEADY: usize = 7;
 const LATER_TOTALS: f64 = 5e-2;
@@ -66,9 +66,9 @@ fn ten_steps_of_lbfgs_match_pytorch_and_neural_style() {
 }
 
 #[test]
-fn moments_at_another_size_match_pytorch() {
+fn resized_moments_match_pytorch() {
     let _turn = turn();
-    both().iter().for_each(check_moments);
+    both_devices().iter().for_each(check_moments);
 }
 
 fn check_moments(engine: &Arc<Engine>) {
@@ -85,9 +85,9 @@ fn check_moments(engine: &Arc<Engine>) {
             let (sizes, values) = goldens.tensor(text(&case[moment]));
             let resized = resize_map(engine, &values, shape(&sizes), size, mode).expect("a map");
             let expected = widen(&goldens.tensor(text(&case[carried])).1);
-            // Weights of both axes with an error of 2e-7 each, and sixteen products at most.
+            // The weights of both axes have errors of 2e-7 each, with at most sixteen products.
             assert_close(&format!("{name} {moment}"), &resized, &expected, 1e-5);
-            // A second moment has no negative value, which has no root.
+            // A second moment must not be negative, because its root is taken.
             assert!(moment == "first" || resized.iter().all(|value| *value >= 0.0), "{name}");
         }
     }

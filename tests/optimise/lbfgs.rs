@@ -13,7 +13,7 @@ use std::sync::Arc;
 const PLAIN: Lbfgs = Lbfgs { learning_rate: 1.0, history: 20, line_search: LineSearch::None, clamp: false };
 const SEARCH: Lbfgs = Lbfgs { line_search: LineSearch::Backtracking, ..PLAIN };
 
-/// Columns of the scalars that the tests look at.
+/// Indices in the `scalars` state tensor.
 const PAIRS: usize = 5;
 const LOSS: usize = 8;
 const ACCEPTED: usize = 12;
@@ -31,8 +31,8 @@ fn steps(stepper: &mut Stepper, function: Function<'_>, count: usize) {
     }
 }
 
-/// Steps with a line search, and checks after each that no accepted picture is worse than the one before.
-/// Returns the losses of the accepted pictures.
+/// Makes steps with a line search and checks that no accepted picture is worse than the previous one. Returns
+/// the losses of the accepted pictures.
 fn descend(stepper: &mut Stepper, function: Function<'_>, steps: usize) -> Vec<f64> {
     let mut losses = Vec::new();
     for step in 0..steps {
@@ -40,7 +40,7 @@ fn descend(stepper: &mut Stepper, function: Function<'_>, steps: usize) -> Vec<f
         let shown: Vec<f64> = stepper.shown().iter().map(|x| f64::from(*x)).collect();
         let loss = function(&shown).0;
         assert!(loss.is_finite(), "step {step}: the picture shown has loss {loss}");
-        // Losses go to the device as f32.
+        // Losses are passed to the device as f32.
         let known = stepper.state("scalars")[LOSS];
         assert_eq!(known, loss as f32, "step {step}");
         if let Some(before) = losses.last() {
@@ -51,9 +51,9 @@ fn descend(stepper: &mut Stepper, function: Function<'_>, steps: usize) -> Vec<f
     losses
 }
 
-/// Rings that are never full, filled once over, and of a single pair; sizes with padding of each kind.
+/// Histories that never fill, that wrap once, and of a single pair; sizes with each kind of padding.
 #[test]
-fn without_a_line_search_it_follows_torch() {
+fn matches_torch_without_line_search() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     for (shape, clamp) in [
@@ -75,8 +75,8 @@ fn without_a_line_search_it_follows_torch() {
                 stepper.step(&|x| coupled(x, &center));
                 let (loss, gradient) = coupled(&x, &center);
                 torch.step(&mut x, &gradient);
-                // A step loses some digits where s and y become small differences of large numbers; what is lost
-                // shows in later steps.
+                // s and y become small differences of large numbers, so each step loses some digits, and the errors
+                // grow in later steps.
                 let distance = relative_l2(&stepper.picture(), &x);
                 assert!(distance <= 1e-4, "{what}, step {step}: off by {distance:.1e} at loss {loss}");
             }
@@ -84,7 +84,7 @@ fn without_a_line_search_it_follows_torch() {
             assert_eq!(pairs, torch.pairs(), "{what}");
             assert!(pairs == history.min(13) || history == 20, "{what}: {pairs} pairs");
             let last = coupled(&x, &center).0;
-            assert!(last < 0.8 * first, "{what}: from {first} to {last}, so this tests little");
+            assert!(last < 0.8 * first, "{what}: from {first} to {last}, so little is tested");
         }
     }
 }
@@ -107,21 +107,21 @@ fn minima_of_quadratics_are_found() {
 }
 
 #[test]
-fn the_bend_of_rosenbrocks_valley_is_followed() {
+fn minimum_of_rosenbrock_is_found() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let shape = Shape::Vector(6);
     let mut stepper =
         stepper(&engine, Lbfgs { history: 6, ..SEARCH }, shape, &[-1.2, 1.0, 0.3, -0.7, 1.9, 0.1]);
-    // With starts that differ by 1e-6, this loss is first reached after 67 to 110 steps: rounding alone does that.
+    // From starts that differ by 1e-6 this loss is first reached after 67 to 110 steps, due to rounding alone.
     let losses = descend(&mut stepper, &rosenbrock, 200);
     assert!(losses[199] < 1e-5, "{losses:?}");
-    assert!(stepper.state("scalars")[REJECTED] > 0.0, "no step was rejected, so this tests little");
+    assert!(stepper.state("scalars")[REJECTED] > 0.0, "no step was rejected, so little is tested");
 }
 
-/// Beyond a wall right behind the minimum the loss is NaN, infinite, or finite with a spoilt gradient.
+/// Just beyond the minimum the loss is NaN, infinite, or finite with a non-finite gradient.
 #[test]
-fn walls_are_not_crossed() {
+fn line_search_rejects_non_finite_regions() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let shape = Shape::map(3, 2, 3);
@@ -131,23 +131,23 @@ fn walls_are_not_crossed() {
         let wall = |x: &[f64]| {
             let (loss, gradient) = quadratic(x, &center, 50.0);
             let crossed = x.iter().any(|x| *x > 0.52);
-            // Only the picture that is tried may be there.
+            // Only a trial picture may be there.
             if crossed { (beyond, vec![f64::NAN; x.len()]) } else { (loss, gradient) }
         };
-        // A first guess of the step that is much too long.
+        // The initial step length is much too long.
         let lbfgs = Lbfgs { learning_rate: 3.0, ..SEARCH };
         let mut stepper = stepper(&engine, lbfgs, shape, &start);
         let losses = descend(&mut stepper, &wall, 60);
-        assert!(losses[59] < 0.05 * losses[0], "beyond is {beyond}: {losses:?}");
+        assert!(losses[59] < 0.05 * losses[0], "loss beyond the minimum: {beyond}; {losses:?}");
         let scalars = stepper.state("scalars");
-        assert!(scalars[REJECTED] > 0.0, "nothing was rejected, so this tests nothing: {scalars:?}");
+        assert!(scalars[REJECTED] > 0.0, "no step was rejected, so nothing is tested: {scalars:?}");
         assert_eq!(scalars[ACCEPTED] + scalars[REJECTED], 60.0);
     }
 }
 
-/// Six halvings along a direction that rises are not enough: then the pairs are dropped, and the gradient leads on.
+/// Six halvings along an ascent direction fail. Then the pairs are dropped, and the next step follows the gradient.
 #[test]
-fn a_direction_that_never_falls_is_given_up() {
+fn ascent_direction_drops_the_history() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let shape = Shape::Vector(5);
@@ -165,7 +165,7 @@ fn a_direction_that_never_falls_is_given_up() {
         assert_eq!(stepper.shown(), accepted);
     }
     for pair in distances.windows(2) {
-        // The picture is rounded to 6e-8, and the last steps are small.
+        // The picture is rounded by 6e-8, and the last steps are small.
         assert!((pair[1] - pair[0] / 2.0).abs() <= 1.2e-7, "{distances:?}");
     }
     let scalars = stepper.state("scalars");
@@ -176,13 +176,13 @@ fn a_direction_that_never_falls_is_given_up() {
         accepted.iter().zip(&gradient).map(|(x, g)| f64::from(*x) - g / sum.max(1.0)).collect();
     let distance = relative_l2(&stepper.picture(), &expected);
     assert!(distance <= 1e-6, "the step along the gradient is off by {distance:.1e}");
-    // And it goes on from there.
+    // It continues from there.
     let losses = descend(&mut stepper, &|x| quadratic(x, &center, 9.0), 20);
     assert!(losses[19] < 1e-8, "{losses:?}");
 }
 
 #[test]
-fn a_flat_loss_moves_nothing_and_stays_finite() {
+fn flat_loss_leaves_picture_unchanged() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let shape = Shape::map(3, 2, 2);
@@ -195,15 +195,15 @@ fn a_flat_loss_moves_nothing_and_stays_finite() {
             assert_eq!(stepper.picture(), narrow(&begin));
             assert!(stepper.state("scalars").iter().all(|value| value.is_finite()));
         }
-        // Ties are accepted, and pairs without curvature not kept.
+        // Ties are accepted, and pairs without curvature are discarded.
         let scalars = stepper.state("scalars");
         assert_eq!((scalars[ACCEPTED], scalars[NOT_KEPT], scalars[PAIRS]), (4.0, 3.0, 0.0));
     }
 }
 
-/// With bounds, at the minimum each component has no gradient, or is at a bound that the gradient pushes it to.
+/// At the constrained minimum each component has zero gradient or is at a bound that the gradient pushes it to.
 #[test]
-fn with_bounds_it_ends_at_the_constrained_minimum() {
+fn clamping_finds_constrained_minimum() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let shape = Shape::map(3, 4, 3);
@@ -230,22 +230,22 @@ fn with_bounds_it_ends_at_the_constrained_minimum() {
     }
 }
 
-/// Weights measured anew: the accepted picture is where it goes on, and its old loss counts for nothing.
+/// After weights are measured again, the run continues from the accepted picture, whose old loss is discarded.
 #[test]
-fn after_a_change_of_the_objective_it_starts_anew_from_what_is_shown() {
+fn changed_objective_restarts_from_shown_picture() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let shape = Shape::Vector(9);
     let (one, other) = (spread(9, 21), spread(9, 22));
     let mut stepper = stepper(&engine, SEARCH, shape, &[0.0; 9]);
     descend(&mut stepper, &|x| quadratic(x, &one, 20.0), 12);
-    // Tried pictures now lie beyond a wall.
+    // The trial picture has a non-finite loss.
     stepper.step_with(f32::NAN, &[f32::NAN; 9]);
     let shown = stepper.shown();
     assert_ne!(stepper.picture(), shown);
-    stepper.forget();
+    stepper.restart();
     assert_eq!(stepper.picture(), shown);
-    // A loss that is a thousand times larger than before.
+    // The loss is now a thousand times larger.
     let function: Function<'_> = &|x| {
         let (loss, gradient) = quadratic(x, &other, 20.0);
         (1e3 * loss, gradient.iter().map(|g| 1e3 * g).collect())
@@ -256,9 +256,9 @@ fn after_a_change_of_the_objective_it_starts_anew_from_what_is_shown() {
     assert!(losses[40] < 1e-6 * losses[0], "{losses:?}");
 }
 
-/// If the first picture after a change is not finite, the one accepted last takes its place.
+/// If the first picture after a change has a non-finite loss, the last accepted picture replaces it.
 #[test]
-fn a_first_picture_that_is_not_finite_is_put_back() {
+fn non_finite_first_picture_is_replaced_by_accepted_one() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let center = [0.3, -0.2, 0.7, 0.1, -0.6];
@@ -266,7 +266,7 @@ fn a_first_picture_that_is_not_finite_is_put_back() {
     let function: Function<'_> = &|x| quadratic(x, &center, 9.0);
     descend(&mut stepper, function, 3);
     let shown = stepper.shown();
-    stepper.forget();
+    stepper.restart();
     stepper.set_picture(&[1e20; 5]);
     stepper.step_with(f32::INFINITY, &[f32::INFINITY; 5]);
     assert_eq!((stepper.picture(), stepper.shown()), (shown.clone(), shown));
@@ -274,9 +274,9 @@ fn a_first_picture_that_is_not_finite_is_put_back() {
     assert!(losses[19] < 1e-8, "{losses:?}");
 }
 
-/// A spoilt gradient must show where nothing searches, even where the picture is clamped.
+/// Without a line search a non-finite gradient must reach the picture, even where it is clamped.
 #[test]
-fn without_a_line_search_a_gradient_that_is_not_finite_shows() {
+fn non_finite_gradient_reaches_picture_without_line_search() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     for clamp in [false, true] {
@@ -288,9 +288,9 @@ fn without_a_line_search_a_gradient_that_is_not_finite_shows() {
     }
 }
 
-/// A ring larger than what the device binds at once comes in windows; neither that nor a second run changes a bit.
+/// A history larger than a binding is processed in windows. Windows and repeated runs must be bit-identical.
 #[test]
-fn bits_repeat_in_one_piece_and_in_windows() {
+fn windows_and_repeated_runs_are_bit_identical() {
     let _turn = turn();
     let shape = Shape::map(3, 13, 11);
     let center = spread(shape.elements(), 31);
@@ -305,14 +305,14 @@ fn bits_repeat_in_one_piece_and_in_windows() {
     for lbfgs in [Lbfgs { history: 5, ..PLAIN }, Lbfgs { history: 5, clamp: true, ..SEARCH }] {
         let whole = run(128 << 20, Family::Auto, lbfgs);
         assert_eq!(run(128 << 20, Family::Buffer, lbfgs), whole);
-        // A row of the rings has 3072 bytes here: one, two and four to a window.
+        // A row of the history has 3072 bytes here: one, two and four per window.
         for binding in [3100, 7000, 12_500] {
             assert_eq!(run(binding, Family::Auto, lbfgs), whole, "windows of {binding} bytes");
         }
     }
 }
 
-/// Loss, gradient and step in one program, which the host only starts.
+/// Loss, gradient and step in one program, without values passing through the host.
 #[test]
 fn loss_gradient_and_step_run_as_one_program() {
     let _turn = turn();
@@ -326,7 +326,7 @@ fn loss_gradient_and_step_run_as_one_program() {
         bound.insert(id, engine.tensor_with(label, shape, values).unwrap());
         id
     };
-    // All targets within the bounds, and some at them.
+    // All targets are within the bounds, some exactly at them.
     let target: Vec<f64> = spread(189, 41).iter().map(|c| (0.5 + 0.6 * c).clamp(0.0, 1.0)).collect();
     let start: Vec<f32> = narrow(&spread(189, 42)).iter().map(|x| 0.5 + 0.5 * x).collect();
     let picture = external(&mut graph, "picture", shape, &start);
@@ -340,7 +340,8 @@ fn loss_gradient_and_step_run_as_one_program() {
         state.push(external(&mut graph, tensor.name, tensor.shape, values));
     }
     let loss = graph.apply(MeanSquaredError, &[picture, target_id], "loss").unwrap();
-    let slope = gradient(&mut graph, &[(loss, one)], picture).unwrap().expect("it depends on the picture");
+    let slope =
+        gradient(&mut graph, &[(loss, one)], picture).unwrap().expect("the loss depends on the picture");
     let inputs = StepInputs { picture, gradient: slope, loss: Some(loss), control };
     let goals = lbfgs.step(&mut graph, &inputs, &state).unwrap();
     let program = Program::prepare(&engine, &graph, &bound, &Goals::all(goals), |_| 0).unwrap();

@@ -1,4 +1,4 @@
-//! Optimisers, each in a graph of its own, and whole runs: against PyTorch, over scales, paused, saved and resumed.
+//! Single optimisers and whole runs: against PyTorch, over several scales, paused, saved and resumed.
 
 mod adam;
 #[path = "../common/mod.rs"]

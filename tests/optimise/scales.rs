@@ -1,8 +1,8 @@
-//! Runs that go coarse to fine: sizes, events, what is carried over, and resuming to the same bits.
+//! Coarse-to-fine runs: sizes, events, state carried between scales, and bit-identical resuming.
 
 use crate::common::golden::Golden;
 use crate::common::objective::{network, picture, use_style_statistic};
-use crate::common::runs::{GO_ON, Setting, run, session, states};
+use crate::common::runs::{CONTINUE, Setting, run, session, states};
 use crate::common::{cpu, engine, turn};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
@@ -12,7 +12,7 @@ use neural_mirage::ops::Padding;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// The tiny network on the usual device, and a request of two scales with an average.
+/// The tiny network on the shared device, and a request of two scales with an average.
 fn setting() -> Setting {
     setting_on(engine(Family::Auto))
 }
@@ -51,7 +51,7 @@ fn pictures_grow_from_scale_to_scale() {
             Event::Report(report) => reports.push((report.iteration, report.total)),
             _ => {}
         }
-        GO_ON
+        CONTINUE
     });
     assert_eq!(scales, [(0, 2, plan[0]), (1, 2, plan[1])]);
     assert_eq!(seen, (0..=9).collect::<Vec<_>>());
@@ -61,9 +61,9 @@ fn pictures_grow_from_scale_to_scale() {
     assert_eq!([result.picture.height, result.picture.width], whole);
 }
 
-/// What begins the second scale is what ended the first, larger.
+/// The second scale begins with the enlarged result of the first.
 #[test]
-fn the_next_scale_begins_with_the_average_and_the_moments() {
+fn next_scale_inherits_average_and_moments() {
     let _turn = turn();
     let setting = setting();
     let mut request = setting.2.clone();
@@ -81,22 +81,22 @@ fn the_next_scale_begins_with_the_average_and_the_moments() {
     let mean =
         |values: &[f32]| values.iter().map(|value| f64::from(*value)).sum::<f64>() / values.len() as f64;
     let picture = first.tensor("picture").expect("a picture");
-    // Enlarging keeps the mean but for the border's pixels.
+    // Enlarging keeps the mean, except for border pixels.
     assert!((mean(picture) - mean(&ended.picture.rgb)).abs() < 5e-3);
     assert!(picture.iter().all(|value| (0.0..=1.0).contains(value)));
     let second = first.tensor("adam:second_moment").expect("a moment");
     assert!(second.iter().all(|value| *value >= 0.0) && second.iter().any(|value| *value > 0.0));
     assert!(first.tensor("adam:first_moment").expect("a moment").iter().any(|value| *value != 0.0));
-    // The step counter goes on, the average begins anew.
+    // The step counter continues, and the average restarts.
     assert_eq!(first.tensor("adam:counters").expect("counters")[0], 5.0);
     assert_eq!(first.tensor("average_counters").expect("counters")[0], 0.0);
 }
 
-/// Saves the states after these iterations, and goes on from each.
+/// Saves the states after these iterations and resumes from each.
 fn resumes_from(setting: &Setting, name: &str, request: &Request, iterations: &[u32]) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("state.safetensors");
-    let plain = run(&mut session(setting, request.clone()), &mut |_: Event<'_>| GO_ON);
+    let plain = run(&mut session(setting, request.clone()), &mut |_: Event<'_>| CONTINUE);
     let mut request = request.clone();
     request.schedule.state_every = 1;
     let (whole, saved) = states(&mut session(setting, request.clone()));
@@ -115,7 +115,7 @@ fn resumes_from(setting: &Setting, name: &str, request: &Request, iterations: &[
 const EVERY: &[u32] = &[1, 2, 3, 4, 5, 6, 7, 8, 9];
 
 #[test]
-fn a_run_of_two_scales_goes_on_from_every_iteration_with_the_same_bits() {
+fn two_scale_run_resumes_bit_identically() {
     let _turn = turn();
     let request = setting().2;
     let rebalanced = Request { rebalance_every: 2, ..request.clone() };
@@ -134,14 +134,14 @@ fn a_run_of_two_scales_goes_on_from_every_iteration_with_the_same_bits() {
     ];
     let setting = setting();
     for (name, request) in runs {
-        // Of the other kinds the first states, those around the end of a scale, and the last one.
+        // For the other kinds: the first states, those around the end of a scale, and the last one.
         let some = if matches!(name, "Adam" | "L-BFGS") { EVERY } else { &[1, 4, 5, 6, 9] };
         resumes_from(&setting, name, &request, some);
     }
 }
 
 #[test]
-fn a_run_on_the_cpu_goes_on_with_the_same_bits() {
+fn cpu_run_resumes_bit_identically() {
     let _turn = turn();
     let setting = setting_on(cpu(DeviceOptions::default()));
     let lbfgs: Arc<dyn Optimizer> = Arc::new(Lbfgs::default());
@@ -152,12 +152,12 @@ fn a_run_on_the_cpu_goes_on_with_the_same_bits() {
 }
 
 #[test]
-fn a_run_that_is_stopped_between_scales_goes_on() {
+fn run_stopped_between_scales_resumes() {
     let _turn = turn();
     let setting = setting();
     let mut request = setting.2.clone();
     request.schedule.state_when_stopped = true;
-    let whole = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| GO_ON);
+    let whole = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| CONTINUE);
     for stop in [1, 2, 3, 4, 5] {
         let mut state = None;
         let stopped = run(&mut session(&setting, request.clone()), &mut |event: Event<'_>| {
@@ -166,20 +166,20 @@ fn a_run_that_is_stopped_between_scales_goes_on() {
                 Event::Progress { iteration, .. } if iteration == stop => return Ok(ControlFlow::Break(())),
                 _ => {}
             }
-            GO_ON
+            CONTINUE
         });
         assert_eq!(stopped.ending, Ending::Stopped);
         let state = state.expect("a state");
         assert_eq!([stopped.picture.height, stopped.picture.width], state.size);
         let mut later = session(&setting, request.clone());
         later.resume(state).unwrap();
-        let result = run(&mut later, &mut |_: Event<'_>| GO_ON);
+        let result = run(&mut later, &mut |_: Event<'_>| CONTINUE);
         assert!(result.picture == whole.picture, "stopped after {}", stopped.iterations);
     }
 }
 
 #[test]
-fn a_state_of_another_plan_is_refused() {
+fn state_of_different_plan_is_refused() {
     let _turn = turn();
     let setting = setting();
     let mut request = setting.2.clone();
@@ -195,15 +195,15 @@ fn a_state_of_another_plan_is_refused() {
         let error = session(&setting, other).resume(state.clone()).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{error}");
     }
-    // More iterations at the last scale are fine.
+    // More iterations at the last scale are accepted.
     let longer = Request { scales: Scales { iterations: vec![5, 6], ..request.scales.clone() }, ..request };
     let mut later = session(&setting, longer);
     later.resume(state).unwrap();
-    assert_eq!(run(&mut later, &mut |_: Event<'_>| GO_ON).iterations, 11);
+    assert_eq!(run(&mut later, &mut |_: Event<'_>| CONTINUE).iterations, 11);
 }
 
 #[test]
-fn a_scale_without_iterations_is_passed_through() {
+fn scale_without_iterations_is_passed_through() {
     let _turn = turn();
     let setting = setting();
     let mut request = setting.2.clone();
@@ -213,21 +213,21 @@ fn a_scale_without_iterations_is_passed_through() {
         if let Event::Scale(started) = event {
             entered.push(started.index);
         }
-        GO_ON
+        CONTINUE
     });
     assert_eq!((entered, result.iterations), (vec![0, 1, 2], 5));
 }
 
 #[test]
-fn a_session_that_starts_anew_begins_at_the_first_scale() {
+fn restarted_session_begins_at_first_scale() {
     let _turn = turn();
     let setting = setting();
     let mut used = session(&setting, setting.2.clone());
-    let first = run(&mut used, &mut |_: Event<'_>| GO_ON);
-    assert!(run(&mut used, &mut |_: Event<'_>| GO_ON).picture == first.picture, "a second run is the same");
+    let first = run(&mut used, &mut |_: Event<'_>| CONTINUE);
+    assert!(run(&mut used, &mut |_: Event<'_>| CONTINUE).picture == first.picture, "a second run differs");
     let seeded = Request { seed: 4, ..setting.2.clone() };
-    let fresh = run(&mut session(&setting, seeded.clone()), &mut |_: Event<'_>| GO_ON);
+    let fresh = run(&mut session(&setting, seeded.clone()), &mut |_: Event<'_>| CONTINUE);
     used.restart(seeded).unwrap();
-    assert!(run(&mut used, &mut |_: Event<'_>| GO_ON).picture == fresh.picture);
+    assert!(run(&mut used, &mut |_: Event<'_>| CONTINUE).picture == fresh.picture);
     assert!(fresh.picture != first.picture);
 }

@@ -1,9 +1,9 @@
-//! Runs in which something goes wrong: they go back, halve the step and go on, on both devices, with each optimiser.
+//! Setbacks: failing runs go back, halve the step and continue, on both devices and with each optimiser.
 
 use crate::common::golden::Golden;
 use crate::common::objective::{iterate, network, picture, use_style_statistic, weigh};
-use crate::common::runs::{GO_ON, session};
-use crate::common::{both, turn};
+use crate::common::runs::{CONTINUE, session};
+use crate::common::{both_devices, turn};
 use neural_mirage::graph::{Graph, TensorId};
 use neural_mirage::mirage::optimizer::{Adam, Lbfgs, LineSearch, Optimizer, StateTensor, StepInputs};
 use neural_mirage::mirage::{
@@ -14,7 +14,7 @@ use neural_mirage::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// An optimiser whose learning rate is NaN at some step, the first few times.
+/// Wraps an optimiser so that its learning rate is NaN at step `at` the first `times` times.
 #[derive(Debug)]
 struct Glitch {
     inner: Arc<dyn Optimizer>,
@@ -74,7 +74,7 @@ impl Optimizer for Glitch {
     }
 }
 
-/// Twelve iterations with given weights, a report every five.
+/// A request of twelve iterations with given weights and a report every five.
 fn request(golden: &Golden) -> Request {
     let mut request = Request::new(picture(golden, "photo"));
     use_style_statistic(&mut request, "mean-covariance");
@@ -84,9 +84,9 @@ fn request(golden: &Golden) -> Request {
     request
 }
 
-/// What a run told its observer.
+/// Events that the observer received.
 #[derive(Debug, Default)]
-struct Heard {
+struct Observed {
     setbacks: Vec<Setback>,
     reports: Vec<u32>,
     totals: Vec<f64>,
@@ -94,36 +94,36 @@ struct Heard {
     states: Vec<State>,
 }
 
-fn listen(session: &mut Session) -> (Result<RunResult>, Heard) {
-    let mut heard = Heard::default();
+fn run_observed(session: &mut Session) -> (Result<RunResult>, Observed) {
+    let mut observed = Observed::default();
     let result = session.run(&mut |event: Event<'_>| {
         match event {
-            Event::Setback(setback) => heard.setbacks.push(setback.clone()),
+            Event::Setback(setback) => observed.setbacks.push(setback.clone()),
             Event::Report(report) => {
-                heard.reports.push(report.iteration);
-                heard.totals.push(report.total);
+                observed.reports.push(report.iteration);
+                observed.totals.push(report.total);
             }
             Event::Snapshot { iteration, picture, .. } => {
                 assert!(picture.rgb.iter().all(|value| value.is_finite()));
-                heard.snapshots.push(iteration);
+                observed.snapshots.push(iteration);
             }
             Event::Picture { picture, .. } => assert!(picture.rgb.iter().all(|value| value.is_finite())),
-            Event::State(state) => heard.states.push(state.clone()),
+            Event::State(state) => observed.states.push(state.clone()),
             _ => {}
         }
-        GO_ON
+        CONTINUE
     });
-    (result, heard)
+    (result, observed)
 }
-/// The newest report, snapshot or state before the glitch is where the run goes back to, whenever the glitch comes and
-/// wherever it is noticed; each event comes once.
+/// The run goes back to the latest report, snapshot or state before the glitch, whenever it occurs and wherever it is
+/// detected. Each event occurs once.
 #[test]
-fn a_run_goes_back_to_its_last_good_picture() {
+fn setback_returns_to_last_good_picture() {
     let _turn = turn();
     let golden = Golden::open("objective.safetensors");
     let network = network();
     let plain = Lbfgs { line_search: LineSearch::None, ..Lbfgs::default() };
-    for engine in both() {
+    for engine in both_devices() {
         for lbfgs in [false, true] {
             for (at, to) in [(0, 0), (4, 4), (5, 5), (7, 6), (9, 8), (11, 10)] {
                 let mut request = request(&golden);
@@ -134,22 +134,22 @@ fn a_run_goes_back_to_its_last_good_picture() {
                     true => Glitch::around(plain, at, 1),
                 };
                 let mut session = session(&(engine.clone(), network.clone(), request.clone()), request);
-                let (result, heard) = listen(&mut session);
+                let (result, observed) = run_observed(&mut session);
                 let result = result.unwrap();
-                let what = format!("lbfgs {lbfgs}, glitch at {at}: {:?}", heard.setbacks);
+                let what = format!("lbfgs {lbfgs}, glitch at {at}: {:?}", observed.setbacks);
                 assert_eq!((result.ending, result.iterations), (Ending::Finished, 12), "{what}");
-                let [setback] = heard.setbacks.as_slice() else { panic!("{what}") };
+                let [setback] = observed.setbacks.as_slice() else { panic!("{what}") };
                 assert_eq!((setback.iteration, setback.to, setback.halvings), (at, to, 1), "{what}");
                 assert!(matches!(&setback.fault, Fault::NonFinite { count, .. } if *count > 0), "{what}");
-                assert_eq!(heard.reports, [0, 5, 10, 12], "{what}");
-                assert_eq!(heard.snapshots, [6], "{what}");
-                let states: Vec<u32> = heard.states.iter().map(|state| state.iteration).collect();
+                assert_eq!(observed.reports, [0, 5, 10, 12], "{what}");
+                assert_eq!(observed.snapshots, [6], "{what}");
+                let states: Vec<u32> = observed.states.iter().map(|state| state.iteration).collect();
                 assert_eq!(states, [4, 8, 12], "{what}");
-                for state in &heard.states {
+                for state in &observed.states {
                     assert!(state.tensors.iter().all(|(_, values)| values.iter().all(|v| v.is_finite())));
                     assert_eq!(state.halvings, u32::from(state.iteration > to), "{what}");
                 }
-                assert!(heard.totals.iter().all(|total| total.is_finite()));
+                assert!(observed.totals.iter().all(|total| total.is_finite()));
                 assert!(result.picture.rgb.iter().all(|value| value.is_finite()));
             }
         }
@@ -157,24 +157,24 @@ fn a_run_goes_back_to_its_last_good_picture() {
 }
 
 #[test]
-fn a_resumed_run_keeps_the_halved_step() {
+fn resumed_run_keeps_halved_step() {
     let _turn = turn();
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    for engine in both() {
+    for engine in both_devices() {
         let mut request = request(&golden);
         request.schedule.state_every = 4;
         request.optimizer = Glitch::around(Adam::default(), 5, 1);
         let setting = (engine, network.clone(), request.clone());
-        let (whole, heard) = listen(&mut session(&setting, request.clone()));
+        let (whole, observed) = run_observed(&mut session(&setting, request.clone()));
         let whole = whole.unwrap();
         request.optimizer = Arc::new(Adam::default());
-        let state = &heard.states[1];
+        let state = &observed.states[1];
         assert_eq!((state.iteration, state.halvings), (8, 1));
         let resume = |state: State| {
             let mut resumed = session(&setting, request.clone());
             resumed.resume(state).unwrap();
-            listen(&mut resumed).0.unwrap().picture
+            run_observed(&mut resumed).0.unwrap().picture
         };
         assert!(resume(state.clone()) == whole.picture);
         assert!(resume(State { halvings: 0, ..state.clone() }) != whole.picture);
@@ -182,69 +182,69 @@ fn a_resumed_run_keeps_the_halved_step() {
 }
 
 #[test]
-fn the_sixth_time_ends_the_run_with_its_cause() {
+fn sixth_setback_ends_the_run_with_its_cause() {
     let _turn = turn();
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    for engine in both() {
+    for engine in both_devices() {
         let mut request = request(&golden);
         request.optimizer = Glitch::around(Adam::default(), 7, 6);
         let mut session = session(&(engine, network.clone(), request.clone()), request);
-        let (result, heard) = listen(&mut session);
+        let (result, observed) = run_observed(&mut session);
         let Err(Error::Unstable { cause, iteration, setbacks }) = result else { panic!("{result:?}") };
         assert_eq!((iteration, setbacks), (7, 5));
         assert!(cause.contains("picture"), "{cause}");
         assert_eq!(
-            heard.setbacks.iter().map(|setback| setback.halvings).collect::<Vec<_>>(),
+            observed.setbacks.iter().map(|setback| setback.halvings).collect::<Vec<_>>(),
             [1, 2, 3, 4, 5]
         );
         let (good, picture) = session.last_good().unwrap();
         assert_eq!(good, 5);
         assert!(picture.rgb.iter().all(|value| value.is_finite()));
-        // The next run of the session starts with the whole step.
-        let (result, heard) = listen(&mut session);
-        assert_eq!((result.unwrap().iterations, heard.setbacks.len()), (12, 0));
+        // The next run of the session starts with the full step.
+        let (result, observed) = run_observed(&mut session);
+        assert_eq!((result.unwrap().iterations, observed.setbacks.len()), (12, 0));
     }
 }
 
-/// The last step of a scale is checked before it is taken to the next.
+/// The last step of a scale is checked before the next scale starts.
 #[test]
-fn a_scale_does_not_hand_over_what_went_wrong() {
+fn failed_step_is_not_passed_to_next_scale() {
     let _turn = turn();
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    for engine in both() {
+    for engine in both_devices() {
         let mut request = request(&golden);
         request.groups.retain(|group| group.name != "abstract");
         let count = ScaleCount::Exactly(2);
         request.scales = Scales { count, iterations: vec![7, 4], ..Scales::single(7) };
         request.optimizer = Glitch::around(Adam::default(), 6, 1);
         let mut session = session(&(engine, network.clone(), request.clone()), request);
-        let (result, heard) = listen(&mut session);
-        let (setback, result) = (&heard.setbacks[0], result.unwrap());
-        assert_eq!((heard.setbacks.len(), setback.iteration, setback.to), (1, 6, 5));
+        let (result, observed) = run_observed(&mut session);
+        let (setback, result) = (&observed.setbacks[0], result.unwrap());
+        assert_eq!((observed.setbacks.len(), setback.iteration, setback.to), (1, 6, 5));
         assert_eq!(result.iterations, 11);
         assert!(result.picture.rgb.iter().all(|value| value.is_finite()));
     }
 }
 
-/// Unclamped, a step that is far too long makes the loss explode while all values stay finite.
+/// Without clamping, far too long steps make the loss explode while all values stay finite.
 #[test]
-fn a_loss_that_explodes_goes_back_to_the_least_one() {
+fn exploding_loss_returns_to_lowest_loss() {
     let _turn = turn();
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    for engine in both() {
+    for engine in both_devices() {
         let mut request = request(&golden);
         request.schedule.report_every = 1;
         request.optimizer =
             Arc::new(Adam { learning_rate: 64.0, clamp: false, decay: 0.0, ..Adam::default() });
         let mut session = session(&(engine, network.clone(), request.clone()), request);
-        let (result, heard) = listen(&mut session);
-        println!("{result:?}\n{:?}\n{:?}", heard.setbacks, heard.totals);
-        assert!(!heard.setbacks.is_empty());
-        assert!(heard.setbacks.iter().all(|setback| matches!(setback.fault, Fault::Exploded { .. })));
-        assert!(heard.totals.iter().all(|total| *total <= 1000.0 * heard.totals[0]));
+        let (result, observed) = run_observed(&mut session);
+        println!("{result:?}\n{:?}\n{:?}", observed.setbacks, observed.totals);
+        assert!(!observed.setbacks.is_empty());
+        assert!(observed.setbacks.iter().all(|setback| matches!(setback.fault, Fault::Exploded { .. })));
+        assert!(observed.totals.iter().all(|total| *total <= 1000.0 * observed.totals[0]));
         assert!(result.is_ok() || matches!(result, Err(Error::Unstable { .. })));
         assert_eq!(
             session.last_good().map(|(_, picture)| picture.rgb.iter().all(|v| v.is_finite())),
@@ -253,19 +253,19 @@ fn a_loss_that_explodes_goes_back_to_the_least_one() {
     }
 }
 
-/// A line search meets pictures whose loss is not finite, and deals with them itself.
+/// A line search encounters non-finite losses and handles them itself.
 #[test]
-fn a_line_search_is_left_alone() {
+fn line_search_causes_no_setbacks() {
     let _turn = turn();
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    for engine in both() {
+    for engine in both_devices() {
         let mut request = request(&golden);
         request.optimizer = Arc::new(Lbfgs { learning_rate: 1e25, clamp: false, ..Lbfgs::default() });
         request.schedule.report_every = 1;
         let mut session = session(&(engine, network.clone(), request.clone()), request);
-        let (result, heard) = listen(&mut session);
+        let (result, observed) = run_observed(&mut session);
         assert!(result.unwrap().picture.rgb.iter().all(|value| value.is_finite()));
-        assert!(heard.setbacks.is_empty(), "{:?}", heard.setbacks);
+        assert!(observed.setbacks.is_empty(), "{:?}", observed.setbacks);
     }
 }

@@ -1,8 +1,8 @@
-//! A run that is paused, steered, saved and resumed does just what the commands say, and changes no other bit.
+//! Pausing, steering, saving and resuming a run apply the commands and change no other bit.
 
 use crate::common::golden::Golden;
 use crate::common::objective::{iterate, network, picture, share, use_style_statistic, weigh};
-use crate::common::runs::{GO_ON, Setting, run, session, states};
+use crate::common::runs::{CONTINUE, Setting, run, session, states};
 use crate::common::{engine, turn};
 use neural_mirage::gpu::Family;
 use neural_mirage::image_io::Picture;
@@ -14,7 +14,7 @@ use neural_mirage::mirage::{
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// A device with the tiny network, and a request of it with everything on.
+/// A device with the tiny network, and a request with all features enabled.
 fn setting() -> Setting {
     let golden = Golden::open("objective.safetensors");
     let network = network();
@@ -25,7 +25,7 @@ fn setting() -> Setting {
     (engine(Family::Auto), network, request)
 }
 
-/// What a run may be made of, each in its own way hard to take up again.
+/// Variants of a request, each hard to resume in its own way.
 fn kinds(request: &Request) -> Vec<(&'static str, Request)> {
     let balanced = Request { rebalance_every: 3, ..request.clone() };
     let mut raw = request.clone();
@@ -57,13 +57,13 @@ fn turned(picture: &Picture) -> Picture {
 }
 
 #[test]
-fn a_run_goes_on_from_every_state_with_the_same_bits() {
+fn run_resumes_bit_identically_from_every_state() {
     let _turn = turn();
     let setting = setting();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("state.safetensors");
     for (name, mut request) in kinds(&setting.2) {
-        let plain = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| GO_ON);
+        let plain = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| CONTINUE);
         request.schedule.state_every = 1;
         let (whole, saved) = states(&mut session(&setting, request.clone()));
         assert!(whole.picture == plain.picture, "{name}: saving changes nothing");
@@ -71,13 +71,13 @@ fn a_run_goes_on_from_every_state_with_the_same_bits() {
             saved.iter().map(|state| state.iteration).collect::<Vec<_>>(),
             (1..=14).collect::<Vec<_>>()
         );
-        // Of the other kinds the first states, those around a report and a measurement, and the last ones.
+        // For the other kinds: the first states, those around a report and a measurement, and the last ones.
         let every = matches!(name, "default" | "rebalanced");
         for state in
             saved.into_iter().filter(|state| every || [1, 2, 4, 5, 13, 14].contains(&state.iteration))
         {
             let iteration = state.iteration;
-            // By way of the disk, and in a session of its own.
+            // Through a file, in a separate session.
             Checkpoint { state, texts: Default::default() }.save(&file).unwrap();
             let state = Checkpoint::load(&file).unwrap().state;
             let mut later = session(&setting, request.clone());
@@ -90,12 +90,12 @@ fn a_run_goes_on_from_every_state_with_the_same_bits() {
 }
 
 #[test]
-fn a_stopped_run_leaves_a_state_that_goes_on() {
+fn stopped_run_leaves_resumable_state() {
     let _turn = turn();
     let setting = setting();
     let mut request = setting.2.clone();
     request.schedule.state_when_stopped = true;
-    let whole = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| GO_ON);
+    let whole = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| CONTINUE);
     for stop in [0, 1, 6, 9, 10, 11] {
         let mut first = session(&setting, request.clone());
         let mut state = None;
@@ -105,7 +105,7 @@ fn a_stopped_run_leaves_a_state_that_goes_on() {
                 Event::Progress { iteration, .. } if iteration > stop => return Ok(ControlFlow::Break(())),
                 _ => {}
             }
-            GO_ON
+            CONTINUE
         });
         assert_eq!(outcome.ending, Ending::Stopped);
         let state = state.expect("a state");
@@ -113,7 +113,7 @@ fn a_stopped_run_leaves_a_state_that_goes_on() {
         let mut later = session(&setting, request.clone());
         later.resume(state).unwrap();
         assert!(
-            run(&mut later, &mut |_: Event<'_>| GO_ON).picture == whole.picture,
+            run(&mut later, &mut |_: Event<'_>| CONTINUE).picture == whole.picture,
             "stopped after {}",
             outcome.iterations
         );
@@ -142,7 +142,7 @@ fn states_of_other_runs_are_refused() {
 }
 
 #[test]
-fn a_session_that_starts_anew_is_as_good_as_a_new_one() {
+fn restarted_session_matches_new_session() {
     let _turn = turn();
     let setting = setting();
     let mut requests: Vec<Request> = kinds(&setting.2).into_iter().map(|(_, request)| request).collect();
@@ -157,11 +157,12 @@ fn a_session_that_starts_anew_is_as_good_as_a_new_one() {
     requests.extend([seeded, layers, setting.2.clone()]);
     let mut used = session(&setting, setting.2.clone());
     for request in requests {
-        let fresh = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| GO_ON);
+        let fresh = run(&mut session(&setting, request.clone()), &mut |_: Event<'_>| CONTINUE);
         used.restart(request.clone()).unwrap();
-        assert!(run(&mut used, &mut |_: Event<'_>| GO_ON).picture == fresh.picture, "{:?}", request.groups);
+        let reused = run(&mut used, &mut |_: Event<'_>| CONTINUE);
+        assert!(reused.picture == fresh.picture, "{:?}", request.groups);
     }
-    // Only weights, seeds and steps may be changed without preparing anew.
+    // Only weights, seeds and steps may change without preparing again.
     let same = &setting.2;
     assert!(same.shares_objective(&Request { seed: 3, scales: Scales::single(2), ..same.clone() }));
     for (name, other) in
@@ -172,10 +173,10 @@ fn a_session_that_starts_anew_is_as_good_as_a_new_one() {
 }
 
 #[test]
-fn a_pause_holds_the_run_until_it_is_resumed() {
+fn pause_holds_the_run_until_resumed() {
     let _turn = turn();
     let setting = setting();
-    let whole = run(&mut session(&setting, setting.2.clone()), &mut |_: Event<'_>| GO_ON);
+    let whole = run(&mut session(&setting, setting.2.clone()), &mut |_: Event<'_>| CONTINUE);
     let mut held = session(&setting, setting.2.clone());
     let controls = Controls::new();
     held.set_controls(&controls);
@@ -186,19 +187,19 @@ fn a_pause_holds_the_run_until_it_is_resumed() {
     let outcome = run(&mut held, &mut |event: Event<'_>| {
         match event {
             Event::Progress { iteration, .. } => {
-                assert!(!(paused_at.is_some() && controls.is_paused()), "an iteration of a run that is held");
+                assert!(!(paused_at.is_some() && controls.is_paused()), "an iteration of a paused run");
                 done = iteration;
                 if iteration == 3 {
                     controls.pause();
                 }
             }
             Event::Paused { iteration, paused: true } => {
-                assert_eq!(iteration, done, "all that was submitted is reported first");
+                assert_eq!(iteration, done, "submitted iterations are reported first");
                 paused_at = Some(iteration);
                 let controls = controls.clone();
                 let pictures = pictures.take().expect("one pause");
                 helper = Some(std::thread::spawn(move || {
-                    // Two pictures of a run that stands still, the second asked for once the first is there, then on.
+                    // Requests two pictures of the paused run, the second after the first has arrived, then resumes.
                     for _ in 0..2 {
                         std::thread::sleep(std::time::Duration::from_millis(80));
                         controls.save();
@@ -212,12 +213,12 @@ fn a_pause_holds_the_run_until_it_is_resumed() {
             Event::Snapshot { iteration, picture, readout, .. } => {
                 assert!(!readout.classes.is_empty() && readout.distance.is_some());
                 saved.push((iteration, picture.clone()));
-                // The helper has gone if there are more than it waits for, which is found below.
+                // The helper has finished if more arrive than it waits for, which is detected below.
                 let _ = arrived.send(());
             }
             _ => {}
         }
-        GO_ON
+        CONTINUE
     });
     helper.expect("a pause").join().unwrap();
     assert!(outcome.picture == whole.picture, "a pause changes no bit");
@@ -228,7 +229,7 @@ fn a_pause_holds_the_run_until_it_is_resumed() {
 }
 
 #[test]
-fn a_paused_run_can_be_stopped() {
+fn paused_run_can_be_stopped() {
     let _turn = turn();
     let setting = setting();
     let mut held = session(&setting, setting.2.clone());
@@ -240,15 +241,15 @@ fn a_paused_run_can_be_stopped() {
             let controls = controls.clone();
             std::thread::spawn(move || controls.stop());
         }
-        GO_ON
+        CONTINUE
     });
     assert_eq!((outcome.ending, outcome.iterations), (Ending::Commanded, 0));
 }
 
-/// Shares that are changed hold from the next submitted iteration on, also those of a factor that had none, and
-/// where raw weights were given.
+/// Changed shares apply from the next submitted iteration on, also for a factor that had none and if raw weights were
+/// given.
 #[test]
-fn shares_follow_while_the_run_goes_on() {
+fn shares_can_change_during_a_run() {
     let _turn = turn();
     let setting = setting();
     let wanted: Shares = "spatial=10,abstract=70,style=20".parse().unwrap();
@@ -274,7 +275,7 @@ fn shares_follow_while_the_run_goes_on() {
                     }
                 }
                 Event::Weighted { iteration, shares, .. } if *shares == wanted && set_at.is_none() => {
-                    assert_eq!(iteration, done, "measured where the run is");
+                    assert_eq!(iteration, done, "measured at the current iteration");
                     set_at = Some(iteration);
                 }
                 Event::Report(report) if set_at == Some(report.iteration) => {
@@ -282,10 +283,10 @@ fn shares_follow_while_the_run_goes_on() {
                 }
                 _ => {}
             }
-            GO_ON
+            CONTINUE
         });
-        let (asked, set) = (asked_at.expect("asked"), set_at.expect("the shares are never set"));
-        // What had been submitted runs as it was: two iterations at most.
+        let (asked, set) = (asked_at.expect("asked"), set_at.expect("the shares were never set"));
+        // Iterations already submitted, at most two, run unchanged.
         assert!(set - asked <= 2, "asked for after {asked}, set after {set}");
         for (kind, share) in after.expect("a report") {
             let wanted = wanted.get(&kind).expect("a share") / 100.0;
@@ -294,12 +295,12 @@ fn shares_follow_while_the_run_goes_on() {
     }
 }
 
-/// A mistake in another thread is no reason to end the run.
+/// An invalid command from another thread must not end the run.
 #[test]
-fn senseless_shares_change_nothing() {
+fn invalid_shares_are_ignored() {
     let _turn = turn();
     let setting = setting();
-    let whole = run(&mut session(&setting, setting.2.clone()), &mut |_: Event<'_>| GO_ON);
+    let whole = run(&mut session(&setting, setting.2.clone()), &mut |_: Event<'_>| CONTINUE);
     for (name, share) in
         [("spatial", -1.0), ("style", f32::NAN), ("abstract", f32::INFINITY), ("stile", 1.0), (SMOOTH, 30.0)]
     {
@@ -307,14 +308,14 @@ fn senseless_shares_change_nothing() {
         let controls = Controls::new();
         steered.set_controls(&controls);
         controls.set_shares(Shares(vec![(name.to_owned(), share)]));
-        let outcome = run(&mut steered, &mut |_: Event<'_>| GO_ON);
+        let outcome = run(&mut steered, &mut |_: Event<'_>| CONTINUE);
         assert!(outcome.picture == whole.picture, "{name}={share}");
     }
 }
 
-/// Shares that come together with the command to stop: the weights are measured once the run goes on.
+/// Shares changed together with the stop command: the weights are measured when the run is resumed.
 #[test]
-fn shares_changed_at_the_end_hold_when_the_run_is_resumed() {
+fn shares_changed_at_stop_apply_after_resume() {
     let _turn = turn();
     let setting = setting();
     let wanted: Shares = "spatial=10,abstract=70,style=20".parse().unwrap();
@@ -334,7 +335,7 @@ fn shares_changed_at_the_end_hold_when_the_run_is_resumed() {
             }
             _ => {}
         }
-        GO_ON
+        CONTINUE
     });
     let state = state.expect("a state");
     assert!(state.shares_changed && state.shares.agree(&wanted));
@@ -353,7 +354,7 @@ fn shares_changed_at_the_end_hold_when_the_run_is_resumed() {
         {
             reported = Some(report.gradient_shares.clone());
         }
-        GO_ON
+        CONTINUE
     });
     for (kind, share) in reported.expect("a report") {
         let wanted = wanted.get(&kind).expect("a share") / 100.0;
@@ -361,9 +362,9 @@ fn shares_changed_at_the_end_hold_when_the_run_is_resumed() {
     }
 }
 
-/// A factor whose share is 0 is part of the objective only where its share may change, and makes no difference.
+/// A factor with share 0 is in the objective only if its share may change, and does not affect the result.
 #[test]
-fn a_factor_without_a_share_changes_no_bit_of_a_resumed_run() {
+fn zero_share_factor_resumes_bit_identically() {
     let _turn = turn();
     let setting = setting();
     let mut request = setting.2.clone();
@@ -378,16 +379,16 @@ fn a_factor_without_a_share_changes_no_bit_of_a_resumed_run() {
             if let Event::Weighted { iteration, .. } = event {
                 measured.push(iteration);
             }
-            GO_ON
+            CONTINUE
         });
         assert_eq!(measured, [10], "adjustable: {adjustable}");
         assert!(outcome.picture == whole.picture, "adjustable: {adjustable}");
     }
 }
 
-/// Weights that are given count from the first step of a resumed run on, also where others are measured.
+/// Given weights apply from the first step of a resumed run, also if others are measured.
 #[test]
-fn a_given_weight_counts_when_a_run_is_resumed() {
+fn given_weight_applies_after_resume() {
     let _turn = turn();
     let setting = setting();
     let mut request = setting.2.clone();
@@ -409,14 +410,14 @@ fn a_given_weight_counts_when_a_run_is_resumed() {
 }
 
 #[test]
-fn a_picture_that_stands_still_ends_the_run() {
+fn settled_picture_ends_the_run() {
     let _turn = turn();
     let setting = setting();
     let mut request = setting.2.clone();
     iterate(&mut request, 60);
     request.schedule.report_every = 1;
     request.optimizer = Arc::new(Adam { learning_rate: 1e-4, ..Adam::default() });
-    // Adam moves a value by the learning rate in an iteration, or less.
+    // Adam changes a value by at most the learning rate per iteration.
     for (limit, ending) in [(2e-4, Ending::Settled), (1e-7, Ending::Finished)] {
         let mut settling = session(&setting, Request { stop_when_change_below: limit, ..request.clone() });
         let mut changes = Vec::new();
@@ -424,7 +425,7 @@ fn a_picture_that_stands_still_ends_the_run() {
             if let Event::Report(report) = event {
                 changes.extend(report.change.map(|change| (report.iteration, change)));
             }
-            GO_ON
+            CONTINUE
         });
         assert_eq!(outcome.ending, ending, "{changes:?}");
         assert!(
@@ -432,14 +433,14 @@ fn a_picture_that_stands_still_ends_the_run() {
             "{changes:?}"
         );
         if ending == Ending::Settled {
-            // Seen at iteration 10, when at most two more were under way.
+            // Detected at iteration 10, when at most two more were in flight.
             assert!((10..=13).contains(&outcome.iterations), "{}", outcome.iterations);
         }
     }
 }
 
 #[test]
-fn the_balance_is_measured_as_often_as_asked_for() {
+fn rebalance_interval_is_respected() {
     let _turn = turn();
     let setting = setting();
     for (every, expected) in [(0, vec![0, 10]), (4, vec![0, 4, 8, 10, 12]), (1, (0..14).collect())] {
@@ -450,7 +451,7 @@ fn the_balance_is_measured_as_often_as_asked_for() {
         run(&mut session(&setting, request), &mut |event: Event<'_>| {
             match event {
                 Event::Weighted { iteration, .. } => measured.push(iteration),
-                // After iteration 10 a weight's growth is limited.
+                // After iteration 10 the growth of a weight is limited.
                 Event::Report(report)
                     if report.iteration <= 10 && measured.last() == Some(&report.iteration) =>
                 {
@@ -461,14 +462,14 @@ fn the_balance_is_measured_as_often_as_asked_for() {
                 }
                 _ => {}
             }
-            GO_ON
+            CONTINUE
         });
         assert_eq!(measured, expected, "every {every}");
     }
 }
 
 #[test]
-fn pictures_come_as_the_schedule_says_and_at_the_end() {
+fn pictures_follow_the_schedule() {
     let _turn = turn();
     let setting = setting();
     for (every, at, expected) in [(5, vec![], vec![0, 5, 10, 14]), (0, vec![2, 3], vec![2, 3, 14])] {
@@ -484,7 +485,7 @@ fn pictures_come_as_the_schedule_says_and_at_the_end() {
                     lasts.push(picture.clone());
                 }
             }
-            GO_ON
+            CONTINUE
         });
         assert_eq!(seen, expected);
         assert!(lasts == [Picture::clone(&outcome.picture)], "the last picture is the result");

@@ -1,11 +1,11 @@
-//! One step of an optimiser, prepared on the device, and functions to minimise that the host evaluates in f64.
+//! Runs single optimiser steps on the device, with loss and gradient evaluated on the host in f64.
 
 use neural_mirage::graph::{Bindings, Engine, Goals, Graph, Program, Readback, TensorId, Values, When};
 use neural_mirage::mirage::optimizer::{Optimizer, StateTensor, StepInputs};
 use neural_mirage::ops::Shape;
 use std::sync::Arc;
 
-/// A loss and its gradient at a picture, in logical order.
+/// Computes a loss and its gradient at a picture, in logical order.
 pub type Function<'a> = &'a dyn Fn(&[f64]) -> (f64, Vec<f64>);
 
 /// An optimiser on the device.
@@ -44,7 +44,7 @@ impl Stepper {
             .collect();
         let ids: Vec<TensorId> = state.iter().map(|(_, id)| *id).collect();
         let goals = optimizer.step(&mut graph, &inputs, &ids).unwrap();
-        // All but the large rings, which no test looks at.
+        // All but the large history buffers, which no test reads.
         let small = state.iter().filter(|(tensor, _)| !["steps", "gradient_changes"].contains(&tensor.name));
         let mut tensors: Vec<(String, TensorId)> =
             small.map(|(tensor, id)| (tensor.name.to_owned(), *id)).collect();
@@ -79,13 +79,13 @@ impl Stepper {
         self.engine.write(&self.bound[&id], shape, values).unwrap();
     }
 
-    /// Runs a section, and reads what can be looked at.
+    /// Runs a section and reads back picture and state.
     fn submit(&mut self, section: &str) {
         let pending = self.program.submit(&[section], &["seen"], section).unwrap().take("seen").unwrap();
         self.seen = pending.finish().unwrap();
     }
 
-    /// The picture to evaluate next.
+    /// Returns the picture to evaluate next.
     pub fn picture(&self) -> Vec<f32> {
         self.state("picture")
     }
@@ -95,18 +95,19 @@ impl Stepper {
         self.submit("nothing");
     }
 
-    /// A state tensor.
+    /// Returns a state tensor.
     pub fn state(&self, name: &str) -> Vec<f32> {
         self.seen.get(name).expect("a state tensor").to_vec()
     }
 
-    /// What is shown: a state tensor or the picture.
+    /// Returns the shown picture, which may be a state tensor.
     pub fn shown(&self) -> Vec<f32> {
         self.optimizer.shown().map_or_else(|| self.picture(), |name| self.state(name))
     }
 
-    /// As the loop does where weights are measured anew.
-    pub fn forget(&mut self) {
+    /// Returns to the shown picture and clears state that depends on the weights, as the loop does after measuring
+    /// them.
+    pub fn restart(&mut self) {
         self.write(self.inputs.picture, self.shape, &self.shown());
         for (tensor, id) in self.state.iter().filter(|(tensor, _)| tensor.depends_on_weights) {
             self.write(*id, tensor.shape, &vec![0.0; tensor.shape.elements()]);
@@ -114,7 +115,7 @@ impl Stepper {
         self.submit("nothing");
     }
 
-    /// Evaluates the function at the picture and makes one step. Returns the loss.
+    /// Evaluates `function` at the picture and makes one step. Returns the loss.
     pub fn step(&mut self, function: Function<'_>) -> f64 {
         let at: Vec<f64> = self.picture().iter().map(|x| f64::from(*x)).collect();
         let (loss, gradient) = function(&at);

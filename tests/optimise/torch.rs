@@ -1,5 +1,5 @@
-//! L-BFGS without a line search, as Torch's `optim.lbfgs` and PyTorch's `torch.optim.LBFGS` define it, in f64 with
-//! whole vectors: what the device's form, which works on dot products, is compared with.
+//! L-BFGS without a line search as defined by Torch's `optim.lbfgs` and PyTorch's `torch.optim.LBFGS`, in f64 on
+//! vectors. The reference for the device's implementation, which works on dot products.
 
 use std::collections::VecDeque;
 
@@ -27,7 +27,7 @@ impl Torch {
 
     /// Moves x by one step.
     pub fn step(&mut self, x: &mut [f64], gradient: &[f64]) {
-        // With bounds: where -g leads out of them, nothing moves.
+        // With bounds, components whose -g leads out of them stay fixed.
         let held = |x: f64, g: f64| self.clamp && ((x <= 0.0 && g > 0.0) || (x >= 1.0 && g < 0.0));
         let held: Vec<bool> = x.iter().zip(gradient).map(|(x, g)| held(*x, *g)).collect();
         let free = |values: &mut [f64]| {
@@ -68,7 +68,7 @@ impl Torch {
         }
     }
 
-    /// How many pairs are kept.
+    /// Returns the number of stored pairs.
     pub fn pairs(&self) -> usize {
         self.pairs.len()
     }

@@ -4,7 +4,7 @@ use crate::common::golden::{Golden, text};
 use crate::common::objective::{
     iterate, network, picture, request_of_trajectory, use_style_statistic, weigh,
 };
-use crate::common::{both, cpu, engine, engine_with, planar, relative_l2, turn, widen};
+use crate::common::{both_devices, cpu, engine, engine_with, planar, relative_l2, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::Picture;
@@ -14,7 +14,7 @@ use neural_mirage::vgg::Network;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// With per-conv noise of 1e-6 PyTorch's own final picture moves by up to 7e-5, its totals by 6e-6.
+/// With noise of 1e-6 per convolution PyTorch's own final picture changes by up to 7e-5, its totals by 6e-6.
 const PICTURE: f64 = 5e-4;
 const TOTALS: f64 = 1e-4;
 /// The acceptance limit on single pixels, in units of [0, 1].
@@ -44,10 +44,10 @@ fn run(
 #[test]
 fn ten_steps_match_pytorch() {
     let _turn = turn();
-    both().iter().for_each(check_trajectories);
+    both_devices().iter().for_each(check_trajectories);
 }
 
-/// No optional feature, WebGPU's default limits: whole iterations run all the same.
+/// Whole iterations without optional features and with WebGPU's default limits.
 #[test]
 fn ten_steps_match_pytorch_on_a_minimal_device() {
     let _turn = turn();
@@ -101,7 +101,7 @@ fn check_trajectories(engine: &Arc<Engine>) {
     }
 }
 
-/// A small request with everything on, a balance, snapshots.
+/// A small request with all factors, a balance and snapshots.
 fn small_request(golden: &Golden) -> Request {
     let mut request = Request::new(picture(golden, "photo"));
     use_style_statistic(&mut request, "mean-covariance");
@@ -112,11 +112,11 @@ fn small_request(golden: &Golden) -> Request {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_picture_and_another_seed_another() {
+fn picture_depends_only_on_seed() {
     let _turn = turn();
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    for engine in both() {
+    for engine in both_devices() {
         let first = run(&engine, &network, small_request(&golden));
         let second = run(&engine, &network, small_request(&golden));
         assert_eq!(first.0.picture, second.0.picture, "{}", engine.describe());
@@ -127,9 +127,9 @@ fn the_same_seed_gives_the_same_picture_and_another_seed_another() {
     }
 }
 
-/// With a balance, and pictures of which a kernel makes several parts.
+/// With a balance, and pictures large enough for kernels to split their work.
 #[test]
-fn any_number_of_threads_gives_the_same_run() {
+fn run_does_not_depend_on_thread_count() {
     let _turn = turn();
     let golden = Golden::open("objective.safetensors");
     let network = network();
@@ -142,7 +142,7 @@ fn any_number_of_threads_gives_the_same_run() {
     });
     assert_eq!(runs[0].1.len(), 2, "reports at 0 and 3");
     for (other, threads) in runs[1..].iter().zip(2..) {
-        assert!(other.0.picture == runs[0].0.picture, "{threads} threads paint another picture");
+        assert!(other.0.picture == runs[0].0.picture, "{threads} threads give a different picture");
         assert_eq!(other.1, runs[0].1, "{threads} threads");
     }
 }
@@ -152,7 +152,7 @@ fn reports_and_snapshots_do_not_change_the_run() {
     let _turn = turn();
     let golden = Golden::open("objective.safetensors");
     let network = network();
-    for engine in both() {
+    for engine in both_devices() {
         let (outcome, totals, snapshots) = run(&engine, &network, small_request(&golden));
         assert_eq!(totals.len(), 4, "reports at 0, 5, 10, 12");
         assert!(totals.iter().all(|total| total.is_finite() && *total > 0.0));
@@ -161,24 +161,24 @@ fn reports_and_snapshots_do_not_change_the_run() {
         let mut quiet = small_request(&golden);
         quiet.schedule = Default::default();
         assert_eq!(run(&engine, &network, quiet).0.picture, outcome.picture);
-        // A run of three iterations ends where the snapshot after three was taken, weights given.
+        // With given weights, a run of three iterations ends with the picture of the snapshot after three.
         let mut short = small_request(&golden);
         iterate(&mut short, 3);
         assert_eq!(*run(&engine, &network, short).0.picture, snapshots[0].1);
     }
 }
 
-/// The first step of a balanced run is made of the gradients that the balance measured, each weighted; with the
-/// same weights given it is made of one gradient of the whole objective.
+/// The first step of a balanced run combines the measured gradients, each weighted. With the same weights given, it
+/// uses one gradient of the whole objective.
 #[test]
-fn the_first_balanced_step_is_that_of_its_weights() {
+fn first_balanced_step_matches_measured_weights() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let golden = Golden::open("objective.safetensors");
     let network = network();
     let mut request = small_request(&golden);
     iterate(&mut request, 1);
-    // An epsilon like the gradients' mean: otherwise the first step only shows their signs.
+    // An epsilon of the order of the mean gradient: otherwise the first step depends only on signs.
     request.optimizer = Arc::new(Adam { epsilon: 1.0, ..Adam::default() });
     request.groups[2].losses[0].weight = 0.5;
     let mut weights = Weights::default();
@@ -195,7 +195,7 @@ fn the_first_balanced_step_is_that_of_its_weights() {
         })
         .expect("a run");
     assert_eq!(weights.0.iter().filter(|weight| weight.norm.is_some()).count(), 3);
-    // The second report measures the shares anew, one step on.
+    // The second report measures the shares again, one step later.
     assert_eq!(shares.len(), 2);
     for ((kind, share), wanted) in shares[0].iter().zip([0.15, 0.15, 0.7]) {
         assert!((share - wanted).abs() < 1e-5, "{kind}: {share} of the gradient, {wanted} wanted");
@@ -211,12 +211,12 @@ fn the_first_balanced_step_is_that_of_its_weights() {
     };
     let (one, other) = (moved(&balanced.picture), moved(&given.picture));
     assert!(other.iter().any(|step| step.abs() > 1e-3), "nothing moved");
-    // A pixel of up to 1 is rounded to 6e-8, which is some 1e-5 of a step of 1e-2.
+    // A pixel of up to 1 is rounded by 6e-8, about 1e-5 of a step of 1e-2.
     let error = relative_l2(&one, &widen(&other));
     assert!(error <= 1e-4, "the steps differ by {error:.3e}");
 }
 
-/// A request without a balance, whose measurement waits.
+/// A request without a balance, because measuring it would wait for the device.
 fn request_with_weights(golden: &Golden) -> Request {
     let mut request = small_request(golden);
     weigh(&mut request, |_| 1.0);
@@ -225,11 +225,11 @@ fn request_with_weights(golden: &Golden) -> Request {
     request
 }
 
-/// Runs ahead of the device by two iterations, whatever is read meanwhile; then waits for the oldest.
+/// The loop runs ahead of the device by two iterations, whatever is read back, then waits for the oldest.
 #[test]
-fn the_loop_waits_only_when_it_is_two_iterations_ahead() {
+fn loop_runs_at_most_two_iterations_ahead() {
     let _turn = turn();
-    // Of its own, because it counts waits.
+    // A device of its own, because the test counts waits.
     let engine = engine_with(&DeviceOptions::default(), |_| {});
     let golden = Golden::open("objective.safetensors");
     let network = network();
@@ -238,30 +238,30 @@ fn the_loop_waits_only_when_it_is_two_iterations_ahead() {
         request.schedule.report_every = every;
         request.schedule.snapshot_every = every;
         let mut session = Session::new(&engine, &network, request).expect("a session");
-        // A second run finds the staging buffers of the first.
+        // A second run reuses the staging buffers of the first.
         for run in 0..2 {
-            let (mut before, mut heard) = (0, Vec::new());
+            let (mut before, mut observed) = (0, Vec::new());
             let outcome = session.run(&mut |event: Event<'_>| {
                 match event {
                     Event::Started(_) => before = engine.gpu().unwrap().waits(),
                     Event::Scale(_) => {}
-                    Event::Weighted { .. } => heard.push("balance".to_owned()),
-                    Event::Progress { iteration, .. } => heard.push(format!("done {iteration}")),
-                    Event::Snapshot { iteration, .. } => heard.push(format!("snapshot {iteration}")),
+                    Event::Weighted { .. } => observed.push("balance".to_owned()),
+                    Event::Progress { iteration, .. } => observed.push(format!("done {iteration}")),
+                    Event::Snapshot { iteration, .. } => observed.push(format!("snapshot {iteration}")),
                     Event::Report(report) => {
                         let shares: f32 = report.gradient_shares.iter().map(|(_, share)| share).sum();
                         assert!((shares - 1.0).abs() < 1e-5, "shares sum to {shares}");
-                        heard.push(format!("report {}", report.iteration));
+                        observed.push(format!("report {}", report.iteration));
                     }
-                    other => panic!("{other:?} was not asked for"),
+                    other => panic!("{other:?} was not requested"),
                 }
                 Ok(ControlFlow::Continue(()))
             });
             assert_eq!(outcome.expect("a run").iterations, 9);
-            // Ten submissions (the last is the report at the end), each waited for once at most: a fast device
-            // has the numbers ready.
+            // Ten submissions (the last is the final report), each waited for at most once: a fast device may have
+            // the values ready.
             let waits = engine.gpu().unwrap().waits() - before;
-            // On a GPU the first run times its second iteration in parts, each of which it waits for.
+            // On a GPU the first run times its second iteration in parts and waits for each.
             assert!(run == 0 || waits <= 10, "{waits} waits with a report every {every}");
             let (most, staging) = session.in_flight();
             assert_eq!(most, 3, "a report every {every}");
@@ -278,12 +278,12 @@ fn the_loop_waits_only_when_it_is_two_iterations_ahead() {
                     expected.push(format!("done {}", iteration + 1));
                 }
             }
-            assert_eq!(heard, expected);
+            assert_eq!(observed, expected);
         }
     }
 }
 
-/// Runs, and asks to stop at the report of this iteration; the iterations of all reports.
+/// Runs and stops at the report of iteration `last`. Also returns the iterations of all reports.
 fn run_until_report(session: &mut Session, last: u32) -> (neural_mirage::Result<RunResult>, Vec<u32>) {
     let mut reports = Vec::new();
     let result = session.run(&mut |event: Event<'_>| {
@@ -296,7 +296,7 @@ fn run_until_report(session: &mut Session, last: u32) -> (neural_mirage::Result<
 }
 
 #[test]
-fn a_stop_reports_all_that_was_submitted_and_is_prompt() {
+fn stop_is_prompt_and_reports_submitted_iterations() {
     let _turn = turn();
     let engine = engine(Family::Auto);
     let golden = Golden::open("objective.safetensors");
@@ -313,17 +313,17 @@ fn a_stop_reports_all_that_was_submitted_and_is_prompt() {
 }
 
 #[test]
-fn a_picture_that_blows_up_again_and_again_ends_the_run_with_the_last_good_one() {
+fn run_ends_after_max_setbacks() {
     let _turn = turn();
-    both().iter().for_each(check_a_blown_up_picture);
+    both_devices().iter().for_each(check_max_setbacks);
 }
 
-fn check_a_blown_up_picture(engine: &Arc<Engine>) {
+fn check_max_setbacks(engine: &Arc<Engine>) {
     let golden = Golden::open("objective.safetensors");
     let network = network();
     let mut request = request_with_weights(&golden);
     request.schedule.report_every = 1;
-    // The first step already leaves the range of f32's squares.
+    // The squares already overflow f32 after the first step.
     request.optimizer = Arc::new(Adam { learning_rate: 1e30, clamp: false, ..Adam::default() });
     let mut session = Session::new(engine, &network, request).expect("a session");
     let (error, reports) = run_until_report(&mut session, u32::MAX);
@@ -332,7 +332,7 @@ fn check_a_blown_up_picture(engine: &Arc<Engine>) {
     };
     assert!(cause.contains("NaN or infinite"), "{cause}");
     assert_eq!((iteration, setbacks), (1, 5));
-    // What the run goes back to has been reported.
+    // The run goes back to an iteration that was reported.
     assert_eq!(reports, [0]);
     let (good, picture) = session.last_good().expect("a picture");
     assert_eq!(good, 0);

@@ -1,4 +1,4 @@
-//! Transparency: composited on a colour, or kept.
+//! Transparency, composited on a colour or kept.
 
 use super::support::{encoded, folder, notes, read_bytes, worst};
 use image::{ImageFormat, RgbaImage};
@@ -8,7 +8,7 @@ use neural_mirage::image_io::{
 use std::path::Path;
 use std::sync::Arc;
 
-/// Alphas of all kinds, over colours without symmetry.
+/// Creates a picture with varied alpha over asymmetric colours.
 fn cutout(width: u32, height: u32) -> RgbaImage {
     RgbaImage::from_fn(width, height, |x, y| {
         let alpha = [0, 255, 51, 204, 128][((x + 2 * y) % 5) as usize];
@@ -17,7 +17,7 @@ fn cutout(width: u32, height: u32) -> RgbaImage {
 }
 
 #[test]
-fn alpha_is_composited_on_the_colour_that_is_wanted() {
+fn alpha_is_composited_on_requested_colour() {
     let image = cutout(7, 5);
     let dir = folder();
     let path = dir.path().join("cutout");
@@ -50,7 +50,7 @@ fn alpha_is_composited_on_the_colour_that_is_wanted() {
 }
 
 #[test]
-fn alpha_is_turned_with_the_picture() {
+fn orientation_applies_to_alpha() {
     let image = cutout(6, 3);
     let png = encoded(&image.clone().into(), ImageFormat::Png);
     let bytes = super::support::png_with_chunk(&png, b"eXIf", &super::support::exif(6, true));
@@ -63,12 +63,12 @@ fn alpha_is_turned_with_the_picture() {
     assert!(worst(&alpha.values, &expected) < 1e-6);
 }
 
-/// What was composited on white is stored so that it gives the same on white again.
+/// A picture composited on white is stored such that compositing it on white again gives the same.
 #[test]
-fn a_picture_written_with_alpha_looks_the_same_on_white() {
+fn picture_with_alpha_is_unchanged_on_white() {
     let (width, height) = (9, 4);
     let values: Vec<f32> = (0..width * height).map(|i| [0.0, 1.0, 0.2, 0.5, 0.8][i % 5]).collect();
-    // Nothing darker than white shining through allows.
+    // No darker than possible with white shining through.
     let rgb: Vec<f32> = (0..width * height * 3)
         .map(|i| {
             let a = values[i / 3];

@@ -1,4 +1,4 @@
-//! Films: written by the program, read back by other decoders.
+//! Films written by the library and read back by other decoders.
 
 use super::support::{folder, listing};
 use std::fs;
@@ -22,7 +22,7 @@ pub fn noise(seed: u64, (width, height): (usize, usize)) -> Picture {
     Picture::new(width, height, rgb).unwrap()
 }
 
-/// Smooth, of many colours, without symmetry, and another for each seed.
+/// Creates a smooth, asymmetric picture of many colours that depends on the seed.
 pub fn gradient(seed: u64, (width, height): (usize, usize)) -> Picture {
     let phase = seed as f32 * 0.23;
     let mut rgb = Vec::new();
@@ -39,7 +39,7 @@ pub fn gradient(seed: u64, (width, height): (usize, usize)) -> Picture {
     Picture::new(width, height, rgb).unwrap()
 }
 
-/// What a file of 8 bits should hold.
+/// Returns the expected 8-bit levels.
 fn levels(picture: &Picture) -> Vec<u8> {
     picture.rgb.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect()
 }
@@ -50,7 +50,7 @@ pub struct Shown {
     levels: Vec<u8>,
 }
 
-/// The frames of a film, composed as a viewer would, and how often they are shown.
+/// Decodes the frames of a film, composed as a viewer would, and its loop count.
 pub fn play(path: &Path) -> (Vec<Shown>, LoopCount) {
     let bytes = Cursor::new(fs::read(path).unwrap());
     let (frames, count) = match path.extension().unwrap().to_str().unwrap() {
@@ -84,14 +84,14 @@ pub fn play(path: &Path) -> (Vec<Shown>, LoopCount) {
     (shown.collect(), count)
 }
 
-/// Peak signal-to-noise ratio in dB; infinite for equal ones.
+/// Returns the peak signal-to-noise ratio in dB; infinite for equal pictures.
 fn psnr(a: &[u8], b: &[u8]) -> f64 {
     assert_eq!(a.len(), b.len());
     let squares: f64 = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
     10.0 * (255.0f64.powi(2) * a.len() as f64 / squares).log10()
 }
 
-/// Means of 4x4 pixels: dithering is right on the average over a neighbourhood, which is what eyes see.
+/// Returns means of 4x4 pixels. Dithering is correct on average over a neighbourhood, as perceived by the eye.
 fn blurred(levels: &[u8], (width, height): (usize, usize)) -> Vec<u8> {
     let mut out = Vec::new();
     for y in 0..height.saturating_sub(3) {
@@ -118,7 +118,7 @@ pub fn film(path: &Path) -> Film {
     Film::create(path, FilmOptions::default()).unwrap()
 }
 
-/// Writes `count` frames and compares what a viewer sees with them.
+/// Writes `count` frames and compares them with the frames that a viewer sees.
 fn round_trip(
     ending: &str,
     size: (usize, usize),
@@ -133,7 +133,7 @@ fn round_trip(
     let times: Vec<u32> = (0..count as u32).map(|i| 40 + 7 * (i % 5)).collect();
     for (picture, time) in pictures.iter().zip(&times) {
         film.frame(picture, *time).unwrap();
-        assert!(listing(dir.path()).is_empty(), "nothing is seen of a film until it is finished");
+        assert!(listing(dir.path()).is_empty(), "no file is visible until the film is finished");
     }
     assert_eq!(film.frames(), count);
     film.finish(record()).unwrap();
@@ -150,8 +150,8 @@ fn round_trip(
     for (i, frame) in shown.iter().enumerate() {
         assert_eq!(frame.size, size, "{context}");
         let time = times[i] + if i + 1 == count { 1500 } else { 0 };
-        // GIF counts in 10 ms. The sum is rounded, so that a frame's time is off by less than 10 ms, and the
-        // end of every frame by at most 5 ms.
+        // GIF durations are multiples of 10 ms. The sum is rounded, so a frame's duration is off by less than
+        // 10 ms, and the end of every frame by at most 5 ms.
         let (off, off_sum) = if ending == "gif" { (9, 5) } else { (0, 0) };
         (wanted, seen) = (wanted + time, seen + frame.milliseconds);
         assert!(frame.milliseconds.abs_diff(time) <= off, "{context}: {} for {time}", frame.milliseconds);
@@ -159,7 +159,7 @@ fn round_trip(
         let original = &originals[i];
         let here = psnr(&frame.levels, original);
         worst = worst.min(here);
-        // The order: no other frame fits better, unless it is nearly the same, as single pixels may be.
+        // Checks the order: no other frame fits better unless it is nearly equal, as single pixels may be.
         for (j, other) in originals.iter().enumerate().filter(|(j, _)| *j != i) {
             let alike = size == (1, 1) && psnr(original, other) > 25.0;
             assert!(alike || psnr(&frame.levels, other) < here, "{context}: frame {i} looks like frame {j}");
@@ -168,12 +168,12 @@ fn round_trip(
     worst
 }
 
-/// The bounds are what was measured less 0.5 dB for other machines' arithmetic. Lossy WebP at quality 80 halves the
-/// colour resolution, which takes noise of independent colours to 11.3 dB; that is what noise costs in any JPEG-like
-/// format, and no photo is like it. GIF: 256 colours, and dithering, which costs signal-to-noise but no tones (see
+/// The bounds are measured values less 0.5 dB for other machines' arithmetic. Lossy WebP at quality 80 halves the
+/// colour resolution, which reduces noise of independent colours to 11.3 dB, as in any JPEG-like format; photos are not
+/// like that. GIF has 256 colours and dithering, which lowers the signal-to-noise ratio but keeps tones (see
 /// `dithering_keeps_tones`).
 #[test]
-fn every_format_keeps_frames_times_order_and_texts() {
+fn every_format_keeps_frames_durations_and_metadata() {
     for (ending, size, noisy, smooth) in [
         ("webp", SIZES[0], 41.2, 42.4),
         ("webp", SIZES[1], 10.8, 34.9),
@@ -185,7 +185,7 @@ fn every_format_keeps_frames_times_order_and_texts() {
         ("apng", SIZES[1], f64::INFINITY, f64::INFINITY),
         ("apng", SIZES[2], f64::INFINITY, f64::INFINITY),
     ] {
-        // Times repeat after five frames.
+        // Durations repeat after five frames.
         for count in [1, 2, if size == SIZES[2] { 7 } else { 23 }] {
             for (name, bound, make) in
                 [("noise", noisy, noise as fn(u64, _) -> _), ("gradient", smooth, gradient)]
@@ -211,9 +211,9 @@ fn dithering_keeps_tones() {
     assert!(found >= 46.0, "{found:.2} dB");
 }
 
-/// A reader that knows blocks and nothing of XMP must come out behind it: the end of the file is where it ends.
+/// A reader that skips blocks without knowing XMP must reach exactly the end of the file.
 #[test]
-fn the_blocks_of_a_gif_lead_to_its_end() {
+fn gif_blocks_parse_to_the_end() {
     let dir = folder();
     let path = dir.path().join("a.gif");
     let texts = [vec![], record(), vec![("k".to_owned(), "ÿ\u{10ffff}~".repeat(300))]];
@@ -253,7 +253,7 @@ fn the_blocks_of_a_gif_lead_to_its_end() {
 }
 
 #[test]
-fn few_colours_are_exact_in_a_gif() {
+fn gif_with_few_colours_is_exact() {
     let dir = folder();
     let path = dir.path().join("a.gif");
     for colours in [2usize, 3, 255, 256] {
@@ -273,19 +273,19 @@ fn few_colours_are_exact_in_a_gif() {
 }
 
 #[test]
-fn equal_neighbours_become_one_longer_frame() {
+fn equal_consecutive_frames_are_merged() {
     for ending in ENDINGS {
         let dir = folder();
         let path = dir.path().join(format!("a.{ending}"));
         let mut film = Film::create(&path, FilmOptions { hold_last: 0, ..FilmOptions::default() }).unwrap();
         let (a, b) = (gradient(0, (12, 9)), gradient(5, (12, 9)));
-        // Equal in 8 bits is equal.
+        // Frames equal in 8 bits count as equal.
         let mut nearly = a.clone();
         nearly.rgb.iter_mut().for_each(|v| *v = (*v * 255.0).round() / 255.0);
         for picture in [&a, &nearly, &a, &b, &a] {
             film.frame(picture, 50).unwrap();
         }
-        // Longer than a frame may be shown: two frames.
+        // Longer than the maximum duration of a frame: two frames.
         film.frame(&a, MAX_FRAME_MILLISECONDS).unwrap();
         assert_eq!(film.frames(), 4);
         film.finish(vec![]).unwrap();
@@ -295,7 +295,7 @@ fn equal_neighbours_become_one_longer_frame() {
 }
 
 #[test]
-fn the_longest_times_fit_every_format() {
+fn longest_durations_fit_every_format() {
     for ending in ENDINGS {
         let dir = folder();
         let path = dir.path().join(format!("a.{ending}"));
@@ -305,7 +305,7 @@ fn the_longest_times_fit_every_format() {
         film.frame(&gradient(5, (5, 4)), MAX_FRAME_MILLISECONDS).unwrap();
         film.finish(vec![]).unwrap();
         let times: Vec<u32> = play(&path).0.iter().map(|f| f.milliseconds).collect();
-        // GIF: at least 20 ms, or browsers take it for 100 ms; the next frame gives them back.
+        // GIF: at least 20 ms, because browsers treat less as 100 ms. The next frame compensates.
         let expected = if ending == "gif" {
             [20, 2 * MAX_FRAME_MILLISECONDS - 20]
         } else {
@@ -316,7 +316,7 @@ fn the_longest_times_fit_every_format() {
 }
 
 #[test]
-fn films_are_known_to_the_rest_of_the_library() {
+fn films_can_be_read_as_pictures() {
     let dir = folder();
     for ending in ENDINGS {
         let path = dir.path().join(format!("a.{ending}"));

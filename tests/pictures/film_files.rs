@@ -1,4 +1,4 @@
-//! What becomes of the file of a film, and what is refused.
+//! Files of films: creation, replacement, and refused options.
 
 use super::film::{ENDINGS, SIZES, film, gradient, noise, play};
 use super::support::{folder, listing};
@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 #[test]
-fn a_film_that_is_dropped_leaves_nothing() {
+fn dropped_film_leaves_no_file() {
     for ending in ENDINGS {
         let dir = folder();
         let path = dir.path().join(format!("a.{ending}"));
@@ -22,10 +22,10 @@ fn a_film_that_is_dropped_leaves_nothing() {
     }
 }
 
-/// The process ends without a chance to tidy up, as with `kill -9`.
+/// The process ends without cleaning up, as with `kill -9`.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_process_that_dies_leaves_nothing() {
+fn aborted_process_leaves_no_file() {
     const WHERE: &str = "NEURAL_MIRAGE_TEST_FILM";
     if let Some(path) = std::env::var_os(WHERE) {
         let mut film = film(Path::new(&path));
@@ -36,7 +36,7 @@ fn a_process_that_dies_leaves_nothing() {
     for ending in ENDINGS {
         let dir = folder();
         let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "film_files::a_process_that_dies_leaves_nothing"])
+            .args(["--exact", "film_files::aborted_process_leaves_no_file"])
             .env(WHERE, dir.path().join(format!("a.{ending}")))
             .output()
             .unwrap()
@@ -47,7 +47,7 @@ fn a_process_that_dies_leaves_nothing() {
 }
 
 #[test]
-fn existing_files_are_replaced_only_with_leave() {
+fn existing_film_is_kept_without_overwrite() {
     for ending in ENDINGS {
         let dir = folder();
         let path = dir.path().join(format!("a.{ending}"));
@@ -70,7 +70,7 @@ fn existing_files_are_replaced_only_with_leave() {
 }
 
 #[test]
-fn a_file_that_came_meanwhile_is_kept() {
+fn file_created_meanwhile_is_kept() {
     let dir = folder();
     let path = dir.path().join("a.webp");
     let mut film = film(&path);
@@ -84,7 +84,7 @@ fn a_file_that_came_meanwhile_is_kept() {
 
 #[test]
 #[cfg(unix)]
-fn films_get_the_permissions_of_any_new_file() {
+fn films_have_default_permissions() {
     use std::os::unix::fs::PermissionsExt;
     let dir = folder();
     let (path, other) = (dir.path().join("a.apng"), dir.path().join("b.png"));
@@ -97,7 +97,7 @@ fn films_get_the_permissions_of_any_new_file() {
 }
 
 #[test]
-fn names_that_are_no_films_are_refused() {
+fn invalid_film_names_are_refused() {
     let dir = folder();
     for (name, part) in [
         ("a.png", "End the name in .apng"),
@@ -125,8 +125,8 @@ fn names_that_are_no_films_are_refused() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_folder_without_room_is_refused_at_once() {
-    // No user can create files here, not even root.
+fn unwritable_folder_is_refused() {
+    // Not even root can create files here.
     let path = Path::new("/proc/self/film.webp");
     for error in
         [check_film(path, false).unwrap_err(), Film::create(path, FilmOptions::default()).unwrap_err()]
@@ -137,7 +137,7 @@ fn a_folder_without_room_is_refused_at_once() {
 }
 
 #[test]
-fn mistakes_leave_the_film_as_it_was() {
+fn invalid_frames_leave_the_film_unchanged() {
     for ending in ENDINGS {
         let dir = folder();
         let path = dir.path().join(format!("a.{ending}"));
@@ -174,7 +174,7 @@ fn mistakes_leave_the_film_as_it_was() {
 }
 
 #[test]
-fn options_and_ends_out_of_range_are_refused() {
+fn invalid_options_and_finishes_are_refused() {
     let dir = folder();
     let path = dir.path().join("a.webp");
     for options in [

@@ -1,4 +1,4 @@
-//! Kinds of pictures that cameras, scanners and printers write: read as what they are, or refused by name.
+//! Picture formats of cameras, scanners and print software: read correctly, or refused by name.
 
 use super::support::{encoded, fixture, notes, photo, png_with_chunk, read_bytes, refusal, values, worst};
 use image::{DynamicImage, ImageFormat};
@@ -10,7 +10,7 @@ use std::fs;
 use std::io::Cursor;
 
 #[test]
-fn the_first_frame_of_a_gif() {
+fn gif_reads_first_frame() {
     let decoded = read(&fixture("animated.gif")).unwrap();
     assert_eq!(notes(&decoded), "animation: only the first of 3 frames is used");
     let colors = [[200, 40, 40], [40, 160, 60], [40, 60, 180], [220; 3]];
@@ -20,9 +20,9 @@ fn the_first_frame_of_a_gif() {
     }
 }
 
-/// A GIF of 3x3 pixels whose first frame has 2x2 pixels at 1,1, of which one is transparent and one beyond the palette.
+/// A 3x3 GIF whose first frame has 2x2 pixels at 1,1, one of them transparent and one beyond the palette.
 #[test]
-fn a_gif_shows_the_background_where_its_frame_does_not_reach() {
+fn gif_pixels_outside_its_frame_are_transparent() {
     let mut bytes = Vec::new();
     let mut encoder = gif::Encoder::new(&mut bytes, 3, 3, &[255, 0, 0, 0, 0, 255]).unwrap();
     let frame = gif::Frame {
@@ -47,7 +47,7 @@ fn a_gif_shows_the_background_where_its_frame_does_not_reach() {
 }
 
 #[test]
-fn jpeg_in_tiff_tiles_and_planes() {
+fn jpeg_and_planar_tiffs_are_read() {
     for (name, tolerance) in [("jpeg-strips.tif", 0.03), ("jpeg-tiles.tif", 0.03), ("planar-tiles.tif", 1e-6)]
     {
         let decoded = read(&fixture(name)).unwrap();
@@ -63,31 +63,31 @@ fn jpeg_in_tiff_tiles_and_planes() {
     }
 }
 
-/// The decoder would take 32 bytes for each, and abort where there are not as many.
+/// The decoder would need 32 bytes for each value, and abort if the allocation fails.
 #[test]
-fn values_of_a_tag_are_no_more_than_bytes() {
+fn overlong_tiff_tag_is_ignored() {
     let mut bytes = fs::read(fixture("jpeg-strips.tif")).unwrap();
     let expected = read(&fixture("jpeg-strips.tif")).unwrap().picture;
-    // The codes of black and white, six fractions: what they are anyway.
+    // ReferenceBlackWhite: six fractions that equal the defaults.
     let tag = bytes.windows(8).position(|w| w == [0x14, 2, 5, 0, 6, 0, 0, 0]).unwrap();
     bytes[tag + 4..tag + 8].fill(0xd0);
     assert_eq!(read_bytes(&bytes).unwrap().picture, expected);
 }
 
-/// The decoder would take the memory for what the JPEG data state.
+/// The decoder would allocate memory for the size in the JPEG data.
 #[test]
-fn jpeg_in_tiff_states_no_other_size() {
+fn jpeg_in_tiff_must_have_its_size() {
     let mut bytes = fs::read(fixture("jpeg-strips.tif")).unwrap();
     let frame = bytes.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
     bytes[frame + 5..frame + 9].copy_from_slice(&[0x3f, 0xff, 0x3f, 0xff]);
-    assert!(refusal(read_bytes(&bytes)).contains("size of their own"));
+    assert!(refusal(read_bytes(&bytes)).contains("larger than their strip or tile"));
     let mut bytes = fs::read(fixture("jpeg-strips.tif")).unwrap();
     bytes[frame + 4] = 12;
     assert!(refusal(read_bytes(&bytes)).contains("12 bits"));
 }
 
 #[test]
-fn big_tiff() {
+fn big_tiff_is_read() {
     let image = photo(33, 21);
     let mut file = Cursor::new(Vec::new());
     let mut encoder = tiff::encoder::TiffEncoder::new_big(&mut file).unwrap();
@@ -100,8 +100,8 @@ fn big_tiff() {
 }
 
 #[test]
-fn numbers_that_a_tiff_should_not_hold_are_named() {
-    // Without the tag SampleFormat, as many programs write it.
+fn unsupported_tiff_number_types_are_named() {
+    // Without the SampleFormat tag, as written by many programs.
     let text = refusal(read(&fixture("u32.tif")));
     assert!(text.contains("this kind of TIFF isn't read (32 bit whole numbers)"), "{text}");
     let mut file = Cursor::new(Vec::new());
@@ -119,9 +119,9 @@ fn numbers_that_a_tiff_should_not_hold_are_named() {
     assert_eq!(decoded.picture.rgb, [0.25, 0.25, 0.25, 0.5, 0.5, 0.5]);
 }
 
-/// Floats of another range than 0 to 1, such as 16 bit levels or measurements.
+/// Floats outside 0 to 1, such as 16 bit levels or measurements.
 #[test]
-fn floats_far_beyond_white_are_refused() {
+fn float_tiffs_far_beyond_white_are_refused() {
     for value in [1001.0, -2000.0, 65535.0, 1e30, f32::MAX] {
         let mut file = Cursor::new(Vec::new());
         let mut encoder = tiff::encoder::TiffEncoder::new(&mut file).unwrap();
@@ -133,7 +133,7 @@ fn floats_far_beyond_white_are_refused() {
 
 /// Camera raw files are TIFFs whose first page is a small preview.
 #[test]
-fn raw_pictures_are_not_taken_for_their_previews() {
+fn camera_raw_files_are_refused() {
     let tiff = |tag: Option<(u16, u32)>| {
         let mut file = Cursor::new(Vec::new());
         let mut encoder = tiff::encoder::TiffEncoder::new(&mut file).unwrap();
@@ -153,7 +153,7 @@ fn raw_pictures_are_not_taken_for_their_previews() {
 }
 
 #[test]
-fn a_jpeg_of_another_coding_is_named() {
+fn unsupported_jpeg_codings_are_named() {
     let whole = encoded(&photo(32, 16), ImageFormat::Jpeg);
     let frame = whole.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
     for (marker, precision, words) in [
@@ -170,14 +170,14 @@ fn a_jpeg_of_another_coding_is_named() {
     }
 }
 
-/// A profile by which only black ink counts.
+/// A CMYK profile in which only black ink has an effect.
 fn only_black_counts() -> Vec<u8> {
     let mut profile = ColorProfile::new_srgb();
     profile.color_space = DataColorSpace::Cmyk;
     profile.pcs = DataColorSpace::Lab;
     profile.profile_class = ProfileClass::OutputDevice;
     (profile.red_trc, profile.green_trc, profile.blue_trc, profile.cicp) = (None, None, None, None);
-    // Lightness and colours as 16 bits state them in such a table: 100 is 0xff00, neither red nor green 0x8000.
+    // Lab values in 16 bits: a lightness of 100 is 0xff00, and neutral a and b are 0x8000.
     let corners = (0..16u32).flat_map(|corner| [if corner & 1 == 1 { 0 } else { 0xff00 }, 0x8000, 0x8000]);
     let line = |channels: usize| LutStore::Store16([0, 0xffff].repeat(channels));
     profile.lut_a_to_b_perceptual = Some(LutWarehouse::Lut(LutDataType {
@@ -196,7 +196,7 @@ fn only_black_counts() -> Vec<u8> {
 }
 
 #[test]
-fn inks_are_converted_by_their_own_profile() {
+fn cmyk_is_converted_with_its_profile() {
     let icc = only_black_counts();
     let note = "CMYK converted to RGB; converted from the embedded colour profile";
     let mut file = Cursor::new(Vec::new());
@@ -210,7 +210,7 @@ fn inks_are_converted_by_their_own_profile() {
     let expected = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.466, 0.466, 0.466];
     assert!(worst(&decoded.picture.rgb, &expected) < 0.01, "{:?}", decoded.picture.rgb);
 
-    // A JPEG has its inks the other way round. The quarters have no black.
+    // JPEG stores inks inverted. The quarters have no black.
     let plain = fs::read(fixture("cmyk.jpg")).unwrap();
     let content = [b"ICC_PROFILE\0\x01\x01", &icc[..]].concat();
     let length = (content.len() as u16 + 2).to_be_bytes();
@@ -218,7 +218,7 @@ fn inks_are_converted_by_their_own_profile() {
     let decoded = read_bytes(&jpeg).unwrap();
     assert!(notes(&decoded).starts_with(note), "{}", notes(&decoded));
     assert!(decoded.picture.rgb.iter().all(|v| *v > 0.97), "{:?}", decoded.picture.rgb);
-    // A profile of other colours doesn't count.
+    // A profile for a different colour space is ignored.
     let p3 = ColorProfile::new_display_p3().encode().unwrap();
     let content = [b"ICC_PROFILE\0\x01\x01", &p3[..]].concat();
     let length = (content.len() as u16 + 2).to_be_bytes();
@@ -228,20 +228,20 @@ fn inks_are_converted_by_their_own_profile() {
 }
 
 #[test]
-fn a_png_with_code_points_is_converted_or_refused() {
+fn png_cicp_is_converted_or_refused() {
     let image: DynamicImage = image::RgbImage::from_pixel(2, 1, image::Rgb([153, 102, 77])).into();
     let png = encoded(&image, ImageFormat::Png);
     let with = |points: &[u8]| read_bytes(&png_with_chunk(&png, b"cICP", points));
     assert_eq!(notes(&with(&[1, 13, 0, 1]).unwrap()), "");
     let decoded = with(&[12, 13, 0, 1]).unwrap();
     assert!(notes(&decoded).starts_with("converted from the colours of its cICP"), "{}", notes(&decoded));
-    // As of the same colour with an ICC profile of Display P3.
+    // The same result as with an ICC profile of Display P3.
     assert!(worst(&decoded.picture.rgb[..3], &[0.6345, 0.3887, 0.2825]) < 0.012, "{:?}", decoded.picture.rgb);
     for (points, words) in [([9, 16, 0, 1], "PQ"), ([9, 18, 0, 1], "HLG"), ([12, 13, 0, 0], "range 0")] {
         let text = refusal(with(&points));
         assert!(text.contains("cICP") && text.contains(words), "{text}");
     }
-    // RGB has no matrix; the decoder itself refuses one.
+    // RGB has no matrix coefficients; the decoder itself refuses them.
     refusal(with(&[1, 13, 5, 1]));
     let gray = encoded(&image.to_luma8().into(), ImageFormat::Png);
     let level = image.to_luma8().as_raw()[0];
@@ -252,7 +252,7 @@ fn a_png_with_code_points_is_converted_or_refused() {
 }
 
 #[test]
-fn a_large_picture_for_a_small_run_is_averaged_as_it_comes() {
+fn large_picture_is_averaged_while_reading() {
     let (width, height) = (5000u32, 3400u32);
     let gray = image::GrayImage::from_fn(width, height, |x, y| {
         image::Luma([((x / 7 % 128) + (y / 11 % 128)) as u8])
@@ -270,7 +270,7 @@ fn a_large_picture_for_a_small_run_is_averaged_as_it_comes() {
         let small = resize(picture, w, h).unwrap();
         let expected = resize(&read(&path).unwrap().picture, w, h).unwrap();
         let difference = worst(&small.rgb, &expected.rgb);
-        // What the averaging takes of the finest detail, at the jumps of the pattern by half of the whole range.
+        // Loss of fine detail by averaging, at the pattern's edges of half the range.
         assert!(difference < 0.02, "{format:?}: {difference}");
     }
     let small = dir.path().join("small");

@@ -1,5 +1,5 @@
-//! What our own decoder reads: JPEGs of which so much less is wanted that they are decoded at a half, a quarter or an eighth of
-//! their size (here small ones are, by the option for tests), and in their own size those that zune-jpeg reads wrongly.
+//! The built-in JPEG decoder. It decodes at a half, a quarter or an eighth if a much smaller picture is needed (forced
+//! here for small files by a test option), and at full size JPEGs that zune-jpeg misreads.
 
 use super::support::{exif, fixture, folder, notes, refusal, worst};
 use neural_mirage::Error;
@@ -7,19 +7,19 @@ use neural_mirage::image_io::{Decoded, Picture, ReadOptions, read, read_with, re
 use std::fs;
 use std::path::Path;
 
-/// Sides that are wanted of 203x149 pixels, for steps of 8, 4 and 2, each of the size that is kept with the most of it.
+/// Requested longest sides for 203x149 pixels that lead to reductions by 8, 4 and 2.
 const WANTED: [usize; 3] = [6, 12, 25];
 
-/// The worst and the mean difference of a value that is kept, and the worst of what is wanted. A reduced pixel that two kept
-/// ones share is flat: at the edge of 40 of 255 levels a kept one may get a fourth of these that belong to its neighbour
-/// (0.04). Frequencies that are left out and colours between those that are stored add 0.01.
+/// Largest and mean difference of a stored value, and largest difference in the requested picture. A reduced pixel
+/// shared by two stored ones is flat: at an edge of 40 of 255 levels a stored pixel may get a fourth of the step from
+/// its neighbour (0.04). Omitted frequencies and interpolated chroma add 0.01.
 const TOLERANCES: [f32; 3] = [0.05, 0.006, 0.02];
 
 fn read_small(path: &Path, longest: usize) -> Result<Decoded, Error> {
     read_with(path, &ReadOptions { longest: Some(longest), plain_pixels: 0, ..ReadOptions::default() })
 }
 
-/// Each pixel the mean of an area of the picture.
+/// Reduces a picture by area averaging.
 fn averaged(picture: &Picture, width: usize, height: usize) -> Picture {
     let areas = |from: usize, to: usize| -> Vec<Vec<(usize, f64)>> {
         let side = from as f64 / to as f64;
@@ -50,14 +50,14 @@ fn averaged(picture: &Picture, width: usize, height: usize) -> Picture {
     Picture::new(width, height, rgb).unwrap()
 }
 
-/// The mean of the differences.
+/// Returns the mean absolute difference.
 fn mean(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f32>() / a.len() as f32
 }
 
-/// Compares a JPEG, decoded reduced, with the means of all its pixels: the worst and the mean difference of a value, and the
-/// worst of the picture that is wanted of it.
+/// Compares a JPEG decoded at reduced size with area means of the full picture. The limits are the largest and the mean
+/// difference of a value, and the largest difference in the requested picture.
 fn check(path: &Path, channels: u64, [largest, usual, wanted]: [f32; 3]) {
     let whole = read(path).unwrap();
     for longest in WANTED {
@@ -65,7 +65,7 @@ fn check(path: &Path, channels: u64, [largest, usual, wanted]: [f32; 3]) {
         let picture = &decoded.picture;
         assert_eq!((decoded.size, &decoded.notes), (whole.size, &whole.notes));
         assert_eq!(picture.width.max(picture.height), 4 * longest);
-        // Decoded as a whole it would take its pixels besides.
+        // Decoding at full size would also need memory for all pixels.
         let file = fs::metadata(path).unwrap().len();
         let pixels = (whole.size.0 * whole.size.1) as u64;
         let kept = 4 * picture.rgb.len() as u64;
@@ -74,7 +74,7 @@ fn check(path: &Path, channels: u64, [largest, usual, wanted]: [f32; 3]) {
         let expected = averaged(&whole.picture, picture.width, picture.height);
         let (found, average) = (worst(&picture.rgb, &expected.rgb), mean(&picture.rgb, &expected.rgb));
         assert!(found <= largest && average <= usual, "{} {longest}: {found}, {average}", path.display());
-        // What is wanted itself.
+        // The requested picture.
         let (width, height) = (picture.width.div_ceil(4), picture.height.div_ceil(4));
         let small = |picture: &Picture| resize(picture, width, height).unwrap().rgb;
         let found = worst(&small(picture), &small(&expected));
@@ -83,7 +83,7 @@ fn check(path: &Path, channels: u64, [largest, usual, wanted]: [f32; 3]) {
 }
 
 #[test]
-fn reduced_pixels_are_means_of_the_whole() {
+fn reduced_jpeg_matches_area_means() {
     for name in ["444", "422", "420", "restart", "baseline", "gray", "rgb", "cmyk"] {
         let channels = match name {
             "gray" => 1,
@@ -94,9 +94,9 @@ fn reduced_pixels_are_means_of_the_whole() {
     }
 }
 
-/// The same pixels, coded otherwise.
+/// The same pixels with different coding.
 #[test]
-fn progressive_and_baseline_are_the_same() {
+fn progressive_and_baseline_decode_equally() {
     for longest in WANTED {
         let read = |name: &str| read_small(&fixture(name), longest).unwrap().picture;
         let expected = read("large-420.jpg");
@@ -105,17 +105,17 @@ fn progressive_and_baseline_are_the_same() {
     }
 }
 
-/// Where the scans of a JPEG begin.
+/// Returns the positions of the scans of a JPEG.
 fn scans(jpeg: &[u8]) -> Vec<usize> {
     jpeg.windows(2).enumerate().filter(|(_, w)| *w == [0xff, 0xda]).map(|(at, _)| at).collect()
 }
 
-/// The same pixels in their own size: a repeated height in the file leaves them to our decoder.
+/// Compares both decoders at full size. A repeated height in the file selects the built-in one.
 #[test]
-fn both_decoders_read_the_same() {
+fn both_jpeg_decoders_agree() {
     let dir = folder();
     let path = dir.path().join("repeated.jpg");
-    // Two levels: each rounds the transform, and zune-jpeg the conversion of colours, too. Colours of half the resolution are
+    // Two levels: both round the transform, and zune-jpeg also rounds the colour conversion. Subsampled chroma is
     // repeated here and interpolated there: a part of the edge of 40 levels.
     let tolerances = [
         ("444", 2.0 / 255.0),
@@ -144,9 +144,9 @@ fn both_decoders_read_the_same() {
     }
 }
 
-/// Components in scans of their own, a quantization table behind the first scan, and luminance that is coarser than the colours.
+/// Components in separate scans, a quantization table after the first scan, and luminance coarser than chroma.
 #[test]
-fn kinds_that_zune_jpeg_reads_wrongly() {
+fn jpegs_misread_by_zune_jpeg_are_correct() {
     let expected = read(&fixture("large-baseline.jpg")).unwrap().picture;
     for name in ["separate", "pair", "late-table"] {
         let found = read(&fixture(&format!("large-{name}.jpg"))).unwrap().picture;
@@ -154,7 +154,7 @@ fn kinds_that_zune_jpeg_reads_wrongly() {
         assert!(found <= 0.1 && average <= 0.006, "{name}: {found}, {average}");
         check(&fixture(&format!("large-{name}.jpg")), 3, TOLERANCES);
     }
-    // The texture is finer than such luminance, so areas are compared.
+    // The texture is finer than the subsampled luminance, so compare area means.
     let [expected, found] = ["large-444.jpg", "large-coarse-luma.jpg"]
         .map(|name| resize(&read(&fixture(name)).unwrap().picture, 51, 37).unwrap().rgb);
     assert!(worst(&found, &expected) <= 0.06, "{}", worst(&found, &expected));
@@ -162,9 +162,9 @@ fn kinds_that_zune_jpeg_reads_wrongly() {
     check(&fixture("large-coarse-luma.jpg"), 3, TOLERANCES);
 }
 
-/// What no decoder here reads, and what would take too long, by its name.
+/// JPEGs that no decoder here reads, or that would take too long, are refused by name.
 #[test]
-fn other_kinds_are_refused_by_name() {
+fn unsupported_jpegs_are_refused_by_name() {
     let dir = folder();
     let path = dir.path().join("refused.jpg");
     let whole = fs::read(fixture("large-444.jpg")).unwrap();
@@ -187,7 +187,7 @@ fn other_kinds_are_refused_by_name() {
         without_height(bytes);
         bytes.splice(end..end, [0xff, 0xdc, 0, 4, 0, 149]);
     });
-    assert!(later.contains("stated after the picture"), "{later}");
+    assert!(later.contains("only after the picture"), "{later}");
     // Thirty scans at 16 megapixels.
     let scans = scans(&whole);
     let many = refused(&|bytes| {
@@ -197,9 +197,9 @@ fn other_kinds_are_refused_by_name() {
     assert!(many.contains("more than 30 scans at 4100x4100 pixels"), "{many}");
 }
 
-/// Luminance and chrominance of inks, RGB under numbers, and a photo on its side: only what the file says of itself is other.
+/// YCCK inks, RGB with numbered components, and a rotated photo: only the files' metadata differ.
 #[test]
-fn colours_and_orientation_are_as_of_the_whole() {
+fn reduced_jpeg_keeps_colours_and_orientation() {
     let dir = folder();
     let path = dir.path().join("changed.jpg");
     let mut ycck = fs::read(fixture("large-cmyk.jpg")).unwrap();
@@ -208,9 +208,9 @@ fn colours_and_orientation_are_as_of_the_whole() {
     ycck[adobe + 11] = 2;
     fs::write(&path, ycck).unwrap();
     assert!(notes(&read(&path).unwrap()).contains("CMYK"));
-    // Colours out of the range are cut off before the mean there, and after it here.
+    // Out-of-range colours are clamped before averaging there, and after it here.
     check(&path, 4, [0.12, 0.02, 0.04]);
-    // Components that are called R, G and B, and are numbered here: Adobe's marker says what they are.
+    // Components named R, G and B there are numbered here: the Adobe marker identifies them.
     let mut rgb = fs::read(fixture("large-rgb.jpg")).unwrap();
     for marker in [0xc2, 0xda] {
         for at in (0..rgb.len() - 1).filter(|at| rgb[*at..*at + 2] == [0xff, marker]).collect::<Vec<_>>() {
@@ -232,14 +232,14 @@ fn colours_and_orientation_are_as_of_the_whole() {
         fs::write(&path, turned).unwrap();
         check(&path, 3, TOLERANCES);
     }
-    // Swaps the size too.
+    // The orientation also swaps the sides.
     let decoded = read_small(&path, 12).unwrap();
     assert_eq!((decoded.size, decoded.picture.width), ((149, 203), 35));
 }
 
-/// What the whole decoder says or shows of damaged files.
+/// Damaged files give an error or the part decoded before the damage, like the full-size decoder.
 #[test]
-fn damage_is_no_surprise() {
+fn damaged_jpegs_decode_partially_or_fail() {
     let dir = folder();
     let path = dir.path().join("damaged.jpg");
     let whole = fs::read(fixture("large-420.jpg")).unwrap();
@@ -252,17 +252,17 @@ fn damage_is_no_surprise() {
     for longest in WANTED {
         for length in [scans[0], scans[3], whole.len() / 2, whole.len() - 2] {
             assert!(refusal(attempt(&whole[..length], longest)).contains("cut short"));
-            // With an end after all, the scans before are a picture.
+            // With an end marker the complete scans before it give a picture.
             let ended = [&whole[..length], b"\xff\xd9"].concat();
             assert_eq!(attempt(&ended, longest).is_ok(), length > scans[0], "{longest} {length}");
         }
-        // A scan that is no use is the last.
+        // An unusable scan ends the decoding.
         for scan in &scans[1..] {
             let mut bytes = whole.clone();
             bytes[scan + 40] ^= 0x55;
             assert!(attempt(&bytes, longest).is_ok(), "{longest} {scan}");
         }
-        // The first scan of frequencies, with its table, over and over.
+        // The first AC scan, with its table, repeated.
         let table = |from: usize| from + whole[from..].windows(2).position(|w| w == [0xff, 0xc4]).unwrap();
         let (start, end) = (table(scans[0]), table(scans[1]));
         let again = [&whole[..end], &whole[start..end].repeat(100), &whole[end..]].concat();
@@ -277,15 +277,15 @@ fn damage_is_no_surprise() {
     let scan = baseline.windows(2).position(|w| w == [0xff, 0xda]).unwrap();
     baseline[scan + 6] = 0x33;
     assert!(refusal(attempt(&baseline, 6)).contains("Huffman table is missing"));
-    // From the first scan on, each chroma with as much of its own: the fine detail of one that is lost changes no other.
+    // After the first scan, losing fine detail of one component does not affect the others.
     let first = attempt(&[&whole[..scans[1]], b"\xff\xd9"].concat(), 6).unwrap().picture;
     let expected = read_small(&fixture("large-420.jpg"), 6).unwrap().picture;
     assert!(worst(&first.rgb, &expected.rgb) < 0.1);
 }
 
-/// The whole decoder's coefficients are a part of what reading took.
+/// The reported memory includes the coefficients of the full-size decoder.
 #[test]
-fn coefficients_are_counted() {
+fn memory_includes_jpeg_coefficients() {
     let pixels = 203 * 149;
     let besides = |name: &str| {
         let path = fixture(name);
@@ -296,7 +296,8 @@ fn coefficients_are_counted() {
     assert_eq!(besides("large-420.jpg"), pixels * 3 + pixels * 6 / 4 * 2);
     assert_eq!(besides("large-gray.jpg"), pixels * 3);
     assert_eq!(besides("large-cmyk.jpg"), pixels * 12);
-    // Our own: blocks of all components in parts of 16x16 pixels, and the lines of a row of parts as f32.
+    // The built-in decoder stores the blocks of all components in MCUs of 16x16 pixels, and the lines of a row of MCUs
+    // as f32.
     let parts = 13 * 10;
     assert_eq!(besides("large-separate.jpg"), parts * (4 + 1 + 1) * 128 + 3 * 16 * 13 * 16 * 4);
 }

@@ -1,4 +1,4 @@
-//! Pictures in files: read, refused, written, on sheets, in films.
+//! Picture files: reading, refusing, writing, contact sheets and films.
 
 mod alpha;
 #[path = "../common/crc.rs"]

@@ -1,4 +1,4 @@
-//! Reading the pictures that people have.
+//! Reading common picture files.
 
 use super::support::{
     encoded, exif, fixture, jpeg_with_exif, notes, photo, png_with_chunk, read_bytes, refusal, values, worst,
@@ -29,7 +29,7 @@ fn plain_photos_of_every_format_read_without_notes() {
 fn every_exif_orientation_is_applied_in_every_format() {
     let upright = photo(32, 16);
     for number in 1..=8u8 {
-        // What must be stored for the picture to come out upright: the opposite turn.
+        // The stored picture must have the inverse rotation to come out upright.
         let opposite = match number {
             6 => 8,
             8 => 6,
@@ -75,7 +75,7 @@ fn image_webp_encoder(out: &mut Vec<u8>) -> image::codecs::webp::WebPEncoder<&mu
 }
 
 #[test]
-fn nonsense_orientations_are_no_orientation() {
+fn invalid_exif_orientations_are_ignored() {
     for number in [0, 9, 255] {
         assert_eq!(notes(&read_bytes(&jpeg_with_exif(&photo(9, 5), &exif(number, false))).unwrap()), "");
     }
@@ -84,7 +84,7 @@ fn nonsense_orientations_are_no_orientation() {
 }
 
 #[test]
-fn sixteen_bits_keep_their_precision() {
+fn sixteen_bit_values_are_exact() {
     let image: DynamicImage = image::ImageBuffer::<image::Rgb<u16>, _>::from_fn(64, 8, |x, y| {
         image::Rgb([(x * 1021 + y) as u16, (30_000 + x) as u16, 65_535 - (y * 64 + x) as u16])
     })
@@ -101,7 +101,7 @@ fn sixteen_bits_keep_their_precision() {
 }
 
 #[test]
-fn alpha_of_sixteen_bits_is_composited() {
+fn sixteen_bit_alpha_is_composited() {
     let rgba = image::RgbaImage::from_fn(3, 1, |x, _| image::Rgba([100, 0, 200, [0, 51, 255][x as usize]]));
     let over = |v: f32, a: f32| v * a + 1.0 - a;
     let expected: Vec<f32> = [0.0, 0.2, 1.0]
@@ -115,7 +115,7 @@ fn alpha_of_sixteen_bits_is_composited() {
 }
 
 #[test]
-fn gray_with_and_without_alpha() {
+fn gray_is_expanded_with_and_without_alpha() {
     let gray = image::GrayAlphaImage::from_fn(2, 1, |x, _| image::LumaA([100, [255, 102][x as usize]]));
     let decoded = read_bytes(&encoded(&gray.clone().into(), ImageFormat::Png)).unwrap();
     assert_eq!(notes(&decoded), "grayscale expanded; alpha composited on white");
@@ -152,7 +152,7 @@ fn small_png(
 }
 
 #[test]
-fn palettes_with_transparency_and_few_bits() {
+fn palettes_are_expanded() {
     static PALETTE: [u8; 6] = [255, 0, 0, 0, 0, 255];
     let opaque = small_png(
         2,
@@ -196,7 +196,7 @@ fn palettes_with_transparency_and_few_bits() {
     assert!(worst(&decoded.picture.rgb, &[1.0, 1.0, 1.0, 0.500_008, 0.500_008, 0.500_008]) < 1e-6);
 }
 
-/// The four flat quarters of tools/make_test_images.py, judged at their centres.
+/// Checks the four flat quarters of tools/make_test_images.py at their centres.
 fn check_quarters(name: &str, tolerance: f32, expected_notes: &str, opacity: f32) {
     let decoded = read(&fixture(name)).unwrap();
     assert_eq!(notes(&decoded), expected_notes, "{name}");
@@ -217,7 +217,7 @@ fn check_quarters(name: &str, tolerance: f32, expected_notes: &str, opacity: f32
 }
 
 #[test]
-fn pictures_of_other_programs() {
+fn pictures_from_other_programs_are_read() {
     check_quarters("progressive.jpg", 0.03, "", 1.0);
     check_quarters("restart.jpg", 0.03, "", 1.0);
     check_quarters("cmyk.jpg", 0.03, "CMYK converted to RGB", 1.0);
@@ -227,18 +227,18 @@ fn pictures_of_other_programs() {
     check_quarters("animated.webp", 0.001, "animation: only the first of 2 frames is used", 1.0);
     let fax = read(&fixture("fax4.tif")).unwrap();
     let mean = fax.picture.rgb[(12 * 24 + 14) * 3..(12 * 24 + 22) * 3].iter().sum::<f32>() / 24.0;
-    assert!(mean > 0.6, "the light quarter is light: {mean}");
+    assert!(mean > 0.6, "the light quarter is dark: {mean}");
     for name in ["orientation6.png", "orientation6.webp"] {
         let decoded = read(&fixture(name)).unwrap();
         assert_eq!(notes(&decoded), "EXIF orientation 6 applied");
         assert_eq!((decoded.picture.width, decoded.picture.height), (16, 24));
-        // Turned clockwise, the bottom left quarter (blue) comes to the top left.
+        // Rotated clockwise, the bottom left quarter (blue) moves to the top left.
         assert!(worst(&decoded.picture.rgb[..3], &[40.0 / 255.0, 60.0 / 255.0, 180.0 / 255.0]) < 1e-3);
     }
 }
 
 #[test]
-fn further_pages_and_frames_are_noted() {
+fn extra_pages_and_frames_are_noted() {
     let mut tiff = Cursor::new(Vec::new());
     let mut encoder = tiff::encoder::TiffEncoder::new(&mut tiff).unwrap();
     for shade in [10u8, 200] {
@@ -322,7 +322,7 @@ fn colour_profiles_are_converted_and_bad_ones_noted() {
 }
 
 #[test]
-fn one_pixel_is_a_picture() {
+fn single_pixel_picture_is_read() {
     let image: DynamicImage = image::RgbImage::from_pixel(1, 1, image::Rgb([1, 2, 3])).into();
     for format in
         [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Tiff, ImageFormat::Bmp]

@@ -1,4 +1,4 @@
-//! Refusing untrusted files. `tests/fuzz` has damaged ones.
+//! Refusing unusable picture files. `tests/fuzz` covers damaged ones.
 
 use super::support::{encoded, fixture, folder, photo, png_with_chunk, read_bytes, refusal};
 use image::ImageFormat;
@@ -19,7 +19,7 @@ fn truncated_files_are_refused() {
         let whole = encoded(&image, format);
         let n = whole.len();
         for length in [16, n * 3 / 10, n / 2, n * 9 / 10, n - 2, n - 1] {
-            // `image` writes its TIFFs with the directory at the end, so cutting one loses that.
+            // The `image` crate writes the TIFF directory at the end, so truncation removes it.
             let text = refusal(read_bytes(&whole[..length]));
             assert!(text.contains(name), "{format:?} {length} of {n}: {text}");
         }
@@ -33,7 +33,7 @@ fn truncated_files_are_refused() {
 }
 
 #[test]
-fn what_is_no_picture_is_refused_by_name() {
+fn files_that_are_not_pictures_are_refused() {
     let dir = folder();
     let refuse = |name: &str, content: &[u8]| {
         let path = dir.path().join(name);
@@ -56,7 +56,7 @@ fn what_is_no_picture_is_refused_by_name() {
 }
 
 #[test]
-fn a_picture_under_a_wrong_name_is_fine() {
+fn wrong_extension_is_accepted() {
     let dir = folder();
     let path = dir.path().join("really a png.jpg");
     fs::write(&path, encoded(&photo(3, 2), ImageFormat::Png)).unwrap();
@@ -64,7 +64,7 @@ fn a_picture_under_a_wrong_name_is_fine() {
 }
 
 #[test]
-fn absurd_sizes_are_refused_before_memory_is_taken() {
+fn oversized_pictures_are_refused_before_allocation() {
     for (width, height) in
         [(65_535u32, 65_535u32), (u32::MAX >> 1, 1), (1, MAX_SIDE as u32 + 1), (20_000, 20_000)]
     {

@@ -1,4 +1,4 @@
-//! Contact sheets, looked at from outside: by their pixels.
+//! Contact sheets, checked by their pixels.
 
 use super::support::worst;
 use neural_mirage::Error;
@@ -6,7 +6,7 @@ use neural_mirage::image_io::{Cell, Picture, Sheet, WriteOptions, read, write};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Paper is lighter than any of these.
+/// Creates a noise picture; the paper is lighter than all its values.
 fn noise(seed: u64, (width, height): (usize, usize)) -> Picture {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let rgb = (0..width * height * 3).map(|_| random.random_range(-0.2f32..0.9)).collect();
@@ -25,7 +25,7 @@ fn sheet(columns: usize, rows: usize, size: (usize, usize)) -> Sheet {
     }
 }
 
-/// Where a picture is in another, all of its values being there.
+/// Finds the position of a picture within another, comparing all values.
 fn find(whole: &Picture, part: &Picture) -> Option<(usize, usize)> {
     let row = |picture: &Picture, x: usize, y: usize| {
         let at = (y * picture.width + x) * 3;
@@ -41,7 +41,7 @@ fn find(whole: &Picture, part: &Picture) -> Option<(usize, usize)> {
     None
 }
 
-/// Places of all cells' pictures, row by row.
+/// Returns the positions of all cells' pictures, row by row.
 fn places(sheet: &Sheet, composed: &Picture) -> Vec<Option<(usize, usize)>> {
     let place = |cell: &Option<Cell>| {
         cell.as_ref().map(|cell| find(composed, &cell.picture).expect("a picture isn't in the sheet"))
@@ -49,7 +49,7 @@ fn places(sheet: &Sheet, composed: &Picture) -> Vec<Option<(usize, usize)>> {
     sheet.cells.iter().map(place).collect()
 }
 
-/// The darkest value of a rectangle.
+/// Returns the darkest value in a rectangle.
 fn darkest(picture: &Picture, (left, top): (usize, usize), (width, height): (usize, usize)) -> f32 {
     let mut least = f32::INFINITY;
     for y in top..top + height {
@@ -62,7 +62,7 @@ fn darkest(picture: &Picture, (left, top): (usize, usize), (width, height): (usi
 const BLANK: f32 = 0.97;
 
 #[test]
-fn every_picture_is_in_its_row_and_column_value_by_value() {
+fn cells_are_placed_in_rows_and_columns() {
     for (columns, rows, size) in [(1, 1, (160, 120)), (3, 2, (161, 97)), (12, 7, (23, 31)), (2, 3, (250, 40))]
     {
         let sheet = sheet(columns, rows, size);
@@ -70,12 +70,12 @@ fn every_picture_is_in_its_row_and_column_value_by_value() {
         let places: Vec<_> = places(&sheet, &composed).into_iter().map(Option::unwrap).collect();
         for (i, (x, y)) in places.iter().enumerate() {
             let (column, row) = (i % columns, i / columns);
-            assert_eq!(*x, places[column].0, "columns are straight");
-            assert_eq!(*y, places[row * columns].1, "rows are straight");
+            assert_eq!(*x, places[column].0, "columns are not straight");
+            assert_eq!(*y, places[row * columns].1, "rows are not straight");
             if column > 0 {
                 let step = x - places[i - 1].0;
-                assert!(step >= size.0 + 8, "cells don't touch");
-                assert_eq!(step, places[1].0 - places[0].0, "columns are evenly spaced");
+                assert!(step >= size.0 + 8, "cells touch");
+                assert_eq!(step, places[1].0 - places[0].0, "columns are not evenly spaced");
             }
             if row > 0 {
                 assert!(y - places[i - columns].1 >= size.1 + 8);
@@ -83,7 +83,7 @@ fn every_picture_is_in_its_row_and_column_value_by_value() {
             // The caption is below.
             assert!(darkest(&composed, (*x, y + size.1 + 1), (size.0, 20)) < 0.6, "no caption");
         }
-        // Heading above the first picture, heading left of it, title above that, margins without anything.
+        // A heading above the first picture, one left of it, the title above, and empty margins.
         let (x, y) = places[0];
         assert!(darkest(&composed, (x, y - 24), (size.0, 20)) < 0.4);
         assert!(darkest(&composed, (x - 60, y), (50, size.1)) < 0.4);
@@ -94,13 +94,13 @@ fn every_picture_is_in_its_row_and_column_value_by_value() {
             ((0, 0), (24, composed.height)),
             ((composed.width - 24, 0), (24, composed.height)),
         ] {
-            assert!(darkest(&composed, place, extent) > BLANK, "something is in the margin");
+            assert!(darkest(&composed, place, extent) > BLANK, "the margin is not empty");
         }
     }
 }
 
 #[test]
-fn missing_cells_are_boxes_and_move_nothing() {
+fn missing_cells_keep_their_place() {
     let full = sheet(3, 3, (160, 120));
     let whole = full.compose().unwrap();
     let mut partial = full.clone();
@@ -117,13 +117,13 @@ fn missing_cells_are_boxes_and_move_nothing() {
         }
         assert!([0, 4, 7].contains(&index));
         let (x, y) = was.unwrap();
-        // A border, words in the middle, nothing dark elsewhere, and no caption.
+        // A border, text in the middle, nothing dark elsewhere, and no caption.
         assert!(darkest(&composed, (x, y), (160, 1)) < 0.9);
         assert!(darkest(&composed, (x + 50, y + 50), (60, 20)) < 0.7);
         assert!(darkest(&composed, (x + 2, y + 2), (156, 40)) > 0.9);
         assert!(darkest(&composed, (x, y + 121), (160, 20)) > BLANK);
     }
-    // A sheet whose run has not begun.
+    // A sheet without any finished cell.
     let mut none = full;
     none.cells.fill(None);
     let composed = none.compose().unwrap();
@@ -131,7 +131,7 @@ fn missing_cells_are_boxes_and_move_nothing() {
 }
 
 #[test]
-fn long_texts_cover_no_picture() {
+fn long_texts_do_not_overlap_pictures() {
     let mut sheet = sheet(3, 2, (60, 45));
     let long = "a very long text, with_long/words-without;any|spaces&in:them ".repeat(30);
     sheet.title.clone_from(&long);
@@ -140,13 +140,13 @@ fn long_texts_cover_no_picture() {
     sheet.rows.fill("x".repeat(1000));
     sheet.cells.iter_mut().flatten().for_each(|cell| cell.caption.clone_from(&long));
     let composed = sheet.compose().unwrap();
-    // Each is found, so nothing was drawn over any; the sheet stays of a sensible size.
+    // All pictures are found, so nothing covers them, and the sheet has a reasonable size.
     assert_eq!(places(&sheet, &composed).len(), 6);
     assert!(composed.width < 800 && composed.height < 800, "{}x{}", composed.width, composed.height);
 }
 
 #[test]
-fn empty_texts_take_no_room() {
+fn empty_texts_take_no_space() {
     let sheet = Sheet {
         columns: vec![String::new(); 2],
         rows: vec![String::new()],
@@ -159,7 +159,7 @@ fn empty_texts_take_no_room() {
 }
 
 #[test]
-fn a_single_pixel_makes_a_sheet() {
+fn single_pixel_sheet_is_composed() {
     let sheet = sheet(1, 1, (1, 1));
     let composed = sheet.compose().unwrap();
     assert!(find(&composed, &sheet.cells[0].as_ref().unwrap().picture).is_some());
@@ -167,7 +167,7 @@ fn a_single_pixel_makes_a_sheet() {
 }
 
 #[test]
-fn other_letters_than_ascii_are_drawn() {
+fn non_ascii_letters_are_drawn() {
     let heading = |text: &str| {
         let mut sheet = sheet(1, 1, (160, 120));
         sheet.columns = vec![text.to_owned()];
@@ -187,7 +187,7 @@ fn other_letters_than_ascii_are_drawn() {
 }
 
 #[test]
-fn a_sheet_is_written_as_any_picture() {
+fn sheet_is_written_and_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sheet.png");
     let composed = sheet(2, 2, (40, 30)).compose().unwrap();
@@ -195,12 +195,12 @@ fn a_sheet_is_written_as_any_picture() {
     let back = read(&path).unwrap().picture;
     assert_eq!((back.width, back.height), (composed.width, composed.height));
     let shown: Vec<f32> = composed.rgb.iter().map(|value| value.clamp(0.0, 1.0)).collect();
-    // Half a level, and rounding.
+    // Half a level plus rounding.
     assert!(worst(&back.rgb, &shown) <= 0.5 / 255.0 + 1e-6);
 }
 
 #[test]
-fn what_is_no_sheet_is_refused() {
+fn invalid_sheets_are_refused() {
     let refusal = |sheet: &Sheet| {
         let error = sheet.compose().unwrap_err();
         assert!(matches!(error, Error::Usage(_)), "{error}");
@@ -222,7 +222,7 @@ fn what_is_no_sheet_is_refused() {
     malformed.cells[0].as_mut().unwrap().picture.rgb.pop();
     assert!(refusal(&malformed).contains("needs 192 values"));
 
-    // Beyond a side, with cells that are missing so that the test needs no memory.
+    // Longer than the maximum side, with missing cells so that the test needs little memory.
     let mut wide = sheet(1, 1, (1000, 10));
     wide.columns = vec![String::new(); 40];
     wide.cells.resize(40, None);

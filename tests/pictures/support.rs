@@ -1,4 +1,4 @@
-//! What the tests of pictures in files share.
+//! Shared helpers for tests of picture files.
 
 use crate::crc::crc;
 use image::{DynamicImage, ImageFormat};
@@ -13,7 +13,7 @@ pub fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// Writes bytes to a new file and reads them as a picture.
+/// Writes bytes to a temporary file and reads it as a picture.
 pub fn read_bytes(bytes: &[u8]) -> Result<Decoded, Error> {
     let dir = folder();
     let path = dir.path().join("input");
@@ -21,7 +21,7 @@ pub fn read_bytes(bytes: &[u8]) -> Result<Decoded, Error> {
     read(&path)
 }
 
-/// The message of a refusal, which must be of the right kind, whole, and free of debug dumps.
+/// Returns the message of a refusal. Checks its kind and exit code, and that it has no debug output.
 pub fn refusal(result: Result<Decoded, Error>) -> String {
     let error = match result {
         Ok(decoded) => panic!("accepted: {}x{}", decoded.picture.width, decoded.picture.height),
@@ -42,7 +42,7 @@ pub fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A photo-like picture with no symmetry, smooth so that JPEG keeps it.
+/// Creates an asymmetric, photo-like picture, smooth enough for JPEG.
 pub fn photo(width: u32, height: u32) -> DynamicImage {
     let fx = |x: u32| x as f32 / width as f32;
     image::RgbImage::from_fn(width, height, |x, y| {
@@ -68,7 +68,7 @@ pub fn notes(decoded: &Decoded) -> String {
     decoded.notes.join("; ")
 }
 
-/// A minimal EXIF block that holds nothing but an orientation.
+/// Builds a minimal EXIF block with only an orientation.
 pub fn exif(orientation: u8, big: bool) -> Vec<u8> {
     if big {
         [&b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0"[..], &[orientation], b"\0\0\0\0\0\0"].concat()
@@ -84,7 +84,7 @@ pub fn jpeg_with_exif(image: &DynamicImage, exif: &[u8]) -> Vec<u8> {
     [&jpeg[..2], b"\xff\xe1", &length, &content, &jpeg[2..]].concat()
 }
 
-/// A PNG with one more chunk after its header.
+/// Inserts a chunk after the header of a PNG.
 pub fn png_with_chunk(png: &[u8], kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u32).to_be_bytes();
     let chunk = [kind, data].concat();
@@ -95,7 +95,7 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images").join(name)
 }
 
-/// The names in a folder, sorted.
+/// Returns the sorted file names of a folder.
 pub fn listing(dir: &Path) -> Vec<String> {
     let names = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
     let mut names: Vec<_> = names.collect();

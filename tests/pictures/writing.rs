@@ -1,4 +1,4 @@
-//! Writing pictures.
+//! Writing picture files.
 
 use super::support::{encoded, folder, listing, notes, photo, read_bytes, refusal, values, worst};
 use image::ImageFormat;
@@ -85,12 +85,12 @@ fn values_are_clamped_and_rounded_but_nan_is_refused() {
         assert!(error.to_string().contains("NaN") && error.to_string().contains("1,0"), "{error}");
         assert_eq!(error.exit_code(), 1);
     }
-    assert_eq!(fs::read(&path).unwrap(), before, "the old file is untouched");
-    assert_eq!(listing(dir.path()), ["x.png"], "no temporary file stays");
+    assert_eq!(fs::read(&path).unwrap(), before, "the old file was changed");
+    assert_eq!(listing(dir.path()), ["x.png"], "a temporary file was left behind");
 }
 
 #[test]
-fn overwriting_needs_leave() {
+fn existing_file_is_kept_without_overwrite() {
     let dir = folder();
     let path = dir.path().join("x.png");
     fs::write(&path, "precious").unwrap();
@@ -103,14 +103,14 @@ fn overwriting_needs_leave() {
     assert_eq!(fs::read(&path).unwrap(), b"precious");
     let allow = WriteOptions { overwrite: true, ..refuse };
     check_writable(&path, &allow).unwrap();
-    assert_eq!(fs::read(&path).unwrap(), b"precious", "checking changes nothing");
+    assert_eq!(fs::read(&path).unwrap(), b"precious", "the check changed the file");
     write(&path, &picture, &allow).unwrap();
     assert!(read(&path).is_ok());
     assert_eq!(listing(dir.path()), ["x.png"]);
 }
 
 #[test]
-fn unwritable_places_are_refused_beforehand() {
+fn unwritable_paths_are_refused() {
     let dir = folder();
     fs::write(dir.path().join("file"), "").unwrap();
     fs::create_dir(dir.path().join("folder.png")).unwrap();
@@ -137,7 +137,7 @@ fn unwritable_places_are_refused_beforehand() {
             assert_eq!(error.exit_code(), 2);
         }
     }
-    assert_eq!(listing(dir.path()), ["file", "folder.png"], "nothing was left behind");
+    assert_eq!(listing(dir.path()), ["file", "folder.png"], "a file was left behind");
     for options in [
         WriteOptions { jpeg_quality: 0, ..eight.clone() },
         WriteOptions { jpeg_quality: 101, ..eight.clone() },
@@ -148,7 +148,7 @@ fn unwritable_places_are_refused_beforehand() {
 }
 
 #[test]
-fn too_large_for_webp_is_refused() {
+fn webp_size_limit_is_enforced() {
     let dir = folder();
     let picture = Picture::new(16_384, 1, vec![0.5; 16_384 * 3]).unwrap();
     let error = write(&dir.path().join("x.webp"), &picture, &WriteOptions::default()).unwrap_err();
@@ -161,7 +161,7 @@ fn too_large_for_webp_is_refused() {
 
 #[cfg(unix)]
 #[test]
-fn new_files_have_the_permissions_of_new_files() {
+fn new_files_have_default_permissions() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = folder();
     let (path, plain) = (dir.path().join("x.png"), dir.path().join("plain"));
@@ -173,7 +173,7 @@ fn new_files_have_the_permissions_of_new_files() {
 
 #[cfg(unix)]
 #[test]
-fn symbolic_links_are_written_through() {
+fn symbolic_links_are_followed() {
     let dir = folder();
     fs::create_dir(dir.path().join("elsewhere")).unwrap();
     let (real, link) = (dir.path().join("elsewhere/real.png"), dir.path().join("link.png"));
@@ -184,7 +184,7 @@ fn symbolic_links_are_written_through() {
     write(&link, &picture, &WriteOptions { overwrite: true, ..WriteOptions::default() }).unwrap();
     assert!(link.symlink_metadata().unwrap().is_symlink());
     assert!(read(&real).is_ok());
-    // A link to nowhere is something that exists, too.
+    // A dangling link counts as existing.
     let dangling = dir.path().join("dangling.png");
     std::os::unix::fs::symlink(dir.path().join("nowhere.png"), &dangling).unwrap();
     assert!(write(&dangling, &picture, &WriteOptions::default()).is_err());
@@ -192,7 +192,7 @@ fn symbolic_links_are_written_through() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn paths_that_are_not_unicode_work() {
+fn non_unicode_paths_work() {
     use std::os::unix::ffi::OsStrExt as _;
     let dir = folder();
     let path = dir.path().join(OsStr::from_bytes(b"caf\xe9 \xff.png"));
@@ -203,7 +203,7 @@ fn paths_that_are_not_unicode_work() {
 }
 
 #[test]
-fn metadata_of_files_without_any_is_empty() {
+fn missing_metadata_reads_as_empty() {
     let dir = folder();
     for format in
         [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Tiff, ImageFormat::Bmp]
@@ -227,7 +227,7 @@ fn png_output_declares_srgb_and_keyed_text() {
 }
 
 #[test]
-fn reading_fitting_resizing_writing_go_together() {
+fn read_resize_write_round_trip() {
     let dir = folder();
     let decoded = read_bytes(&encoded(&photo(301, 200), ImageFormat::Jpeg)).unwrap();
     let (width, height) = fit(decoded.picture.width, decoded.picture.height, 128);

@@ -1,8 +1,8 @@
-//! docs/dependencies.md names each crate that the program depends on, and no other.
+//! docs/dependencies.md lists exactly the crates that the program depends on.
 
 use std::collections::BTreeSet;
 
-/// The crates of those sections of Cargo.toml whose name `is_wanted`.
+/// Returns the crates in the sections of Cargo.toml whose names satisfy `is_wanted`.
 fn declared(manifest: &str, is_wanted: impl Fn(&str) -> bool) -> BTreeSet<&str> {
     let mut found = BTreeSet::new();
     let mut section = "";
@@ -16,7 +16,7 @@ fn declared(manifest: &str, is_wanted: impl Fn(&str) -> bool) -> BTreeSet<&str> 
     found.into_iter().filter(|name| !name.starts_with('#')).collect()
 }
 
-/// The crates in the tables of the page: those in a row's last cell but one.
+/// Returns the crates in the tables of the page, from the last but one cell of each row.
 fn explained(page: &str) -> BTreeSet<&str> {
     let rows = page.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
     let cells = rows.filter_map(|row| row.rsplit('|').nth(1));
@@ -25,7 +25,7 @@ fn explained(page: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn each_dependency_has_its_reason() {
+fn every_dependency_is_documented() {
     let manifest = std::fs::read_to_string("Cargo.toml").unwrap();
     let page = std::fs::read_to_string("docs/dependencies.md").unwrap();
     let ordinary = |section: &str| {
@@ -36,12 +36,12 @@ fn each_dependency_has_its_reason() {
     assert_eq!(explained(&page), declared_here);
     let (_, tests) = page.split_once("## For tests only").unwrap();
     for name in declared(&manifest, |section| section == "dev-dependencies") {
-        assert!(tests.contains(name), "docs/dependencies.md has no reason for {name}");
+        assert!(tests.contains(name), "docs/dependencies.md does not explain {name}");
     }
 }
 
 #[test]
-fn what_is_missing_is_found() {
+fn manifest_and_table_parsers_find_all_crates() {
     let manifest = "[package]\nname = \"x\"\n[dependencies]\n# a = 1\none = \"1\"\n[target.'cfg(unix)'.dependencies]\ntwo = { version = \"1\" }\n[dev-dependencies]\nthree = \"1\"\n";
     let all = declared(manifest, |section| section.ends_with("dependencies"));
     assert_eq!(all, ["one", "three", "two"].into());

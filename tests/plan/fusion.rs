@@ -1,5 +1,5 @@
-//! Fusion: last steps of a gradient, and max pools behind convolutions. It must take nodes away and change no bit
-//! of the gradient.
+//! Fusion of the last steps of a gradient, and of max pools into convolutions. It must remove nodes and keep the
+//! gradient bit-identical.
 
 use crate::common::{assert_close, cpu, draw, engine, engine_with, filter, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
@@ -14,8 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// A small network with losses at two depths, one of them twice, and a max pool: sums of three gradients,
-/// masks behind convolutions and behind a pool. The first two convolutions have this padding.
+/// A small network with losses at two depths, one of them twice, and a max pool: it has sums of three gradients, and
+/// ReLU masks behind convolutions and behind a pool. `mode` is the padding of the first two convolutions.
 fn forward(
     [height, width]: [usize; 2],
     mode: Padding,
@@ -43,14 +43,14 @@ fn forward(
     (graph, outer, seeds, third)
 }
 
-/// The same with the gradient with respect to the picture.
+/// Adds the gradient with respect to the picture to [`forward`].
 fn build(size: [usize; 2], mode: Padding) -> (Graph, Vec<TensorId>, TensorId, TensorId) {
     let (mut graph, outer, seeds, third) = forward(size, mode);
     let slope = gradient(&mut graph, &seeds, outer[0]).unwrap().unwrap();
     (graph, outer, slope, third)
 }
 
-/// The values of some tensors, fused as far as these allow it.
+/// Computes the values of some tensors, with as much fusion as they allow.
 fn values(engine: &Arc<Engine>, mut graph: Graph, outer: &[TensorId], wanted: &[TensorId]) -> Vec<Vec<f32>> {
     let mut random = ChaCha8Rng::seed_from_u64(5);
     let mut bound = Bindings::new();
@@ -70,7 +70,7 @@ fn values(engine: &Arc<Engine>, mut graph: Graph, outer: &[TensorId], wanted: &[
     wanted.iter().map(|tensor| engine.read(&bound[tensor], graph.shape(*tensor), "wanted").unwrap()).collect()
 }
 
-/// The gradient, after fusion if asked for, and what nodes were run.
+/// Computes the gradient, optionally after fusion. Also returns the nodes that ran.
 fn run(
     options: &DeviceOptions,
     size: [usize; 2],
@@ -86,7 +86,7 @@ fn run(
         let shape = graph.shape(tensor);
         let mut values = draw(shape, CaseInput::Normal, &mut random);
         if graph.tensor(tensor).label == "picture" {
-            // Even areas: all of their windows tie.
+            // Flat areas, in which all pooling windows tie.
             values.iter_mut().filter(|value| value.abs() < 0.6).for_each(|value| *value = 0.5);
             let half = values.len() / 2;
             values[half..].fill(0.25);
@@ -98,7 +98,7 @@ fn run(
     if fuse {
         let mut kept: HashSet<TensorId> = bound.keys().copied().collect();
         if keep {
-            // Every tensor must keep its value.
+            // Every tensor must be kept.
             kept.extend(graph.nodes().iter().map(|node| node.output));
         }
         graph.fuse(&kept);
@@ -110,12 +110,12 @@ fn run(
     (values, graph.nodes().iter().map(|node| node.op.name()).collect())
 }
 
-/// How many nodes are of this op.
+/// Returns how many nodes are of this op.
 fn count(nodes: &[&str], op: &str) -> usize {
     nodes.iter().filter(|name| **name == op).count()
 }
 
-/// Kernels of each family; exact ones have no Winograd transforms.
+/// Devices of each family. Exact kernels have no Winograd transforms.
 fn devices() -> Vec<(DeviceOptions, bool)> {
     let with = |family, exact| (DeviceOptions { family, exact, ..Default::default() }, exact);
     let families = [Family::Texture, Family::Buffer];
@@ -126,10 +126,10 @@ fn devices() -> Vec<(DeviceOptions, bool)> {
 }
 
 #[test]
-fn fused_steps_change_no_bit() {
+fn fusion_is_bit_identical() {
     let _turn = turn();
     for (device, exact) in devices() {
-        // Whole tiles, and an odd last row and column that the pool drops.
+        // Whole tiles, and sizes with an odd last row and column that the pool drops.
         let sizes = [
             ([20, 24], Padding::Zeros, true),
             ([20, 24], Padding::Replicate, true),
@@ -141,8 +141,8 @@ fn fused_steps_change_no_bit() {
             let (plain, nodes) = run(&device, size, mode, false, false);
             let (fused, fewer) = run(&device, size, mode, true, false);
             assert!(plain.iter().any(|value| *value != 0.0) && plain.iter().all(|value| value.is_finite()));
-            // Sums of three gradients at the first conv and of two at the third: the part from a conv takes one
-            // sum each; the sum of the two losses' gradients stays.
+            // Sums of three gradients at the first convolution and of two at the third. A convolution's part absorbs
+            // one sum each; the sum of the two losses' gradients remains.
             assert_eq!((count(&nodes, "add"), count(&fewer, "add")), (3, 1), "{what}");
             let pools = |nodes: &[&str]| count(nodes, "pool") + count(nodes, "pool_backward");
             assert_eq!((pools(&nodes), pools(&fewer)), (2, 0), "{what}");
@@ -150,18 +150,18 @@ fn fused_steps_change_no_bit() {
                 let differing = plain.iter().zip(&fused).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
                 assert_eq!(differing, 0, "{what}: {differing} of {} values differ", plain.len());
             } else {
-                // A Winograd tile that reaches over the edge reads there what comes next in memory: it cancels but
-                // for rounding, and fused it is something else. As large as the transforms' own error.
+                // A Winograd tile that extends beyond the edge reads the memory behind it, which cancels up to rounding
+                // and differs with fusion. The tolerance is the transforms' own error.
                 assert_close(&what, &fused, &widen(&plain), 2e-5);
             }
         }
     }
 }
 
-/// A gradient that is added is the memory that the sum is written to, if nothing reads it later: bit for bit the same
-/// as where it is copied, because every tensor has a buffer of its own, or because it is read once more.
+/// A sum overwrites its added gradient if nothing reads that later. The result is bit-identical to copying it, as done
+/// if every tensor has its own buffer or the gradient is read again.
 #[test]
-fn what_is_added_is_written_over_only_if_nothing_reads_it_later() {
+fn sums_are_in_place_only_without_later_reads() {
     let _turn = turn();
     for (device, exact) in devices() {
         let what = format!("{:?}, exact {exact}", device.family);
@@ -177,7 +177,7 @@ fn what_is_added_is_written_over_only_if_nothing_reads_it_later() {
         bound.insert(slope, engine.tensor("gradient", graph.shape(slope)).unwrap());
         graph.fuse(&bound.keys().copied().collect());
         let sums: Vec<_> = graph.nodes().iter().filter(|node| node.op.overwrites().is_some()).collect();
-        assert_eq!(sums.len(), 2, "{what}: those behind the first and the third convolution");
+        assert_eq!(sums.len(), 2, "{what}: one behind the first and one behind the third convolution");
         let addends: Vec<TensorId> =
             sums.iter().map(|node| node.inputs[node.op.overwrites().unwrap()]).collect();
         let run = |graph: &Graph, share: bool, more: &[TensorId]| {
@@ -188,7 +188,7 @@ fn what_is_added_is_written_over_only_if_nothing_reads_it_later() {
             let program =
                 Program::prepare_with(&engine, graph, &bound, &Goals::all(goals.clone()), |_| 0, options)
                     .unwrap();
-            // Twice: the second run finds what the first left.
+            // Runs twice: the second run starts with the values left by the first.
             program.submit(&[Goals::ALL], &[], "gradient").unwrap();
             program.submit(&[Goals::ALL], &[], "gradient").unwrap();
             let read = |id: &TensorId| engine.read(&bound[id], graph.shape(*id), "value").unwrap();
@@ -199,7 +199,7 @@ fn what_is_added_is_written_over_only_if_nothing_reads_it_later() {
         assert!(over[0].iter().any(|value| *value != 0.0), "{what}");
         let apart = run(&graph, false, &[]);
         assert_eq!(bits(&over[0]), bits(&apart[0]), "{what}");
-        // Read at the end once more: doubled, and as they are.
+        // Read again at the end: doubled, and read back unchanged.
         let mut later = graph.clone();
         let doubled: Vec<TensorId> =
             addends.iter().map(|addend| later.apply(Add, &[*addend; 2], "doubled").unwrap()).collect();
@@ -216,7 +216,7 @@ fn what_is_added_is_written_over_only_if_nothing_reads_it_later() {
 }
 
 #[test]
-fn what_is_kept_is_not_fused() {
+fn kept_tensors_are_not_fused() {
     let _turn = turn();
     let device = DeviceOptions { family: Family::Naive, ..Default::default() };
     let (plain, nodes) = run(&device, [21, 19], Padding::Zeros, false, false);
@@ -225,16 +225,16 @@ fn what_is_kept_is_not_fused() {
     assert_eq!(plain, kept);
 }
 
-/// The adjoint of an average pool masks for the convolution before it, and that of a mean adds to the gradient that is
-/// there.
+/// The adjoint of an average pool applies the ReLU mask of the convolution before it, and the adjoint of a mean adds to
+/// the existing gradient.
 #[test]
-fn averages_are_fused_and_change_no_bit() {
+fn average_fusion_is_bit_identical() {
     let _turn = turn();
     let mut engines: Vec<Arc<Engine>> =
         devices().into_iter().map(|(device, _)| engine_with(&device, |_| {})).collect();
     engines.push(cpu(DeviceOptions::default()));
     for engine in engines {
-        // Whole tiles of Winograd's method, see above.
+        // Whole Winograd tiles, see above.
         let mut graph = Graph::new();
         let picture = graph.external("picture", Shape::map(3, 24, 16));
         let conv = |outs, ins| Conv::same(filter(outs, ins, [3, 3]), true);
@@ -287,7 +287,7 @@ fn averages_are_fused_and_change_no_bit() {
 }
 
 #[test]
-fn a_map_that_something_else_reads_is_stored() {
+fn maps_with_other_readers_are_stored() {
     let mut graph = Graph::new();
     let picture = graph.external("picture", Shape::map(3, 8, 8));
     let conv = |relu| Conv::same(filter(4, 3, [3, 3]), relu);
@@ -304,7 +304,7 @@ fn a_map_that_something_else_reads_is_stored() {
     let mut two = graph.clone();
     two.apply(Gram, &[map], "gram").unwrap();
     assert!(!fused(&two, &[picture]));
-    // Other pools, and a map that is not rectified, whose pool indices would have to say more.
+    // Other pools, and a map without ReLU, whose pool indices would need more information.
     for pool in
         [Pool::halve(PoolKind::Average), Pool { stride: [1, 1], ..halve }, Pool { ceil: true, ..halve }]
     {
@@ -321,10 +321,10 @@ fn a_map_that_something_else_reads_is_stored() {
     assert!(!fused(&linear, &[picture]));
 }
 
-/// Gradients of several sums, side by side, are bit for bit those built alone; they go back to the pool all of them
-/// before any goes further, and a loss on an early layer comes when the way back reaches that layer.
+/// Gradients of several sums built together are bit-identical to those built alone. All go back to the pool before any
+/// continues, and a loss on an early layer is added when the backward pass reaches that layer.
 #[test]
-fn gradients_side_by_side_change_no_bit() {
+fn gradients_built_together_are_bit_identical() {
     let _turn = turn();
     let engine = engine(Family::Texture);
     let (graph, outer, seeds, _) = forward([21, 19], Padding::Zeros);
@@ -348,6 +348,6 @@ fn gradients_side_by_side_change_no_bit() {
     assert!(place("d pooled by third") < place("third d second by pooled"));
     assert!(place("d second by pooled") < place("d gram by loss 1"));
     assert!(place("d first by gram") < place("d first by second"));
-    // Nothing of the picture is in a sum without seeds.
+    // A sum without seeds does not depend on the picture.
     assert_eq!(gradients(&mut graph.clone(), &[("none ", &[])], &[picture]).unwrap(), [[None]]);
 }

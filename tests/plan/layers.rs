@@ -1,21 +1,21 @@
-//! Modules and files in layers: none imports one that imports it, directly or through others.
+//! Layering of modules and files: no import cycles, direct or indirect.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Folders under `src/` whose files form no circle.
+/// Folders under `src/` whose files must not form import cycles.
 const FOLDERS: &[&str] =
     &["cli", "graph", "image_io", "mirage", "ops", "shader", "tune", "vgg", "web", "workbench"];
-/// The folders under `src/`: each imports only those behind it.
+/// Folders under `src/`: each may import only later ones.
 const LAYERS: &[&str] =
     &["cli", "web", "mirage", "tune", "workbench", "graph", "ops", "shader", "gpu", "vgg", "image_io"];
-/// What any module imports.
+/// Modules that any module may import.
 const FOR_ALL: &[&str] = &["allocation", "error", "escape", "files", "hex"];
 
 /// A module by its path, from the folder on: `["graph", "fuse", "mask"]`.
 type Module = Vec<String>;
 
-/// Text of each module of a folder, without comments and tests.
+/// Collects the text of each module of a folder, without comments and tests.
 fn modules(folder: &Path, at: Module, found: &mut BTreeMap<Module, String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -33,7 +33,7 @@ fn modules(folder: &Path, at: Module, found: &mut BTreeMap<Module, String>) {
     }
 }
 
-/// The paths that begin at the start of a text, as far as they are paths: `a::{b, c::d}` has two.
+/// Collects the paths at the start of a text: `a::{b, c::d}` has two. Returns their length.
 fn paths(text: &str, before: &[String], found: &mut Vec<Module>) -> usize {
     let name: String = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
     let path = [before, std::slice::from_ref(&name)].concat();
@@ -53,18 +53,18 @@ fn paths(text: &str, before: &[String], found: &mut Vec<Module>) -> usize {
         if start.starts_with('}') || start.is_empty() {
             return at + 1;
         }
-        // Anything but a path ends it, such as `self` or `as`: one step on.
+        // Anything else, such as `self` or `as`, ends the path: advance one step.
         let taken = paths(start, &path, found).max(1);
         at += taken;
         list = &start[taken.min(start.len())..];
     }
 }
 
-/// All paths in a module's text that lead into its folder, absolute.
+/// Returns all paths in a module's text that lead into its folder, as absolute paths.
 fn imports(module: &Module, is_folder: bool, text: &str) -> Vec<Module> {
     let mut found = Vec::new();
     let root = format!("crate::{}::", module[0]);
-    // `super` of a file is its folder's module, and `super` of that the one above.
+    // `super` of a file is its folder's module.
     let own: &[String] = if is_folder { module } else { &module[..module.len() - 1] };
     for (start, _) in text.match_indices("super::") {
         let before = text[..start].chars().next_back();
@@ -89,7 +89,7 @@ fn imports(module: &Module, is_folder: bool, text: &str) -> Vec<Module> {
 
 fn take(text: &str, at: &[String], found: &mut Vec<Module>) {
     match text.strip_prefix('{') {
-        // A list at the top: as if it had a name before it.
+        // A list at the top level is treated as if a name preceded it.
         Some(_) => {
             let mut inner = Vec::new();
             paths(&format!("x::{text}"), &[], &mut inner);
@@ -99,12 +99,12 @@ fn take(text: &str, at: &[String], found: &mut Vec<Module>) {
     }
 }
 
-/// The module that a path means: through re-exports, down to the file.
+/// Resolves a path to a module, following re-exports down to the file.
 fn resolve(path: &[String], modules: &BTreeMap<Module, String>) -> Option<Module> {
     let depth = (1..=path.len()).rev().find(|depth| modules.contains_key(&path[..*depth]))?;
     let (module, rest) = path.split_at(depth);
     let Some(name) = rest.first() else { return Some(module.to_vec()) };
-    // Does the module itself only pass the name on?
+    // The module itself may only re-export the name.
     let text = &modules[module];
     for (start, _) in text.match_indices("use ") {
         let mut inner = Vec::new();
@@ -119,7 +119,7 @@ fn resolve(path: &[String], modules: &BTreeMap<Module, String>) -> Option<Module
     Some(module.to_vec())
 }
 
-/// What each module imports of its own folder.
+/// Returns which modules of its own folder each module imports.
 fn edges(modules: &BTreeMap<Module, String>) -> BTreeMap<Module, BTreeSet<Module>> {
     let folders: BTreeSet<&[String]> = modules.keys().map(|module| &module[..module.len() - 1]).collect();
     let edge = |(module, text): (&Module, &String)| {
@@ -131,7 +131,7 @@ fn edges(modules: &BTreeMap<Module, String>) -> BTreeMap<Module, BTreeSet<Module
     modules.iter().map(edge).collect()
 }
 
-/// A circle of modules, if there is one.
+/// Finds an import cycle.
 fn circle(edges: &BTreeMap<Module, BTreeSet<Module>>) -> Option<Vec<String>> {
     fn visit<'a>(
         module: &'a Module,
@@ -161,7 +161,7 @@ fn circle(edges: &BTreeMap<Module, BTreeSet<Module>>) -> Option<Vec<String>> {
 }
 
 #[test]
-fn no_file_imports_one_that_imports_it() {
+fn files_have_no_import_cycles() {
     let mut count = 0;
     for folder in FOLDERS {
         let mut found = BTreeMap::new();
@@ -173,7 +173,7 @@ fn no_file_imports_one_that_imports_it() {
     assert!(count >= 500, "only {count} imports were found");
 }
 
-/// Path and text of every file under `src/`.
+/// Returns path and text of every file under `src/`.
 fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::from("src")];
@@ -190,13 +190,13 @@ fn sources() -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The text of a source without its comments and tests.
+/// Returns the text of a source without comments and tests.
 fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
     text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// The modules of the crate that a source imports, without what is below them.
+/// Returns the top-level modules of the crate that a source imports.
 fn imported_modules(code: &str) -> BTreeSet<String> {
     let mut found = Vec::new();
     for (start, _) in code.match_indices("crate::") {
@@ -207,7 +207,7 @@ fn imported_modules(code: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn each_module_imports_only_those_below_it() {
+fn modules_import_only_lower_layers() {
     let mut seen = BTreeSet::new();
     for (path, text) in sources() {
         let Some(place) = LAYERS.iter().position(|layer| path.starts_with(Path::new("src").join(layer)))
@@ -223,9 +223,9 @@ fn each_module_imports_only_those_below_it() {
     assert!(seen.len() > 3 * LAYERS.len(), "only {seen:?} were found");
 }
 
-/// Waiting for the device has one place, and each way to do it is used where it belongs only.
+/// All waiting for the device is in one file, and each function for it is used only there.
 #[test]
-fn only_one_file_waits_for_the_device() {
+fn device_waits_are_in_one_file() {
     let allowed = [
         ("PollType", "src/gpu/wait.rs"),
         ("on_submitted_work_done", "src/gpu/wait.rs"),
@@ -243,9 +243,9 @@ fn only_one_file_waits_for_the_device() {
     assert_eq!(seen.len(), allowed.len(), "only {seen:?} were found");
 }
 
-/// Above the executor for graphics devices, only the command that runs any shader has to do with wgpu.
+/// Above the graphics executor, only the command that runs user shaders uses wgpu.
 #[test]
-fn wgpu_is_named_only_where_devices_are_driven() {
+fn wgpu_is_used_only_by_device_code() {
     let allowed = ["src/gpu", "src/graph/gpu", "src/workbench/run"];
     let mut seen: BTreeSet<&str> = BTreeSet::new();
     for (path, text) in sources() {
@@ -258,18 +258,18 @@ fn wgpu_is_named_only_where_devices_are_driven() {
     assert_eq!(seen.len(), allowed.len(), "only {seen:?} name wgpu");
 }
 
-/// The check must find imports of each form.
+/// The parser must find imports of each form.
 #[test]
-fn imports_are_found() {
+fn import_parser_finds_all_forms() {
     let text = "use crate::gpu::{Context, wait};\nuse crate::{files, ops::Op};\nlet x = crate::vgg::find();";
     let found: Vec<String> = imported_modules(text).into_iter().collect();
     assert_eq!(found, ["files", "gpu", "ops", "vgg"]);
     assert_eq!(code("a // use crate::gpu\n#[cfg(test)]\nmod tests;"), "a ");
 }
 
-/// The check must find circles of each form.
+/// The check must find cycles of each form.
 #[test]
-fn circles_are_found() {
+fn cycle_check_finds_all_forms() {
     let check = |files: &[(&str, &str)]| {
         let module = |path: &str| path.split("::").map(str::to_owned).collect::<Module>();
         let modules = files.iter().map(|(path, text)| (module(path), (*text).to_owned())).collect();
@@ -278,7 +278,7 @@ fn circles_are_found() {
     let root = ("m", "mod a;\nmod b;\npub use a::One;\npub use b::{Other, Two as Second};");
     assert!(!check(&[root, ("m::a", "use super::b::Two;"), ("m::b", "")]));
     assert!(check(&[root, ("m::a", "use super::b::Two;"), ("m::b", "use super::a::One;")]));
-    // By a name that the folder passes on, in a list, by its full path, and in the midst of code.
+    // By a re-exported name, in a list, by full path, and within code.
     for back in [
         "use super::One;",
         "use super::{c::X, a::{One, Zero}};",
@@ -294,9 +294,9 @@ fn circles_are_found() {
     assert!(check(&[root, ("m::a", ""), deep, ("m::f::g", "use super::super::b::Two;"), back]));
 }
 
-/// A newcomer finds each file in a table of docs/architecture.md, and the tables name nothing that isn't there.
+/// Each file is in a table of docs/architecture.md, and the tables list no missing files.
 #[test]
-fn the_tables_of_the_architecture_name_each_file() {
+fn architecture_tables_list_every_file() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let document = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
     let mut tables = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! Programs as plain data: lowered without a device, checked, and run by a second executor.
+//! Lowered programs as plain data: created without a device, checked, and run by a second executor.
 
 use crate::common::{assert_close, cpu, draw, engine_with, filter, profiles, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family, Profile};
@@ -14,10 +14,10 @@ use std::collections::HashMap;
 
 const ADAM: Adam = Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clamp: false };
 
-/// A small network with two losses, their gradient and a step.
+/// A small network with two losses, their gradient and an optimiser step.
 struct Net {
     graph: Graph,
-    /// Tensors from outside with their values.
+    /// External tensors with their values.
     outside: Vec<(TensorId, Vec<f32>)>,
     goals: Goals,
 }
@@ -95,7 +95,7 @@ impl Net {
     }
 }
 
-/// What was written so far of each buffer (in bytes) and texture (in texels).
+/// Tracks which parts of buffers (in bytes) and textures (in texels) have been written.
 struct Written {
     buffers: Vec<Vec<std::ops::Range<u64>>>,
     textures: Vec<u64>,
@@ -131,7 +131,7 @@ impl Written {
     }
 }
 
-/// What is wrong with a program, if anything.
+/// Returns all faults found in a program.
 fn faults(program: &Lowered, profile: &Profile) -> Vec<String> {
     let mut faults = Vec::new();
     let mut written = Written::new(program);
@@ -147,14 +147,14 @@ fn faults(program: &Lowered, profile: &Profile) -> Vec<String> {
         match &step.action {
             Action::Stage { buffer, texture, copy } => {
                 let from = Location { buffer: *buffer, offset: copy.from * 16 };
-                check(inside(from, copy.texels * 16), "stages what is not there");
-                check(written.has(from, copy.texels * 16), "stages what was not written");
+                check(inside(from, copy.texels * 16), "stages out of bounds");
+                check(written.has(from, copy.texels * 16), "stages unwritten data");
                 check(copy.to + copy.texels <= program.textures[*texture].texels, "texture too small");
                 written.textures[*texture] = written.textures[*texture].max(copy.to + copy.texels);
             }
             Action::Copy { from, to, bytes } => {
-                check(inside(*from, *bytes) && inside(*to, *bytes), "copies what is not there");
-                check(written.has(*from, *bytes), "copies what was not written");
+                check(inside(*from, *bytes) && inside(*to, *bytes), "copies out of bounds");
+                check(written.has(*from, *bytes), "copies unwritten data");
                 check(from.buffer != to.buffer, "copies within a buffer");
                 written.write(*to, *bytes);
             }
@@ -164,17 +164,17 @@ fn faults(program: &Lowered, profile: &Profile) -> Vec<String> {
                 let changed = node.op.mutates();
                 let mut uses = Vec::new();
                 for (input, (at, shape)) in operands.inputs.iter().zip(&node.signature.inputs).enumerate() {
-                    check(inside(*at, shape.bytes()), "reads what is not there");
+                    check(inside(*at, shape.bytes()), "reads out of bounds");
                     let over = node.op.overwrites() == Some(input);
                     let read = if over { operands.output } else { *at };
-                    check(written.has(read, shape.bytes()), "reads what was not written");
+                    check(written.has(read, shape.bytes()), "reads unwritten data");
                     if !over {
                         uses.push((at.buffer, changed.contains(&input)));
                     }
                 }
                 let saved = operands.saved.zip(node.op.saved(&node.signature.inputs));
                 for (at, shape) in saved.into_iter().chain([(operands.output, node.signature.output)]) {
-                    check(inside(at, shape.bytes()), "writes what is not there");
+                    check(inside(at, shape.bytes()), "writes out of bounds");
                     written.write(at, shape.bytes());
                     uses.push((at.buffer, true));
                 }
@@ -198,7 +198,7 @@ fn faults(program: &Lowered, profile: &Profile) -> Vec<String> {
                             check(offset + bytes <= program.params.len() as u64, "parameters too short");
                         }
                         (ResourceKind::Storage { read_only }, Binding::Buffer(at, bytes)) => {
-                            check(inside(*at, *bytes), "binds what is not there");
+                            check(inside(*at, *bytes), "binds out of bounds");
                             check(at.offset % profile.binding_alignment == 0, "alignment");
                             check(*bytes <= profile.max_binding, "binding too large");
                             let before = access.insert(at.buffer, read_only);
@@ -207,7 +207,7 @@ fn faults(program: &Lowered, profile: &Profile) -> Vec<String> {
                                 "reads and writes a buffer",
                             );
                             if read_only {
-                                check(written.has(*at, *bytes), "reads what was not written");
+                                check(written.has(*at, *bytes), "reads unwritten data");
                             } else {
                                 let constant = program.buffers[at.buffer].origin;
                                 check(!matches!(constant, Origin::Constant(_)), "writes a constant");
@@ -220,7 +220,7 @@ fn faults(program: &Lowered, profile: &Profile) -> Vec<String> {
                                 written.textures[*texture] = program.textures[*texture].texels;
                             }
                         }
-                        _ => check(false, "another kind of binding than the shader declares"),
+                        _ => check(false, "binding differs from the shader's declaration"),
                     }
                 }
                 writes.into_iter().for_each(|(at, bytes)| written.write(at, bytes));
@@ -238,7 +238,7 @@ fn faults(program: &Lowered, profile: &Profile) -> Vec<String> {
 }
 
 #[test]
-fn a_network_lowers_without_a_device_to_a_sound_program() {
+fn network_lowers_to_valid_program_without_device() {
     let net = Net::new();
     let cpu = ("cpu".to_owned(), Profile::cpu());
     for (name, profile) in profiles().into_iter().chain([cpu]) {
@@ -261,35 +261,35 @@ fn a_network_lowers_without_a_device_to_a_sound_program() {
     }
 }
 
-/// The check itself must find what is wrong.
+/// The check itself must find faults.
 #[test]
-fn a_spoilt_program_is_found() {
+fn checker_detects_corrupted_programs() {
     let net = Net::new();
     let (_, profile) = profiles().into_iter().find(|(name, _)| name == "minimal").unwrap();
-    let spoilt = |spoil: fn(&mut Lowered)| {
+    let is_faulty = |spoil: fn(&mut Lowered)| {
         let mut program = net.lower(&profile, true);
         spoil(&mut program);
         !faults(&program, &profile).is_empty()
     };
-    assert!(!spoilt(|_| {}));
-    assert!(spoilt(|program| drop(program.steps.remove(0))), "the first step is gone");
-    assert!(spoilt(|program| program.steps.reverse()), "backwards");
-    assert!(spoilt(|program| program.steps[0].sections = 0));
-    assert!(spoilt(|program| program.buffers[0].bytes /= 2), "a slot is too small");
-    assert!(spoilt(|program| drop(program.params.drain(..512))), "parameters are gone");
-    assert!(spoilt(|program| program.readbacks[1].values[0].2.offset += 1 << 20));
+    assert!(!is_faulty(|_| {}));
+    assert!(is_faulty(|program| drop(program.steps.remove(0))), "first step removed");
+    assert!(is_faulty(|program| program.steps.reverse()), "reversed steps");
+    assert!(is_faulty(|program| program.steps[0].sections = 0));
+    assert!(is_faulty(|program| program.buffers[0].bytes /= 2), "slot too small");
+    assert!(is_faulty(|program| drop(program.params.drain(..512))), "parameters removed");
+    assert!(is_faulty(|program| program.readbacks[1].values[0].2.offset += 1 << 20));
     let cpu = |spoil: fn(&mut Lowered)| {
         let mut program = net.lower(&Profile::cpu(), true);
         spoil(&mut program);
         !faults(&program, &Profile::cpu()).is_empty()
     };
     assert!(!cpu(|_| {}));
-    assert!(cpu(|program| drop(program.steps.remove(0))), "the first step is gone");
-    assert!(cpu(|program| drop(program.functions.pop())), "a function is gone");
+    assert!(cpu(|program| drop(program.steps.remove(0))), "first step removed");
+    assert!(cpu(|program| drop(program.functions.pop())), "function removed");
     assert!(cpu(|program| program.operands[1].output = program.operands[1].inputs[0]), "in place");
 }
 
-/// Runs the nodes of a program on the host, by their f64 references, on memory as the program lays it out.
+/// Executes a program on the host with the f64 references, in the memory layout of the program.
 struct Host {
     buffers: Vec<Vec<f32>>,
 }
@@ -334,7 +334,7 @@ impl Host {
                         self.write(at.inputs[*input], shapes[*input], here);
                         rest = behind;
                     }
-                    // The output of a step counts the steps.
+                    // The output of a step node is the step counter.
                     let counters = self.read(at.inputs[4], shapes[4]);
                     self.write(at.output, node.signature.output, &[f64::from(counters[0])]);
                 }
@@ -349,7 +349,7 @@ impl Host {
 }
 
 #[test]
-fn a_second_executor_takes_the_same_program() {
+fn host_executor_matches_device() {
     let _turn = turn();
     let net = Net::new();
     let families = [Family::Texture, Family::Buffer];
@@ -378,8 +378,8 @@ fn a_second_executor_takes_the_same_program() {
                     assert_eq!(actual, net.outside[0].1, "{name} before the step");
                     continue;
                 }
-                // F(4x4) errs by 1.3e-5 a convolution, and six of them stand behind the gradient; a step divides
-                // that by the root of the second moment.
+                // F(4x4) has an error of 1.3e-5 per convolution, and the gradient depends on six. A step divides by the
+                // root of the second moment.
                 let what = format!("{device}: {} {name}", read.name);
                 assert_close(&what, actual, &widen(&host.read(*at, *shape)), 2e-4);
             }

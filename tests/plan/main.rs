@@ -1,4 +1,4 @@
-//! Graphs become programs: memory, fusion, the lowered program, its sections and read-backs; and the layers of `src/`.
+//! Compiling graphs to programs: memory, fusion, lowering, sections and read-backs. Also the layering of `src/`.
 
 #[path = "../common/mod.rs"]
 mod common;

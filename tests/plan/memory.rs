@@ -1,5 +1,5 @@
-//! The memory plan. Whatever the graph, tensors alive at the same time keep to themselves; sharing
-//! changes no bit of a result; limits give typed errors before anything is allocated.
+//! The memory plan. Live tensors never share memory in any graph, sharing keeps results bit-identical, and
+//! exceeded limits give typed errors before anything is allocated.
 
 use crate::common::{assert_close, cpu, draw, engine, engine_with, filter, not_run, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family, Profile};
@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
-/// `a + b`, written over b.
+/// `a + b`, overwriting b.
 #[derive(Debug)]
 struct AddOver;
 
@@ -49,7 +49,7 @@ impl Op for AddOver {
     }
 }
 
-/// What a node of a random graph does.
+/// The kind of a node in a random graph.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Relu,
@@ -57,8 +57,8 @@ enum Kind {
     AddOver,
 }
 
-/// One node of a random graph: which op, which earlier tensors (taken modulo their number), whether its
-/// output has a buffer of its own, and its scratch sizes.
+/// One node of a random graph: its op, earlier tensors as inputs (indices modulo their number), whether its output
+/// has a buffer of its own, and its scratch sizes.
 #[derive(Debug, Clone)]
 struct Draft {
     kind: Kind,
@@ -75,8 +75,8 @@ fn drafts(most: usize) -> impl Strategy<Value = Vec<Draft>> {
     prop::collection::vec(node, 1..most)
 }
 
-/// Three external tensors of different sizes, and the drafted nodes. A sum takes its second input from the
-/// tensors of the first one's shape.
+/// Builds a graph of three external tensors of different sizes and the drafted nodes. The second input of a sum is
+/// one of the tensors with the first one's shape.
 fn build(drafts: &[Draft]) -> (Graph, HashSet<TensorId>, Vec<TensorId>) {
     let mut graph = Graph::new();
     let shapes = [Shape::Vector(30), Shape::Vector(1000), Shape::map(5, 6, 7)];
@@ -109,17 +109,17 @@ fn kernels(drafts: &[Draft]) -> Vec<Kernel> {
     drafts.iter().map(kernel).collect()
 }
 
-/// From the node that makes a tensor to the last that reads it, worked out here once more.
+/// Returns the lifetime of a tensor, from the node that computes it to its last reader. Independent of the planner.
 fn alive(graph: &Graph, tensor: TensorId) -> (usize, usize) {
     let made = graph.nodes().iter().position(|node| node.output == tensor).unwrap();
     let read = graph.nodes().iter().rposition(|node| node.inputs.contains(&tensor));
     (made, read.unwrap_or(made))
 }
 
-/// Something that has a place: a tensor (or scratch memory), where, how many bytes, in use from when to when.
+/// An allocation: tensor (or scratch memory), place, size in bytes, first and last node that use it.
 type Placed = (Option<TensorId>, Place, u64, (usize, usize));
 
-/// True if the node that makes `heir` writes over `tensor`, which it reads as the last one and but once.
+/// Returns true if the node that computes `heir` overwrites `tensor`, being its last reader and reading it once.
 fn over(graph: &Graph, tensor: TensorId, heir: TensorId) -> bool {
     let (made, node) = graph.nodes().iter().enumerate().find(|(_, node)| node.output == heir).unwrap();
     let once = node.inputs.iter().filter(|input| **input == tensor).count() == 1;
@@ -131,20 +131,20 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn what_is_alive_at_the_same_time_shares_nothing(drafts in drafts(40), share in any::<bool>()) {
+    fn live_tensors_never_share_memory(drafts in drafts(40), share in any::<bool>()) {
         let (graph, bound, _) = build(&drafts);
         let kernels = kernels(&drafts);
         let plan = Plan::new(&graph, |tensor| bound.contains(&tensor), &kernels, share);
         let planned: Vec<TensorId> =
             graph.nodes().iter().map(|node| node.output).filter(|id| !bound.contains(id)).collect();
-        prop_assert_eq!(plan.tensors.len(), planned.len(), "exactly the unbound outputs are planned");
+        prop_assert_eq!(plan.tensors.len(), planned.len(), "not exactly the unbound outputs are planned");
         let mut placed: Vec<Placed> = Vec::new();
         for tensor in &planned {
             let lifetime = alive(&graph, *tensor);
             prop_assert_eq!(plan.lifetimes[tensor], lifetime);
             placed.push((Some(*tensor), plan.tensors[tensor], graph.shape(*tensor).bytes(), lifetime));
         }
-        // A node's scratch memory is in use while it reads its inputs and writes its output.
+        // A node's scratch memory is live together with its inputs and output.
         for (node, (places, kernel)) in plan.scratch.iter().zip(&kernels).enumerate() {
             prop_assert_eq!(places.len(), kernel.scratch.len());
             let places = places.iter().zip(&kernel.scratch);
@@ -166,7 +166,7 @@ proptest! {
                 let apart = place.offset + bytes <= other_place.offset
                     || other_place.offset + other_bytes <= place.offset;
                 prop_assert!(apart, "{:?} at {:?} and {:?} at {:?}", tensor, place, other, other_place);
-                // A dispatch can't bind one buffer for reading and for writing.
+                // A dispatch can't bind one buffer for both reading and writing.
                 let within = |node: usize| (*made..=*read).contains(&node) && (*other_made..=*other_read).contains(&node);
                 for (at, node) in graph.nodes().iter().enumerate().filter(|(at, _)| within(*at)) {
                     let writes = |tensor: &Option<TensorId>| tensor.is_none_or(|tensor| tensor == node.output);
@@ -178,7 +178,7 @@ proptest! {
                 }
             }
         }
-        // What is written over has its heir's memory, where that may be.
+        // An overwritten tensor shares its heir's memory if sharing is on.
         for (index, tensor) in planned.iter().enumerate() {
             for heir in planned[index + 1..].iter().filter(|heir| over(&graph, *tensor, **heir)) {
                 prop_assert_eq!(plan.tensors[tensor] == plan.tensors[heir], share);
@@ -198,7 +198,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn random_graphs_compute_the_same_with_and_without_sharing(drafts in drafts(20)) {
+    fn random_graphs_agree_with_and_without_sharing(drafts in drafts(20)) {
         let _turn = turn();
         let built = build(&drafts);
         ENGINES.iter().for_each(|engine| check_random_graph(engine, &built));
@@ -214,7 +214,7 @@ fn check_random_graph(engine: &Arc<Engine>, built: &(Graph, HashSet<TensorId>, V
     let mut random = ChaCha8Rng::seed_from_u64(5);
     for id in tensors {
         let shape = graph.shape(*id);
-        // What is read back needs a buffer of its own.
+        // Tensors that are read back need buffers of their own.
         if !outside.contains(id) && *id != last {
             continue;
         }
@@ -230,7 +230,7 @@ fn check_random_graph(engine: &Arc<Engine>, built: &(Graph, HashSet<TensorId>, V
     for node in graph.nodes() {
         let inputs: Vec<&[f64]> = node.inputs.iter().map(|id| expected[id].as_slice()).collect();
         let mut values = node.op.reference(&inputs, &graph.shapes(&node.inputs));
-        // The kernels round to f32 after each sum, and so does this: then all agree exactly.
+        // Rounds to f32 after each sum, like the kernels, so all results agree exactly.
         values.iter_mut().for_each(|value| *value = f64::from(*value as f32));
         expected.insert(node.output, values);
     }
@@ -241,14 +241,14 @@ fn check_random_graph(engine: &Arc<Engine>, built: &(Graph, HashSet<TensorId>, V
         program.submit(&[Goals::ALL], &[], "random graph").unwrap();
         for goal in &goals {
             let values = engine.read(&bound[goal], graph.shape(*goal), "goal").unwrap();
-            // The same program, or the other, left the same values there: wipe them.
+            // Either program may have left the same values there: clear them.
             engine.write(&bound[goal], graph.shape(*goal), &vec![f32::NAN; values.len()]).unwrap();
             assert_close(&graph.tensor(*goal).label, &values, &expected[goal], 0.0);
         }
     }
 }
 
-/// Three convolutions and the gradient of the last with respect to the picture; the picture, the
+/// Builds three convolutions and the gradient of the last with respect to the picture. Returns the picture, the
 /// upstream gradient, and the gradient.
 fn convolutions(side: usize) -> (Graph, [TensorId; 3]) {
     let mut graph = Graph::new();
@@ -274,13 +274,13 @@ fn run(engine: &Arc<Engine>, side: usize, options: PrepareOptions) -> Result<(Ve
     bound.insert(gradient, engine.tensor("gradient", graph.shape(gradient))?);
     let program = Program::prepare_with(engine, &graph, &bound, &Goals::all([gradient]), |_| 0, options)?;
     program.submit(&[Goals::ALL], &[], "convolutions")?;
-    // Twice: the second run finds what the first left in the shared buffers.
+    // Runs twice: the second run starts with the values left in the shared buffers.
     program.submit(&[Goals::ALL], &[], "convolutions")?;
     Ok((engine.read(&bound[&gradient], graph.shape(gradient), "gradient")?, program.memory().planned))
 }
 
 #[test]
-fn planned_equals_unplanned_bit_for_bit() {
+fn memory_sharing_is_bit_identical() {
     let _turn = turn();
     let families = [Family::Texture, Family::Buffer, Family::Naive].map(engine);
     for engine in families.into_iter().chain([cpu(DeviceOptions::default())]) {
@@ -295,17 +295,17 @@ fn planned_equals_unplanned_bit_for_bit() {
 }
 
 #[test]
-fn windows_change_no_bit() {
+fn windows_are_bit_identical() {
     let _turn = turn();
-    // Winograd's kernels need bindings for at least one run of tiles, so larger maps.
+    // Winograd kernels need bindings for at least one run of tiles, hence larger maps.
     for (side, exact) in [(18, true), (58, false)] {
         let options = DeviceOptions { family: Family::Texture, exact, ..Default::default() };
         let (whole, _) = run(&engine_with(&options, |_| {}), side, PrepareOptions::default()).unwrap();
         let largest = Shape::map(36, side, side + 3).bytes();
         let engine = engine_with(&options, |profile| profile.max_binding = largest - 1);
         if engine.profile().lanes.is_none() {
-            // Only a device with one subgroup size runs the texture family at all.
-            not_run(&format!("windows of maps in textures: {} has no one subgroup size", engine.describe()));
+            // Only devices with a single subgroup size run the texture family.
+            not_run(&format!("windows of texture maps: {} has no fixed subgroup size", engine.describe()));
             return;
         }
         let (windows, _) = run(&engine, side, PrepareOptions::default()).unwrap();
@@ -320,13 +320,13 @@ fn refused(restrict: impl Fn(&mut Profile), family: Family) -> Error {
 }
 
 #[test]
-fn limits_give_typed_errors() {
+fn exceeded_limits_give_typed_errors() {
     let _turn = turn();
     for family in [Family::Texture, Family::Buffer, Family::Naive] {
-        // The largest map of the graph, conv1, has 36 channels of 18x21.
+        // The largest map of the graph is conv1, with 36 channels of 18x21.
         let largest = Shape::map(36, 18, 21).bytes();
-        // The texture family runs it in windows, of which the smallest has one quad and its closing border.
-        // The first map of several quads, of 20 channels, has no room then.
+        // The texture family runs it in windows of at least one quad plus its closing border. The first map of
+        // several quads, with 20 channels, does not fit then.
         let (limit, needed_for) = match family {
             Family::Texture => (19 * 22 * 16, Shape::map(20, 18, 21).bytes()),
             _ => (largest - 1, largest),
@@ -340,12 +340,12 @@ fn limits_give_typed_errors() {
         let error = refused(|profile| profile.max_buffer = largest - 1, family);
         assert!(matches!(error, Error::OutOfMemory { .. }), "{family:?}: {error}");
 
-        // The weights of conv1, 36x20x3x3, bound as a buffer, are larger than any of its maps here.
+        // The weights of conv1 (36x20x3x3), bound as a buffer, are larger than any of its maps here.
         let small = |profile: &mut Profile| profile.max_binding = 20_000;
         let engine = engine_with(&DeviceOptions { family, ..Default::default() }, small);
         match run(&engine, 2, PrepareOptions::default()) {
             Err(Error::OutOfMemory { needed, .. }) if family != Family::Texture => assert!(needed > 20_000),
-            // Weights in textures are not bound as a range.
+            // Weights in textures are not limited by the buffer binding size.
             Ok(_) if family == Family::Texture => {}
             other => panic!("{family:?}: {other:?}"),
         }
@@ -358,9 +358,9 @@ fn limits_give_typed_errors() {
 }
 
 #[test]
-fn a_scratch_buffer_beyond_the_limit_is_refused() {
+fn oversized_scratch_buffer_is_refused() {
     let _turn = turn();
-    /// Relu by way of a scratch buffer larger than its map.
+    /// ReLU through a scratch buffer larger than its map.
     #[derive(Debug)]
     struct Detour;
     impl Op for Detour {
@@ -399,7 +399,7 @@ fn a_scratch_buffer_beyond_the_limit_is_refused() {
     assert!(matches!(case((1 << 16) - 1), Err(Error::OutOfMemory { needed: 65_536, .. })));
 }
 
-/// A matrix times a map, both read through textures, the small one bound first.
+/// A matrix times a map, both staged in textures, with the smaller bound first.
 #[derive(Debug)]
 struct TwoStaged;
 
@@ -456,15 +456,15 @@ impl Op for TwoStaged {
 }
 
 #[test]
-fn two_operands_of_one_dispatch_are_staged_in_any_order() {
+fn two_operands_can_be_staged_in_any_order() {
     let _turn = turn();
     let engine = engine(Family::Texture);
     if engine.profile().lanes.is_none() {
-        // Only a device with one subgroup size runs the texture family at all.
-        not_run(&format!("operands staged in textures: {} has no one subgroup size", engine.describe()));
+        // Only devices with a single subgroup size run the texture family.
+        not_run(&format!("operands staged in textures: {} has no fixed subgroup size", engine.describe()));
         return;
     }
-    // More texels than a row of a linear texture holds, so that the small texture is too small for them.
+    // More texels than fit in a row of a linear texture, so the smaller texture can't hold them.
     let shapes = [Shape::map(4, 100, 90), Shape::Matrix { rows: 4, columns: 4 }, Shape::Vector(4)];
     let mut random = ChaCha8Rng::seed_from_u64(9);
     let values = shapes.map(|shape| draw(shape, CaseInput::Normal, &mut random));
@@ -472,6 +472,6 @@ fn two_operands_of_one_dispatch_are_staged_in_any_order() {
     let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
     let single = neural_mirage::graph::SingleOp::new(&engine, Arc::new(TwoStaged), &shapes).unwrap();
     let outcome = single.run(0, &values).unwrap();
-    // Five products and sums of normal values.
+    // Five products and sums of normally distributed values.
     assert_close("two staged", &outcome.values, &TwoStaged.reference(&wide, &shapes), 1e-6);
 }

@@ -1,4 +1,4 @@
-//! Sections and read-backs by name: what is computed, when it is copied, and what is refused.
+//! Named sections and read-backs: execution, time of copying, and refused goals.
 
 use crate::common::{assert_close, draw, engine, engine_with, turn};
 use neural_mirage::Result;
@@ -14,7 +14,7 @@ const MAP: Shape = Shape::Map { channels: 3, height: 5, width: 7 };
 const FOUR: Shape = Shape::Vector(4);
 const ADAM: Adam = Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clamp: false };
 
-/// Picture, gradient, both moments, counters and control of an optimiser, and twice the picture.
+/// Picture, gradient, both moments, counters and control of an optimiser, plus the doubled picture.
 struct Setup {
     engine: Arc<Engine>,
     graph: Graph,
@@ -64,7 +64,7 @@ impl Setup {
             .section("nothing", [])
     }
 
-    /// The picture after one step.
+    /// Returns the picture after one step.
     fn stepped(&self) -> Vec<f64> {
         let wide: Vec<Vec<f64>> =
             self.values.iter().map(|values| values.iter().map(|value| f64::from(*value)).collect()).collect();
@@ -79,12 +79,12 @@ fn readback(name: &str, tensors: &[(&str, TensorId)], when: When) -> Readback {
 }
 
 #[test]
-fn values_come_back_by_name_from_before_and_after_the_work() {
+fn values_are_read_by_name_before_and_after_work() {
     let _turn = turn();
     let setup = Setup::new();
     let [picture, _, _, _, counters, _] = setup.inputs;
     let state = [("picture", picture), ("counters", counters)];
-    // Neither `double` nor `quadruple` is bound, and both are read.
+    // Both `double` and `quadruple` are read although neither is bound.
     let report = [("step", setup.step), ("quadruple", setup.quadruple), ("picture", picture)];
     let goals = setup
         .goals()
@@ -105,7 +105,7 @@ fn values_come_back_by_name_from_before_and_after_the_work() {
     let names: Vec<&str> = report.iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["step", "quadruple", "picture"]);
     assert_eq!(report.get("step").unwrap(), [1.0]);
-    // The node stands ahead of the step, so it has read the old picture.
+    // The node precedes the step, so it read the old picture.
     let quadruple: Vec<f32> = setup.values[0].iter().map(|value| value * 4.0).collect();
     assert_eq!(report.take("quadruple").unwrap(), quadruple);
     assert!(report.take("quadruple").is_none());
@@ -113,17 +113,17 @@ fn values_come_back_by_name_from_before_and_after_the_work() {
     assert_close("the picture after the step", report.get("picture").unwrap(), &setup.stepped(), 2e-6);
     assert!(submission.take("report").is_none(), "a read-back is taken once");
 
-    // What is read keeps its last value, although no section ran: the program has memory of its own for it.
+    // Read-back tensors have memory of their own, so they keep their last value although no section ran.
     drop(submission);
     let mut submission = program.submit(&["nothing"], &["double"], "nothing").unwrap();
     submission.wait().unwrap();
     let double: Vec<f32> = setup.values[0].iter().map(|value| value * 2.0).collect();
     assert_eq!(submission.take("double").unwrap().finish().unwrap().get("double").unwrap(), double);
-    assert_eq!(program.staging_buffers(), 3, "each read-back used its staging buffer again");
+    assert_eq!(program.staging_buffers(), 3, "each read-back should reuse its staging buffer");
 }
 
 #[test]
-fn staging_buffers_are_bounded_and_used_again() {
+fn staging_buffers_are_bounded_and_reused() {
     let _turn = turn();
     let setup = Setup::new();
     let mut read = readback("double", &[("double", setup.double)], When::After);
@@ -135,7 +135,7 @@ fn staging_buffers_are_bounded_and_used_again() {
     assert!(error.contains("staging buffers are in use"), "{error}");
     first.take("double").unwrap().finish().unwrap();
     let third = submit().unwrap();
-    // One that is dropped unread gives its buffer back too.
+    // Dropping one unread also releases its buffer.
     drop((second, third));
     for _ in 0..3 {
         submit().unwrap().take("double").unwrap().finish().unwrap();
@@ -143,15 +143,15 @@ fn staging_buffers_are_bounded_and_used_again() {
     assert_eq!(program.staging_buffers(), 2);
 }
 
-/// As a state that is larger than the device's largest buffer.
+/// For example a state larger than the device's maximum buffer size.
 #[test]
-fn what_is_larger_than_a_buffer_is_read_through_several() {
+fn large_readbacks_use_several_buffers() {
     let _turn = turn();
     let setup = Setup::on(engine_with(&DeviceOptions::default(), |profile| {
         profile.max_buffer = MAP.bytes().next_multiple_of(16);
     }));
     let [picture, _, _, _, counters, control] = setup.inputs;
-    // Each map lies in two of the staging buffers.
+    // Each map spans two of the staging buffers.
     let tensors = [
         ("counters", counters),
         ("picture", picture),
@@ -181,7 +181,7 @@ fn what_is_larger_than_a_buffer_is_read_through_several() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_by_name() {
+fn invalid_goals_are_refused_by_name() {
     let _turn = turn();
     let mut setup = Setup::new();
     let program = setup.prepare(&setup.goals()).unwrap();
@@ -219,7 +219,7 @@ fn what_does_not_fit_is_refused_by_name() {
 }
 
 #[test]
-fn a_program_of_many_sections_runs_only_what_is_asked_for() {
+fn only_requested_sections_run() {
     let _turn = turn();
     let mut setup = Setup::new();
     let mut goals = Goals::default();
@@ -229,7 +229,7 @@ fn a_program_of_many_sections_runs_only_what_is_asked_for() {
         let name = format!("sum {index}");
         let sum = setup.graph.apply(Add, &[setup.inputs[0], setup.inputs[1]], name.clone()).unwrap();
         let sums = setup.values[0].iter().zip(&setup.values[1]).map(|(one, other)| one + other);
-        // What does not run is zero, as fresh memory is.
+        // Sections that did not run leave zeros, the content of fresh memory.
         let ran = index == 5 || index == 63;
         expected.insert(name.clone(), sums.map(|sum| if ran { sum } else { 0.0 }).collect());
         goals = goals.section(name.clone(), [sum]);

@@ -1,13 +1,13 @@
-//! Helper functions that several shaders repeat, because each WGSL file is complete by itself, stay equal.
+//! WGSL files are self-contained, so several repeat helper functions. These copies must stay equal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Functions that differ from file to file on purpose: each sums over its own workgroup memory or reads its own operands.
+/// Functions that intentionally differ between files: each sums its own workgroup memory or reads its own operands.
 const DIFFERENT: &[&str] = &["total", "row_of_a", "row_of_b"];
 
-/// The functions of a shader that are no entry points: the text up to the body, and the body, without comments and with
-/// single spaces.
+/// Returns signature and body of each function of a shader that is not an entry point, without comments and with single
+/// spaces.
 fn helpers(text: &str) -> Vec<(String, String)> {
     let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
     let code = lines.collect::<Vec<_>>().join("\n");

@@ -1,8 +1,8 @@
-//! Long work goes to the device in several submissions, and the results are the same bits.
+//! Long work is split into several submissions, with bit-identical results.
 
 use crate::common::golden::Golden;
 use crate::common::objective::{iterate, network, picture, use_style_statistic, weigh};
-use crate::common::runs::{GO_ON, run, session};
+use crate::common::runs::{CONTINUE, run, session};
 use crate::common::{engine_with, turn};
 use neural_mirage::gpu::{DeviceOptions, Trace};
 use neural_mirage::graph::Engine;
@@ -32,7 +32,7 @@ fn request() -> Request {
     request
 }
 
-/// The picture, the snapshots and losses, and how many submissions the run took once it was prepared.
+/// Runs, and returns the picture, the snapshots, the losses, and the number of submissions after preparation.
 fn paint(engine: &Arc<Engine>) -> (Picture, Vec<Picture>, Vec<f64>, u64) {
     let request = request();
     let mut session = session(&(engine.clone(), network(), request.clone()), request);
@@ -44,18 +44,18 @@ fn paint(engine: &Arc<Engine>) -> (Picture, Vec<Picture>, Vec<f64>, u64) {
             Event::Report(report) => totals.push(report.total),
             _ => {}
         }
-        GO_ON
+        CONTINUE
     });
     (Picture::clone(&result.picture), snapshots, totals, submissions(engine) - before)
 }
 
 #[test]
-fn split_submissions_give_the_same_bits() {
+fn split_submissions_are_bit_identical() {
     let _turn = turn();
     let whole = paint(&engine(None));
     assert_eq!((whole.1.len(), whole.2.len()), (2, 4));
     let ample = paint(&engine(Some(Duration::from_secs(100))));
-    assert_eq!(ample.3, whole.3, "what fits is not split");
+    assert_eq!(ample.3, whole.3, "work within the limit was split");
     for limit in [Duration::from_nanos(1), Duration::from_micros(200)] {
         let split = paint(&engine(Some(limit)));
         assert!(split.3 > 5 * whole.3, "{limit:?}: {} submissions instead of {}", split.3, whole.3);
@@ -63,7 +63,7 @@ fn split_submissions_give_the_same_bits() {
     }
 }
 
-/// Labels of what the trace says the device did, sorted, without copies; and how many recordings it says nothing of.
+/// Returns the sorted labels of the device events in a trace, without copies, and the number of missing recordings.
 fn device_spans(engine: &Engine, trace: &Trace) -> (Vec<String>, u64) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.json");
@@ -76,9 +76,9 @@ fn device_spans(engine: &Engine, trace: &Trace) -> (Vec<String>, u64) {
     (labels, saved["otherData"]["recordingsNotMeasured"].as_u64().unwrap())
 }
 
-/// Metal has 32 query sets. With many more submissions than that, those of older ones are used again.
+/// Metal allows 32 query sets. With many more submissions, sets of earlier ones are reused.
 #[test]
-fn a_trace_of_many_submissions_has_what_each_did() {
+fn trace_covers_every_submission() {
     let _turn = turn();
     let [whole, split] = [None, Some(Duration::from_nanos(1))].map(|limit| {
         let engine = engine(limit);
@@ -89,13 +89,13 @@ fn a_trace_of_many_submissions_has_what_each_did() {
     assert!(split.0.3 > 100, "{} submissions", split.0.3);
     assert!(split.0.0 == whole.0.0 && split.0.2 == whole.0.2, "a trace changes no bit");
     assert_eq!(split.1, whole.1);
-    assert_eq!(whole.1.1, 0, "recordings without stamps");
+    assert_eq!(whole.1.1, 0, "recordings without timestamps");
 }
 
-/// The times of steps are measured in the second iteration; from the third on nothing is waited for in between, and the
-/// number of submissions follows from these times.
+/// The times of steps are measured in the second iteration. From the third on the loop does not wait in between, and
+/// the number of submissions follows from these times.
 #[test]
-fn submissions_are_split_by_the_time_that_they_take() {
+fn submissions_are_split_by_measured_time() {
     let _turn = turn();
     let (network, request) = (network(), request());
     let prepared =
@@ -109,8 +109,8 @@ fn submissions_are_split_by_the_time_that_they_take() {
     let before = count();
     session.time_iterations(1).unwrap();
     let after = count();
-    // 32 by the times on an idle machine. These may be eight times less than `least`, if other tests kept the device busy
-    // when that was measured.
+    // 32 on an idle machine. If other tests kept the device busy while `least` was measured, it may be eight times too
+    // long.
     assert!(after.0 - before.0 >= 4, "{} submissions", after.0 - before.0);
     assert_eq!(after.1 - before.1, 1, "only the last submission is waited for");
 }

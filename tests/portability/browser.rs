@@ -1,4 +1,4 @@
-//! A headless browser with one page, and the server that the page talks to.
+//! A headless browser with one page, and the server for that page.
 
 use crate::common::chromium::Chromium;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -6,10 +6,10 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-/// Longest pause that the browser may make in the middle of a request.
+/// Longest pause of the browser within a request.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// WebGPU on the software adapter that the browser brings.
+/// Options for WebGPU on the browser's software adapter.
 const WEBGPU: [&str; 5] = [
     "--enable-unsafe-webgpu",
     "--use-webgpu-adapter=swiftshader",
@@ -18,8 +18,8 @@ const WEBGPU: [&str; 5] = [
     "--use-angle=swiftshader",
 ];
 
-/// Opens `page` in a browser. What the page posts to `/jobs` is answered by `jobs`; what it posts to
-/// `/results` is returned. Panics after `limit`, with the last thing that the page posted to `/progress`.
+/// Opens `page` in a browser. `jobs` answers what the page posts to `/jobs`; the body posted to `/results` is
+/// returned. Panics after `limit`, with the last message posted to `/progress`.
 pub fn visit(
     page: &'static str,
     jobs: impl Fn(&str) -> String + Send + Sync + 'static,
@@ -37,9 +37,9 @@ pub fn visit(
     loop {
         if let Ok((stream, _)) = listener.accept() {
             let (jobs, sender, progress) = (jobs.clone(), sender.clone(), progress.clone());
-            // A thread each: browsers open connections ahead and leave them silent.
+            // One thread per connection: browsers open connections in advance and leave them idle.
             std::thread::spawn(move || {
-                // A connection that breaks off is asked anew by the browser, or runs into the limit.
+                // The browser retries a broken connection, or the limit is reached.
                 drop(serve(stream, page, jobs.as_ref(), &sender, &progress));
             });
         }

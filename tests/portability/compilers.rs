@@ -1,4 +1,4 @@
-//! Every variant through the compilers and validators of other people.
+//! Every shader variant through third-party compilers and validators.
 
 use crate::common::variants::{Variant, variants};
 use neural_mirage::shader::{Emitter, Shader, Target, needs_coop_matrix};
@@ -7,8 +7,8 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Emits variants for `target`, those on cooperative matrices or all others, runs `check` on each file on both cores, and
-/// reports all that fail.
+/// Emits variants for `target`, either those with cooperative matrices or all others. Runs `check` on each file, on two
+/// threads, and reports all failures.
 fn check_all(
     target: Target,
     ending: &str,
@@ -42,16 +42,16 @@ fn check_all(
     let shown: Vec<&str> = failures.iter().take(5).map(String::as_str).collect();
     assert!(
         failures.is_empty(),
-        "{} of {} fail, such as:\n{}",
+        "{} of {} fail, for example:\n{}",
         failures.len(),
         variants.len(),
         shown.join("\n")
     );
-    let of = if matrices { " on cooperative matrices" } else { "" };
+    let of = if matrices { " with cooperative matrices" } else { "" };
     println!("{} variants{of} as {}", variants.len(), target.name());
 }
 
-/// Runs a tool of Debian's `package`; its output if it fails or warns.
+/// Runs a tool of Debian's `package`. Returns its output as an error if it fails or warns.
 fn run(command: &mut Command, package: &str) -> Result<(), String> {
     let outcome = command.output().unwrap_or_else(|error| {
         panic!("{command:?}: {error}. Install the package `{package}` (Debian's name), then start again")
@@ -64,7 +64,7 @@ fn run(command: &mut Command, package: &str) -> Result<(), String> {
     Err(format!("{}: {text}", outcome.status))
 }
 
-/// Year and number of the installed spirv-val.
+/// Returns year and number of the installed spirv-val's version.
 fn spirv_val() -> [u32; 2] {
     let found = Command::new("spirv-val").arg("--version").output().expect("the package spirv-tools");
     let text = String::from_utf8_lossy(&found.stdout).into_owned();
@@ -80,13 +80,13 @@ fn spirv_is_valid_for_vulkan() {
     check_all(Target::Spirv, "spv", false, validate);
 }
 
-/// Only with a spirv-val that knows them, as those that `tools/test_drivers` runs do.
+/// Needs a spirv-val that supports cooperative matrices, as those used by `tools/test_drivers` do.
 #[test]
 #[ignore = "needs the package spirv-tools: see docs/portability.md"]
 fn spirv_with_coop_matrix_is_valid_for_vulkan() {
     let version = spirv_val();
     if version < [2023, 4] {
-        return println!("spirv-val {version:?} does not know cooperative matrices: nothing was checked");
+        return println!("spirv-val {version:?} does not support cooperative matrices: nothing was checked");
     }
     check_all(Target::Spirv, "spv", true, validate);
 }
@@ -95,8 +95,8 @@ fn validate(file: &Path) -> Result<(), String> {
     run(Command::new("spirv-val").args(["--target-env", "vulkan1.1"]).arg(file), "spirv-tools")
 }
 
-/// glslang knows no cast of a single 0 to an array, `(float[64])0`, which DirectX's own compilers take: such a
-/// value is spelled as a list. All else stays as it is.
+/// Replaces casts of 0 to an array, such as `(float[64])0`, by lists: DirectX compilers accept them, glslang does
+/// not. Everything else is unchanged.
 fn spelled_for_glslang(text: &str) -> String {
     let spell = |line: &str| -> Option<String> {
         let (before, cast) = line.split_once("= (").or_else(|| line.split_once("return ("))?;
@@ -115,7 +115,7 @@ fn spelled_for_glslang(text: &str) -> String {
 fn hlsl_compiles() {
     check_all(Target::Hlsl, "hlsl", false, |file| {
         let text = std::fs::read_to_string(file).unwrap();
-        // naga renames an entry point whose name is a word of HLSL.
+        // naga renames an entry point whose name is an HLSL keyword.
         let (_, after) = text.split_once("[numthreads(").unwrap();
         let (_, after) = after.split_once("void ").unwrap();
         let (entry, _) = after.split_once('(').unwrap();

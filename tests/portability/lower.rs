@@ -1,4 +1,4 @@
-//! A lowered program as JSON that any WebGPU page can replay: an executor besides our own.
+//! Converts lowered programs to JSON that any WebGPU page can replay, as a second executor.
 
 use neural_mirage::gpu::Profile;
 use neural_mirage::graph::lowered::{Action, Binding, Location, Lowered, LoweredConstant, Origin};
@@ -8,28 +8,28 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// A NaN, which buffers hold until something is written.
+/// A NaN with which buffers are prefilled.
 const POISON: u32 = 0x7fc0_0000;
-/// Words behind an output that a kernel must leave alone.
+/// Words behind an output that a kernel must not write.
 const GUARD: usize = 64;
 
-/// Each text that the page compiles: file and constants, with its number.
+/// Indices of the shader modules that the page compiles, by file and constants.
 pub type Modules = BTreeMap<(&'static str, Vec<(&'static str, u32)>), usize>;
 
 /// One kernel on one set of inputs.
 #[derive(Debug, Default, Serialize)]
 pub struct Job {
     pub what: String,
-    /// First contents of each buffer, in 32-bit words.
+    /// Initial contents of each buffer, in 32-bit words.
     buffers: Vec<Vec<u32>>,
-    /// Texels of each linear texture.
+    /// Number of texels of each linear texture.
     textures: Vec<u64>,
     steps: Vec<Step>,
-    /// Buffers to be read back.
+    /// Buffers to read back.
     results: Vec<usize>,
 }
 
-/// What a job leaves behind.
+/// Results of a job.
 pub struct Left {
     pub values: Vec<f32>,
     pub saved: Option<Vec<f32>>,
@@ -53,7 +53,7 @@ struct Staged {
     texels: u64,
 }
 
-/// A binding number with a range of a buffer, a texture, or parameters.
+/// A binding: a range of a buffer, a texture, or parameters.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Bound {
@@ -63,7 +63,7 @@ enum Bound {
 }
 
 impl Job {
-    /// The job of one kernel of an op, on inputs in logical order.
+    /// Creates the job of one kernel of an op on inputs in logical order.
     pub fn new(
         what: &str,
         op: &Arc<dyn Op>,
@@ -98,14 +98,14 @@ impl Job {
         job
     }
 
-    /// The modules that it uses.
+    /// Returns the modules that the job uses.
     pub fn modules(&self) -> impl Iterator<Item = usize> {
         self.steps.iter().map(|step| step.module)
     }
 
-    /// From what was read back: the output in logical order (for ops that change inputs in place, those inputs
-    /// one after another), the saved output of ops that have one, and whether their padding is zero and nothing
-    /// was written behind them. `None` if it is not what was asked for.
+    /// Interprets the read-back buffers: the output in logical order (for in-place ops the changed inputs,
+    /// concatenated), the saved output if the op has one, and whether padding is zero and the guard zone untouched.
+    /// `None` if the number or sizes of the buffers are wrong.
     pub fn left(op: &dyn Op, signature: &Signature, results: &[Vec<u32>]) -> Option<Left> {
         let floats = |words: &[u32]| words.iter().map(|word| f32::from_bits(*word)).collect::<Vec<f32>>();
         if !op.mutates().is_empty() {
@@ -137,7 +137,7 @@ impl Job {
         self.buffers.len() - 1
     }
 
-    /// Appends a program, with these buffers for what is bound.
+    /// Appends a program that uses these buffers for bound tensors.
     fn append(&mut self, program: &Lowered, bound: &HashMap<TensorId, usize>, modules: &Modules) {
         let constants: Vec<usize> =
             program.constants.iter().map(|constant| self.constant(constant, modules)).collect();
@@ -164,14 +164,14 @@ impl Job {
                     assert_eq!(
                         (copy.from, copy.to),
                         (0, 0),
-                        "{}: the page stages from the start",
+                        "{}: the page can only stage from the start",
                         step.label
                     );
                     let (buffer, texture) = (buffers[*buffer], textures[*texture]);
                     staged.push(Staged { buffer, texture, texels: copy.texels });
                 }
                 Action::Copy { from, to, bytes } => {
-                    // What is written over is copied first of all: so it may as well be there from the start.
+                    // An overwritten input is copied first, so it can be there from the start.
                     assert_eq!((position, from.offset, to.offset), (0, 0, 0), "{}", step.label);
                     let count = *bytes as usize / 4;
                     let words = self.buffers[buffers[from.buffer]][..count].to_vec();
@@ -208,7 +208,7 @@ impl Job {
         }
     }
 
-    /// The buffer of a constant: made by the host, or by steps of its own before.
+    /// Returns the buffer of a constant, made by the host or by preceding steps.
     fn constant(
         &mut self,
         LoweredConstant { constant, parts }: &LoweredConstant,
@@ -217,12 +217,12 @@ impl Job {
         match &constant.initializer {
             Initializer::Host(make) => self.buffer(bytemuck::pod_collect_to_vec(&make().unwrap())),
             Initializer::Device { parts: described, values } => {
-                // Samples are small: one part, whose texels lie as they do in the constant.
+                // Samples are small: a single part whose texels are laid out as in the constant.
                 let ([described], [part]) = (described.as_slice(), parts.as_slice()) else {
-                    panic!("several parts")
+                    panic!("a constant of several parts")
                 };
                 let in_place = described.copies.iter().all(|copy| copy.from == copy.to);
-                assert!(in_place, "the part is not the constant as it lies");
+                assert!(in_place, "the part's layout differs from the constant's");
                 let values = values().unwrap()[described.values.clone()].to_vec();
                 let shape = part.program.nodes[0].signature.output;
                 let input = self.buffer(words(&Shape::Vector(values.len()).pack(&values)));

@@ -1,4 +1,4 @@
-//! Portability without the hardware: compilers and a browser that the kernels meet elsewhere.
+//! Portability tests without the hardware: compilers of other platforms, and a browser.
 //!
 //! These need Debian's packages `spirv-tools`, `glslang-tools` and `chromium`, so a plain `cargo test` leaves
 //! them out; `tools/test` installs the packages and runs `cargo test --test portability -- --ignored`. See

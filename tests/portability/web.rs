@@ -1,4 +1,4 @@
-//! Every variant in Chromium's own WebGPU implementation, and a sample of the kernels run there.
+//! Compiles every variant in Chromium's WebGPU implementation and runs a sample of the kernels there.
 
 use super::browser::visit;
 use super::lower::{Job, Left, Modules};
@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// Several times what it takes on two cores.
+/// Several times the duration on two cores.
 const LIMIT: Duration = Duration::from_secs(480);
 
-/// What the page reports of its adapter.
+/// The page's report about its adapter.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct About {
@@ -35,7 +35,7 @@ struct Jobs<'a> {
     runs: Vec<&'a Job>,
 }
 
-/// A text with the entry points that make a pipeline.
+/// A shader text with the entry points to make pipelines of.
 #[derive(Debug, Serialize)]
 struct Module<'a> {
     what: String,
@@ -50,7 +50,7 @@ struct Results {
     modules: Vec<Compiled>,
     #[serde(default)]
     runs: Vec<KernelRun>,
-    /// Taken by compiling, by making pipelines, by running.
+    /// Seconds for compiling, making pipelines, and running.
     #[serde(default)]
     seconds: [f64; 3],
 }
@@ -58,7 +58,7 @@ struct Results {
 #[derive(Debug, Deserialize)]
 struct Compiled {
     messages: Vec<String>,
-    /// What was wrong with each entry point, if anything.
+    /// Error of each entry point, if any.
     pipelines: Vec<Option<String>>,
 }
 
@@ -76,7 +76,7 @@ struct Sample {
     job: Job,
 }
 
-/// All that depends on the page's adapter.
+/// Everything that depends on the page's adapter.
 struct Plan {
     about: About,
     lanes: Option<u32>,
@@ -86,14 +86,14 @@ struct Plan {
     samples: Vec<Sample>,
 }
 
-/// What kernels may choose by on the page's device: WebGPU's default limits, and its subgroup size.
+/// The profile of the page's device: WebGPU's default limits, and its subgroup size.
 fn page_profile(lanes: Option<u32>) -> Profile {
     let minimal = profiles().into_iter().find(|(name, _)| name == "minimal software");
-    Profile { lanes, ..minimal.expect("one of the invented devices").1 }
+    Profile { lanes, ..minimal.expect("a synthetic device").1 }
 }
 
-/// Of all kernels of all cases those that add an entry point, or a kernel of an op, to those before; each with
-/// the seed of its inputs, which is that of the tests on other devices.
+/// Selects kernels of all cases that add an entry point or a variant of an op not yet covered. Each has the input seed
+/// used by the tests on other devices.
 fn sample(lanes: Option<u32>) -> Vec<(Case, Signature, Kernel, u64)> {
     let profile = page_profile(lanes);
     let (mut entries, mut kernels) = (BTreeSet::new(), BTreeSet::new());
@@ -113,8 +113,8 @@ fn sample(lanes: Option<u32>) -> Vec<(Case, Signature, Kernel, u64)> {
             }
         }
     }
-    // Without subgroups no kernel uses the files that need them; browsers have no cooperative matrices, and what prepares
-    // for them is compiled only.
+    // Without subgroups no kernel uses the files that need them. Browsers have no cooperative matrices, so the shaders
+    // that prepare their operands are only compiled.
     let excused = |name: &str, text: &str| {
         (lanes.is_none() && needs_subgroups(text)) || needs_coop_matrix(text) || name.starts_with("half_")
     };
@@ -125,14 +125,14 @@ fn sample(lanes: Option<u32>) -> Vec<(Case, Signature, Kernel, u64)> {
     chosen
 }
 
-/// True for texts of another subgroup size than the adapter's.
+/// Returns true for shaders of a subgroup size that differs from the adapter's.
 fn foreign(name: &'static str, consts: &[(&'static str, u32)], lanes: Option<u32>) -> bool {
     let size = consts.iter().find(|(name, _)| *name == "LANES").map(|(_, lanes)| *lanes);
     size.is_some_and(|size| Some(size) != lanes)
         && needs_subgroups(&Shader::load(name, consts).unwrap().source)
 }
 
-/// Constants that add or leave out a few lines.
+/// Constants that switch a few lines on or off.
 const SWITCHES: [&str; 3] = ["RELU", "MASK", "HALF"];
 
 impl Plan {
@@ -154,14 +154,14 @@ impl Plan {
             wanted.entry((shader, consts)).or_default().insert(entry);
         }
         let modules: Modules = wanted.keys().cloned().zip(0..).collect();
-        // Large blocks of values take the browser's driver ten seconds and more each. Of texts that don't run and differ in
-        // switches only, one has its pipelines made.
+        // Large blocks of values take the browser's driver ten seconds or more each. Of shaders that are not run and
+        // differ only in switches, make pipelines of one.
         let mut kinds = BTreeSet::new();
         let entries = wanted.into_iter().map(|((name, consts), entries)| {
             let sizes: Vec<_> = consts.iter().filter(|(name, _)| !SWITCHES.contains(name)).copied().collect();
             let is_new = kinds.insert((name, sizes, entries.clone()));
             let runs = dispatched.contains(&(name, consts.clone()));
-            // Nothing of another subgroup size could run, so it would be time for nothing.
+            // Shaders of a different subgroup size could not run.
             let made = (is_new || runs) && !foreign(name, &consts, lanes);
             if made { entries.into_iter().collect() } else { Vec::new() }
         });
@@ -177,7 +177,7 @@ impl Plan {
         Self { about, lanes, modules, entries, samples }
     }
 
-    /// What the page is to do, in JSON.
+    /// Returns the page's jobs as JSON.
     fn jobs(&self) -> String {
         let modules = self.modules.keys().zip(&self.entries).map(|((name, consts), entries)| {
             let what = format!("{name} {consts:?}");
@@ -194,7 +194,7 @@ impl Plan {
         serde_json::to_string(&Jobs { texture_width: TEXTURE_WIDTH, modules, runs }).unwrap()
     }
 
-    /// All that went wrong.
+    /// Returns all faults.
     fn faults(&self, results: &Results) -> Vec<String> {
         let mut faults = Vec::new();
         for (((name, consts), entries), compiled) in
@@ -216,7 +216,7 @@ impl Plan {
         faults
     }
 
-    /// One line for the test's output.
+    /// Returns one line for the test's output.
     fn summary(&self, results: &Results) -> String {
         let ran: BTreeSet<usize> = self.samples.iter().flat_map(|sample| sample.job.modules()).collect();
         let foreign = self.modules.keys().filter(|(name, consts)| foreign(name, consts, self.lanes));
@@ -239,14 +239,14 @@ impl Plan {
 }
 
 impl Sample {
-    /// What is wrong with a run, if anything.
+    /// Returns the fault of a run, if any.
     fn fault(&self, run: &KernelRun) -> Option<String> {
         if let Some(error) = &run.error {
             return Some(error.clone());
         }
         let op = self.case.op.as_ref();
         let Some(Left { values, saved, clean }) = Job::left(op, &self.signature, &run.words) else {
-            return Some("what came back is not what was asked for".to_owned());
+            return Some("the results have the wrong number or sizes".to_owned());
         };
         let wide: Vec<Vec<f64>> = self.values.iter().map(|values| widen(values)).collect();
         let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
@@ -262,7 +262,7 @@ impl Sample {
 
 #[test]
 #[ignore = "needs the package chromium: see docs/portability.md"]
-fn chromium_compiles_every_variant_and_computes_the_same() {
+fn chromium_compiles_every_variant_and_matches_references() {
     let _turn = crate::common::turn();
     let made: Arc<OnceLock<Plan>> = Arc::default();
     let plan = made.clone();
@@ -272,6 +272,6 @@ fn chromium_compiles_every_variant_and_computes_the_same() {
     let plan = made.get().expect("the page asked for jobs");
     let faults = plan.faults(&results);
     let shown: Vec<&str> = faults.iter().take(10).map(String::as_str).collect();
-    assert!(faults.is_empty(), "{} faults, such as:\n{}", faults.len(), shown.join("\n"));
+    assert!(faults.is_empty(), "{} faults, for example:\n{}", faults.len(), shown.join("\n"));
     println!("{}", plan.summary(&results));
 }

@@ -1,9 +1,9 @@
-//! What the abstract factor is taken from: the photo, other pictures, or classes by name.
+//! Sources of the abstract factor: the photo, other pictures, or named classes.
 
 use crate::support::{Place, pixels, scene};
 use serde_json::Value;
 
-/// Nine names, for the small network.
+/// Labels for the nine classes of the small network.
 const LABELS: &[u8] = b"ant\nbee\ncat\ndog\neel\nfox\ngnu\nhen\nibis\n";
 
 fn option(place: &Place, picture: &str, name: &str) -> Value {
@@ -12,7 +12,7 @@ fn option(place: &Place, picture: &str, name: &str) -> Value {
 }
 
 #[test]
-fn classes_and_pictures_take_the_place_of_what_the_photo_shows() {
+fn classes_and_images_replace_the_photos_classes() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     place.file("labels.txt", LABELS);
@@ -41,7 +41,7 @@ fn classes_and_pictures_take_the_place_of_what_the_photo_shows() {
 }
 
 #[test]
-fn a_run_can_go_on_with_classes() {
+fn resume_accepts_classes() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     place.file("labels.txt", LABELS);

@@ -1,4 +1,4 @@
-//! `--alpha`: a photo's transparency, kept or composited on a colour.
+//! `--alpha`: keeping a photo's transparency or compositing it on a colour.
 
 use crate::support::{Place, pixels};
 use image::{Rgba, RgbaImage};
@@ -26,7 +26,7 @@ fn alpha(path: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn the_photos_transparency_is_kept() {
+fn photo_transparency_is_kept() {
     let place = Place::new();
     let photo = cutout(&place);
     let mut run = place.render(&photo);
@@ -34,7 +34,7 @@ fn the_photos_transparency_is_kept() {
     let kept = alpha(&place.path("out.png"));
     assert_eq!(kept, alpha(&place.path("out-0001.png")));
     for row in kept.chunks_exact(48) {
-        // 64 pixels become 48: the edge lies from 18 to 30.
+        // 64 pixels become 48: the edge is from 18 to 30.
         assert!(row[..15].iter().all(|a| *a == 0) && row[33..].iter().all(|a| *a == 255), "{row:?}");
         assert!(row[20..28].is_sorted() && row[24] > 60 && row[24] < 200, "{row:?}");
     }
@@ -42,7 +42,7 @@ fn the_photos_transparency_is_kept() {
     std::fs::remove_file(place.path("out.png")).unwrap();
     place.mirage().args(["resume", "out-checkpoint.safetensors", "-q"]).assert().success();
     assert_eq!(kept, alpha(&place.path("out.png")));
-    // Where the photo is opaque, it is what a run on white paints.
+    // Where the photo is opaque, the result equals that of a run on white.
     place.render_to(&photo, "white.png", "3").arg("-q").assert().success();
     let flat = |name: &str| neural_mirage::image_io::read(&place.path(name)).unwrap().picture.rgb;
     let (kept, white) = (flat("out.png"), flat("white.png"));
@@ -52,7 +52,7 @@ fn the_photos_transparency_is_kept() {
 }
 
 #[test]
-fn colours_behind_a_photo() {
+fn transparent_photo_is_composited_on_colour() {
     let place = Place::new();
     let photo = cutout(&place);
     for (color, output) in [("white", "white.png"), ("#102030", "blue.png")] {
@@ -64,14 +64,14 @@ fn colours_behind_a_photo() {
         assert!(matches!(image::open(place.path(output)).unwrap(), image::DynamicImage::ImageRgb8(_)));
     }
     let [white, blue] = ["white.png", "blue.png"].map(|name| pixels(&place.path(name)));
-    // The first step changes a colour by 0.02 at most.
+    // The first step changes a colour by at most 0.02.
     assert!(white[..3].iter().all(|level| *level > 240), "{:?}", &white[..3]);
     assert!(blue[..3].iter().zip([0x10, 0x20, 0x30]).all(|(a, b)| a.abs_diff(b) < 12), "{:?}", &blue[..3]);
     place.mirage().args(["show", "blue.png"]).assert().success().stdout(says("#102030"));
 }
 
 #[test]
-fn what_can_not_be_kept_is_said() {
+fn unsupported_alpha_is_reported() {
     let place = Place::new();
     let photo = cutout(&place);
     let refused = |words: &[&str]| place.deviceless().arg("render").arg(&photo).args(words).assert().code(2);

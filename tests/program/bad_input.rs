@@ -1,10 +1,10 @@
-//! Everything that a person can get wrong: exit code 2, the cause, the remedy, and nothing left behind.
+//! User errors: exit code 2, a message with cause and remedy, and no files left behind.
 
 use crate::support::{Place, jpeg, network};
 use assert_cmd::Command;
 use std::path::Path;
 
-/// Runs a command that must fail before any device is asked for, and looks for words in its message.
+/// Runs a command that must fail before any device is opened, and checks for words in its message.
 #[track_caller]
 fn refuses(command: &mut Command, words: &[&str]) {
     let output = command.output().unwrap();
@@ -18,7 +18,7 @@ fn refuses(command: &mut Command, words: &[&str]) {
 }
 
 #[test]
-fn unusable_photos() {
+fn unusable_photos_are_refused() {
     let place = Place::new();
     let photo = |name: &str, content: &[u8]| place.file(name, content);
     let whole = jpeg(64, 64);
@@ -39,7 +39,7 @@ fn unusable_photos() {
 }
 
 #[test]
-fn unusable_style_images_and_starts() {
+fn unusable_style_images_and_inits_are_refused() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     refuses(place.deviceless_render(&photo).args(["--style-image", "no.png"]), &["no.png"]);
@@ -55,14 +55,14 @@ fn unusable_style_images_and_starts() {
 }
 
 #[test]
-fn a_picture_too_small_for_the_deepest_layer() {
+fn picture_too_small_for_deepest_layer_is_refused() {
     let place = Place::new();
     let photo = place.photo("strip.png", 320, 16);
     refuses(&mut place.deviceless_render(&photo), &["too small", "--size"]);
 }
 
 #[test]
-fn unusable_layers() {
+fn unusable_layers_are_refused() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     for option in ["--spatial", "--abstract", "--style"] {
@@ -70,7 +70,7 @@ fn unusable_layers() {
         refuses(place.deviceless_render(&photo).args([option, "relu1_1:x"]), &["relu1_1:x", "LAYER:NUMBER"]);
         refuses(place.deviceless_render(&photo).args([option, "relu1_1:-1"]), &["relu1_1:-1"]);
     }
-    // A misspelt layer counts as one even where its factor has no weight.
+    // A misspelt layer is refused even if its factor has no weight.
     refuses(
         place.deviceless_render(&photo).args(["--style", "rellu1_1", "--style-weight", "0"]),
         &["rellu1_1", "relu1_1"],
@@ -90,7 +90,7 @@ fn unusable_layers() {
 }
 
 #[test]
-fn unusable_networks() {
+fn unusable_networks_are_refused() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let good = network(&[8, 7, 9]);
@@ -135,7 +135,7 @@ fn unusable_networks() {
 }
 
 #[test]
-fn unusable_outputs() {
+fn unusable_outputs_are_refused() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     std::fs::create_dir(place.path("folder")).unwrap();
@@ -157,7 +157,7 @@ fn unusable_outputs() {
         (&["-o", "out.png", "--log", "out.png", "--overwrite"], &["out.png", "--log"]),
         (&["-o", "out.png", "--log", "photo.png", "--overwrite"], &["photo.png", "--log"]),
     ] {
-        // The weights come last in the checks: these failures must show before them.
+        // The weights are checked last, so these errors must be reported before the missing file.
         let mut command = place.deviceless();
         command
             .arg("render")
@@ -176,14 +176,14 @@ fn unusable_outputs() {
     assert_eq!(
         place.entries(),
         ["folder", "out-0002.png", "photo.png", "taken.png"],
-        "nothing is left behind"
+        "files were left behind"
     );
 }
 
 #[test]
-fn unusable_numbers() {
+fn unusable_numbers_are_refused() {
     let place = Place::new();
-    // They are found before the photo is looked for.
+    // These are detected before the photo is opened.
     let photo = place.path("missing.png");
     for (words, expected) in [
         (&["--spatial-weight", "-1"][..], &["--spatial-weight", "-1", ">= 0"][..]),
@@ -233,7 +233,7 @@ fn unusable_numbers() {
 }
 
 #[test]
-fn unusable_labels() {
+fn unusable_labels_are_refused() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     place.file("two.txt", b"cat\ndog\n");
@@ -245,9 +245,9 @@ fn unusable_labels() {
     }
 }
 
-/// A folder that is named like a network, such as one for its pictures, does not hide the network.
+/// A folder with the name of a network, for example for its pictures, does not hide the network.
 #[test]
-fn a_folder_does_not_hide_a_network_of_its_name() {
+fn folder_does_not_hide_network_of_same_name() {
     let place = Place::new();
     std::fs::create_dir(place.path("vgg19")).unwrap();
     let mut command = place.deviceless();
@@ -256,7 +256,7 @@ fn a_folder_does_not_hide_a_network_of_its_name() {
         .env("XDG_DATA_HOME", place.path("data"))
         .env("HOME", place.path("home"));
     command.assert().code(2).stderr(predicates::str::contains("vgg19 has not been downloaded"));
-    // A variable that is empty counts as unset.
+    // An empty variable counts as unset.
     let mut command = place.deviceless();
     command.args(["classify", "none.png"]).env("MIRAGE_WEIGHTS", "");
     command.assert().code(2).stderr(predicates::str::contains("none.png"));

@@ -1,4 +1,4 @@
-//! Small files that would take all memory or all time, and files without an end: refused at once.
+//! Small files that expand to exhaust memory or time, and endless files, are refused quickly.
 
 use crate::support::Place;
 use assert_cmd::Command;
@@ -8,7 +8,7 @@ use predicates::str::contains as says;
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// The program with this much address space, in MiB: beyond it, it would end without a message.
+/// Returns a command that runs the program with limited address space (in MiB), beyond which it would be aborted.
 fn within(place: &Place, mebibytes: u32, words: &[&str]) -> Command {
     let mut command = Command::new("sh");
     let limited = format!("ulimit -v {}; exec \"$0\" \"$@\"", mebibytes * 1024);
@@ -18,7 +18,7 @@ fn within(place: &Place, mebibytes: u32, words: &[&str]) -> Command {
     command
 }
 
-/// A PNG of 60x40 pixels with what `fill` adds to it.
+/// Creates a PNG of 60x40 pixels, with metadata added by `fill`.
 fn png(fill: impl FnOnce(&mut png::Info<'_>)) -> Vec<u8> {
     let mut info = png::Info::with_size(60, 40);
     (info.color_type, info.bit_depth) = (png::ColorType::Rgb, png::BitDepth::Eight);
@@ -32,7 +32,7 @@ fn png(fill: impl FnOnce(&mut png::Info<'_>)) -> Vec<u8> {
 
 #[cfg(unix)]
 #[test]
-fn text_and_profiles_that_expand() {
+fn expanding_texts_and_profiles_are_refused() {
     let place = Place::new();
     let text = |size: usize| {
         let mut chunk = ITXtChunk::new("neural-mirage:options", "1".repeat(size));
@@ -46,7 +46,7 @@ fn text_and_profiles_that_expand() {
         place.file(name, &bytes);
         within(&place, 450, &["show", name]).assert().code(2).stderr(says("damaged"));
         within(&place, 450, &["sweep", "--continue", name]).assert().code(2).stderr(says("damaged"));
-        // As a photo, it has no text.
+        // The text is ignored when it is read as a photo.
         within(&place, 450, &["render", name, "-o", "no/folder.png"]).assert().code(2).stderr(says("no"));
     }
     let profile = png(|info| info.icc_profile = Some(Cow::Owned(vec![0; 600 << 20])));
@@ -59,20 +59,20 @@ fn text_and_profiles_that_expand() {
     within(&place, 450, &["show", "profile.png"]).assert().code(2).stderr(says("no record"));
 }
 
-/// A text takes many times its bytes in memory, however short it is.
+/// Even a short text takes many times its size in memory.
 #[cfg(unix)]
 #[test]
-fn a_million_texts() {
+fn million_texts_are_refused() {
     let place = Place::new();
     let plain = png(|_| {});
     let (start, rest) = plain.split_at(33);
-    // A chunk of eight bytes, whose checksum is that of its own content.
+    // A chunk of eight bytes with a valid checksum.
     let one = png(|info| info.utf8_text = vec![ITXtChunk::new("k", "x")]);
     let at = one.windows(4).position(|w| w == b"iTXt").unwrap() - 4;
     let length = u32::from_be_bytes(*one[at..].first_chunk().unwrap()) as usize + 12;
     place.file("texts.png", &[start, &one[at..at + length].repeat(1_000_000), rest].concat());
     within(&place, 300, &["show", "texts.png"]).assert().code(2).stderr(says("1000000 texts"));
-    // As a photo, it has no text.
+    // The text is ignored when it is read as a photo.
     within(&place, 450, &["render", "texts.png", "-o", "no/folder.png"])
         .assert()
         .code(2)
@@ -81,7 +81,7 @@ fn a_million_texts() {
 
 #[cfg(unix)]
 #[test]
-fn pictures_whose_size_is_only_a_claim() {
+fn declared_size_beyond_data_is_refused() {
     let place = Place::new();
     let mut jpeg = crate::support::jpeg(64, 64);
     let frame = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
@@ -109,7 +109,7 @@ fn pictures_whose_size_is_only_a_claim() {
 
 #[cfg(unix)]
 #[test]
-fn pipes_and_endless_files() {
+fn pipes_and_endless_files_are_refused() {
     let place = Place::new();
     place.photo("photo.png", 64, 48);
     let weights = place.network();
@@ -136,7 +136,7 @@ fn pipes_and_endless_files() {
         commands.last_mut().unwrap()[4] = &input;
         commands.push(vec!["kernels", "run", "add.wgsl", "--input", &tensor]);
         for words in commands {
-            // Reading without an end would take the memory, or the time.
+            // Unbounded reading would exhaust memory or time.
             let said = within(&place, 1500, &words).assert().code(2);
             assert!(said.get_output().stderr.len() > 20, "{words:?}");
         }
@@ -146,7 +146,7 @@ fn pipes_and_endless_files() {
 
 #[cfg(unix)]
 #[test]
-fn a_header_of_gigabytes() {
+fn huge_headers_and_files_are_refused() {
     let place = Place::new();
     let sparse = |name: &str, start: &[u8], length: u64| {
         let path = place.file(name, start);
@@ -168,7 +168,7 @@ fn a_header_of_gigabytes() {
             .code(2)
             .stderr(says("header"));
     }
-    // A short header of much data, which is there.
+    // A short header, followed by all the data that it declares.
     let head = "{'descr': '<f4', 'fortran_order': False, 'shape': (500000000,)}".as_bytes();
     let npy = [&b"\x93NUMPY\x01\x00"[..], &(head.len() as u16).to_le_bytes(), head].concat();
     sparse("much.npy", &npy, npy.len() as u64 + 2_000_000_000);
@@ -181,7 +181,7 @@ fn a_header_of_gigabytes() {
             .code(2)
             .stderr(says("not enough memory"));
     }
-    // A network of 5 GB, whose hash alone would take half a minute.
+    // A network of 5 GB: its hash alone would take half a minute.
     let head = br#"{"a":{"dtype":"F32","shape":[1250000000],"data_offsets":[0,5000000000]}}"#;
     let network = [&(head.len() as u64).to_le_bytes()[..], head].concat();
     sparse("network.safetensors", &network, network.len() as u64 + 5_000_000_000);
@@ -197,10 +197,10 @@ fn a_header_of_gigabytes() {
     within(&place, 450, &["kernels", "run", "huge.wgsl"]).assert().code(2).stderr(says("huge.wgsl"));
 }
 
-/// A run whose memory was there when it was planned, but can't be had.
+/// A run whose memory was available when planned, but can't be allocated.
 #[cfg(unix)]
 #[test]
-fn the_end_of_memory_is_a_message() {
+fn failed_allocation_is_reported() {
     let place = Place::new();
     place.photo("photo.png", 64, 64);
     place.network();
@@ -210,10 +210,10 @@ fn the_end_of_memory_is_a_message() {
     assert!(!place.path("o.png").exists());
 }
 
-/// Shaders that end compilers, or take all memory there.
+/// Shaders that crash compilers or exhaust their memory.
 #[cfg(unix)]
 #[test]
-fn shaders_that_are_too_deep_or_too_large() {
+fn too_deep_or_large_shaders_are_refused() {
     let place = Place::new();
     let body = |inside: &str| {
         format!(

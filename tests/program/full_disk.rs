@@ -1,4 +1,4 @@
-//! Disks without room, and folders that are gone: what becomes of what can't be written.
+//! Full disks and removed folders: handling of files that can't be written.
 
 use crate::common::not_run;
 use crate::common::process::{code, wait_for};
@@ -10,9 +10,9 @@ use predicates::str::contains as says;
 use std::io::Read as _;
 use std::path::PathBuf;
 
-/// A cell that can't be written is rescued; a sheet that can't be written doesn't keep the next cells from being painted.
+/// Cells that can't be written are rescued, and a sheet that can't be written does not stop the sweep.
 #[test]
-fn a_sweep_on_a_full_disk_loses_no_cell() {
+fn full_disk_loses_no_sweep_cell() {
     let place = Place::new();
     place.photo("photo.png", 64, 48);
     place.network();
@@ -32,7 +32,7 @@ fn a_sweep_on_a_full_disk_loses_no_cell() {
         command.args(["--vary", vary, "--iterations", "2", "--quiet", "-o", folder]);
         command
     };
-    // In units of 512 bytes where bash is a POSIX shell, else of 1024.
+    // The unit is 512 bytes if bash is in POSIX mode, otherwise 1024.
     let mut limited = place.in_shell("ulimit -f 14", &sweep("seed=1,2,3", "cells"));
     let said = limited.assert().code(1).stderr(says("sheet.png"));
     let said = String::from_utf8_lossy(&said.get_output().stderr).into_owned();
@@ -40,7 +40,7 @@ fn a_sweep_on_a_full_disk_loses_no_cell() {
     for cell in ["r1c1", "r1c2", "r1c3"] {
         image::open(place.path(&format!("cells/{cell}.png"))).unwrap();
     }
-    // A disk for cells of no size at all: there is another one for what is rescued.
+    // A disk too small for any cell; rescued files go to a different one.
     let Some(_disk) = Disk::mount(&place, "16k") else { return };
     std::fs::write(place.path("disk/filler"), vec![0; 12 << 10]).unwrap();
     let mut command = sweep("seed=1,2", "disk/sweep");
@@ -51,7 +51,7 @@ fn a_sweep_on_a_full_disk_loses_no_cell() {
 }
 
 #[test]
-fn room_for_the_picture_is_checked_before_the_run() {
+fn disk_space_is_checked_before_the_run() {
     let place = Place::new();
     let photo = place.photo("photo.png", 300, 300);
     let mut command = place.deviceless();
@@ -64,14 +64,14 @@ fn room_for_the_picture_is_checked_before_the_run() {
         "none.safetensors",
     ]);
     // 270 KB of pixels, 256 KiB of room.
-    refuses(&place, &mut place.in_shell("ulimit -f 256", &command), &["out.png", "room for 256 KiB"]);
+    refuses(&place, &mut place.in_shell("ulimit -f 256", &command), &["out.png", "only 256 KiB is free"]);
     let mut more = place.in_shell("ulimit -f 300", &command);
     more.assert().code(2).stderr(says("none.safetensors"));
 }
 
-/// What a run can do without takes more than there is: it goes on, says so once for each, and ends well.
+/// Optional outputs exceed the disk space: the run continues, warns once for each, and succeeds.
 #[test]
-fn a_full_disk_of_an_extra_is_a_warning() {
+fn full_disk_for_extras_is_a_warning() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let words = ["--print-every", "1", "--checkpoint-every", "5", "--film", "out.apng", "--log", "run.jsonl"];
@@ -89,8 +89,8 @@ fn a_full_disk_of_an_extra_is_a_warning() {
         place.render_for(&photo, "60").arg("--quiet").assert().success();
         pixels(&place.path("out.png"))
     };
-    assert!(pixels(&place.path("out.png")) == whole, "the picture is that of an undisturbed run");
-    // What is there of the log are whole lines.
+    assert!(pixels(&place.path("out.png")) == whole, "the picture differs from that of an undisturbed run");
+    // The part of the log that was written consists of whole lines.
     let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
     assert!(log.lines().count() > 3 && log.ends_with('\n'));
     log.lines().for_each(|line| drop(serde_json::from_str::<serde_json::Value>(line).expect(line)));
@@ -107,7 +107,7 @@ fn a_full_disk_of_an_extra_is_a_warning() {
 }
 
 #[test]
-fn snapshots_that_cannot_be_saved_do_not_end_a_run() {
+fn failed_snapshots_do_not_end_the_run() {
     let place = Place::new();
     std::fs::create_dir(place.path("gone")).unwrap();
     let photo = place.photo("photo.png", 64, 48);
@@ -118,18 +118,18 @@ fn snapshots_that_cannot_be_saved_do_not_end_a_run() {
     let mut child = place.spawn(&run);
     wait_until_it_paints(&place);
     std::fs::rename(place.path("gone"), place.path("elsewhere")).unwrap();
-    // Until a checkpoint is rescued: the snapshot before it could not be saved either.
+    // Wait until a checkpoint is rescued: the snapshot before it could not be saved either.
     wait_for("nothing is rescued", || {
         assert!(child.try_wait().unwrap().is_none(), "the run ended");
         std::fs::read_dir(place.path("tmp")).unwrap().count() > 0
     });
     signal(&child, "-INT");
-    // The picture is not where it should be.
+    // The picture is not in its place.
     assert_eq!(code(&mut child), Some(1));
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert!(said.contains("no snapshot: "), "{said}");
-    // Picture, film and checkpoint are rescued, each in a folder of its own with a name that can't be guessed.
+    // Picture, film and checkpoint are rescued, each in its own folder with an unpredictable name.
     let mut rescued: Vec<PathBuf> = Vec::new();
     for folder in std::fs::read_dir(place.path("tmp")).unwrap() {
         let folder = folder.unwrap().path();
@@ -155,7 +155,7 @@ fn snapshots_that_cannot_be_saved_do_not_end_a_run() {
     resume.assert().success();
 }
 
-/// A small disk, if this user may make one; else that is noted.
+/// A small disk (tmpfs). If this user can't mount one, the test is recorded as not run.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -169,7 +169,7 @@ impl Disk {
         if mount.is_ok_and(|output| output.status.success()) {
             return Some(Self(path));
         }
-        not_run("what needs a small disk: this user can't mount one");
+        not_run("tests with a small disk: this user can't mount one");
         None
     }
 }
@@ -181,14 +181,14 @@ impl Drop for Disk {
 }
 
 #[test]
-fn a_log_on_a_full_disk_goes_on_elsewhere_with_all_its_lines() {
+fn full_disk_moves_the_log_with_all_lines() {
     let place = Place::new();
     let Some(_disk) = Disk::mount(&place, "48k") else { return };
     let photo = place.photo("photo.png", 64, 48);
     std::fs::create_dir(place.path("tmp")).unwrap();
     let mut run = place.render_for(&photo, "80");
     run.args(["--print-every", "1", "--log", "disk/run.jsonl", "--quiet"]).env("TMPDIR", place.path("tmp"));
-    let said = run.assert().success().stderr(says("the log goes on in")).get_output().stderr.clone();
+    let said = run.assert().success().stderr(says("the log continues in")).get_output().stderr.clone();
     let said = String::from_utf8_lossy(&said);
     let (_, moved) = said.trim_end().rsplit_once(" in ").unwrap();
     let log = std::fs::read_to_string(moved).unwrap();
@@ -196,12 +196,12 @@ fn a_log_on_a_full_disk_goes_on_elsewhere_with_all_its_lines() {
         log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((&events[0]["event"], &events[events.len() - 1]["event"]), (&"start".into(), &"end".into()));
     assert_eq!(events.iter().filter(|event| event["event"] == "iteration").count(), 81);
-    // The part on the disk ends with a whole line.
+    // The part of the log on the disk ends with a whole line.
     assert!(std::fs::read_to_string(place.path("disk/run.jsonl")).unwrap().ends_with("}\n"));
 }
 
 #[test]
-fn a_disk_too_small_for_an_extra_is_noted_before_the_run() {
+fn low_disk_space_is_noted_before_the_run() {
     let place = Place::new();
     let Some(_disk) = Disk::mount(&place, "48k") else { return };
     let photo = place.photo("photo.png", 64, 48);
@@ -210,7 +210,7 @@ fn a_disk_too_small_for_an_extra_is_noted_before_the_run() {
     run.args(["--checkpoint-every", "5"]).env("TMPDIR", place.path("tmp"));
     run.assert().success().stderr(says("note: a checkpoint takes about").and(says("no checkpoint: ")));
     image::open(place.path("disk/out.png")).unwrap();
-    // Too small for the picture itself.
+    // A disk too small for the picture itself.
     let photo = place.photo("large.png", 300, 300);
     let mut large = place.deviceless();
     large.arg("render").arg(&photo).args([
@@ -221,13 +221,13 @@ fn a_disk_too_small_for_an_extra_is_noted_before_the_run() {
         "--weights",
         "none.safetensors",
     ]);
-    refuses(&place, &mut large, &["disk/b.png", "room for"]);
+    refuses(&place, &mut large, &["disk/b.png", "is free"]);
 }
 
-/// Help that can't be written is no success.
+/// Help that can't be written is an error.
 #[cfg(target_os = "linux")]
 #[test]
-fn help_on_a_full_disk_is_a_failure() {
+fn help_fails_on_full_disk() {
     let place = Place::new();
     for word in ["--help", "--version"] {
         let mut command = std::process::Command::new(place.mirage().get_program());

@@ -1,4 +1,4 @@
-//! Records of runs in pictures, films, early pictures, classes, and warnings about the balance.
+//! Records of runs in pictures, films, early snapshots, classes, and warnings about the balance.
 
 use crate::support::Place;
 use predicates::prelude::*;
@@ -11,7 +11,7 @@ fn stdout(command: &mut assert_cmd::Command) -> String {
 }
 
 #[test]
-fn a_picture_knows_its_run_and_how_it_differs_from_another() {
+fn show_prints_records_and_differences() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     place.render_for(&photo, "4").args(["--save-at", "2", "--quiet"]).assert().success();
@@ -57,7 +57,7 @@ fn a_picture_knows_its_run_and_how_it_differs_from_another() {
 }
 
 #[test]
-fn early_pictures_and_a_film_of_the_chain() {
+fn early_snapshots_and_films_are_written() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     for film in ["chain.gif", "chain.webp", "chain.apng"] {
@@ -69,7 +69,7 @@ fn early_pictures_and_a_film_of_the_chain() {
             printed.lines().any(|line| line.starts_with("  iterations ") && line.ends_with(" 9")),
             "{printed}"
         );
-        // It would be replaced.
+        // The existing film would be replaced.
         let mut again = place.render_to(&photo, "x.png", "3");
         again.args(["--film", film]);
         again.assert().code(2).stderr(predicate::str::contains("--film"));
@@ -81,7 +81,7 @@ fn early_pictures_and_a_film_of_the_chain() {
 }
 
 #[test]
-fn two_pictures_are_classified_with_their_distance() {
+fn classify_prints_distance_between_pictures() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     place.render_for(&photo, "3").arg("--quiet").assert().success();
@@ -96,7 +96,7 @@ fn two_pictures_are_classified_with_their_distance() {
 }
 
 #[test]
-fn a_factor_that_hardly_counts_draws_a_warning_that_names_its_option() {
+fn negligible_factor_warning_names_its_option() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let mut command = place.render_for(&photo, "2");
@@ -116,9 +116,9 @@ fn a_factor_that_hardly_counts_draws_a_warning_that_names_its_option() {
         .stderr(predicate::str::contains("warning").not());
 }
 
-/// The weights that are measured for a balance are printed as options, and mean the same when they are given back.
+/// Measured weights are printed as options, which reproduce the balance in another run.
 #[test]
-fn the_weights_of_a_balance_can_be_given_back() {
+fn printed_weights_reproduce_the_balance() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let said = place.render_for(&photo, "9").args(["--print-every", "1"]).output().unwrap();

@@ -1,4 +1,4 @@
-//! Untrusted pictures and checkpoints: a record is data, never a command.
+//! Untrusted pictures and checkpoints: a record is data, never commands.
 
 use crate::support::{Place, pixels};
 use neural_mirage::image_io::{self, WriteOptions};
@@ -10,7 +10,7 @@ use std::path::Path;
 
 type Record = Map<String, Value>;
 
-/// A folder with a photo, a network, and a run `out.png` of two iterations with its checkpoint.
+/// Creates a folder with a photo, a network, and a finished run `out.png` of two iterations with its checkpoint.
 fn finished() -> Place {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
@@ -19,7 +19,7 @@ fn finished() -> Place {
     place
 }
 
-/// The checkpoint of `out.png` with other options, under another name.
+/// Writes the checkpoint of `out.png` with edited options under a new name.
 fn forge_checkpoint(place: &Place, name: &str, edit: impl FnOnce(&mut Record)) {
     let mut checkpoint = Checkpoint::load(&place.path("out-checkpoint.safetensors")).unwrap();
     let mut options: Record = serde_json::from_str(&checkpoint.texts["options"]).unwrap();
@@ -28,7 +28,7 @@ fn forge_checkpoint(place: &Place, name: &str, edit: impl FnOnce(&mut Record)) {
     checkpoint.save(&place.path(name)).unwrap();
 }
 
-/// A picture with the record of `out.png` but for what was edited.
+/// Writes a picture with the edited record of `out.png`.
 fn forge_picture(place: &Place, name: &str, edit: impl FnOnce(&mut Record)) {
     let mut metadata = image_io::read_metadata(&place.path("out.png")).unwrap();
     let (_, text) = metadata.iter_mut().find(|(key, _)| key == "neural-mirage:options").unwrap();
@@ -49,7 +49,7 @@ fn promote(place: &Place, name: &str, words: &[&str]) -> assert_cmd::assert::Ass
 }
 
 #[test]
-fn orders_in_a_record_are_refused_by_name() {
+fn dangerous_options_in_record_are_refused() {
     let place = finished();
     std::fs::create_dir(place.path("sweep")).unwrap();
     std::fs::write(place.path("victim"), "precious").unwrap();
@@ -99,12 +99,12 @@ fn orders_in_a_record_are_refused_by_name() {
         said.stderr(says(&name).or(says(name.replace('-', "_"))).and(says("\u{1b}").not()));
     }
     assert_eq!(std::fs::read_to_string(place.path("victim")).unwrap(), "precious");
-    assert_eq!(place.entries(), before, "nothing was written");
+    assert_eq!(place.entries(), before, "files were written");
 }
 
-/// Records had one number of iterations before there were scales.
+/// Before scales existed, records had a single number of iterations.
 #[test]
-fn an_old_record_is_understood_by_resume_and_sweep() {
+fn old_records_work_in_resume_and_sweep() {
     let place = finished();
     std::fs::create_dir(place.path("sweep")).unwrap();
     forge_picture(&place, "sweep/r1c1.png", |options| {
@@ -130,7 +130,7 @@ fn an_old_record_is_understood_by_resume_and_sweep() {
 }
 
 #[test]
-fn a_run_that_goes_on_writes_beside_its_checkpoint() {
+fn resumed_run_writes_beside_its_checkpoint() {
     let place = finished();
     let elsewhere = Place::new();
     elsewhere.file("victim.png", b"precious");
@@ -165,7 +165,7 @@ fn a_run_that_goes_on_writes_beside_its_checkpoint() {
         assert_eq!(std::fs::read(victim).unwrap(), b"precious");
     }
     assert_eq!(elsewhere.entries(), ["victim.png"]);
-    // The checkpoint was moved, alone, under a name of its own.
+    // Only the checkpoint was moved, and renamed.
     std::fs::create_dir(place.path("moved")).unwrap();
     std::fs::copy(place.path("out-checkpoint.safetensors"), place.path("moved/state.safetensors")).unwrap();
     resume(&place, "moved/state.safetensors", &[]).success();
@@ -173,14 +173,14 @@ fn a_run_that_goes_on_writes_beside_its_checkpoint() {
 }
 
 #[test]
-fn only_its_own_files_are_replaced_by_a_run_that_goes_on() {
+fn resumed_run_replaces_only_its_own_files() {
     let place = finished();
     // Its own picture, snapshot and checkpoint.
     let first = pixels(&place.path("out.png"));
     let words = ["--save-at", "1,3"];
     resume(&place, "out-checkpoint.safetensors", &words).success();
     assert_ne!(pixels(&place.path("out.png")), first);
-    // Another file, a picture of another run, a picture without a record.
+    // An unrelated file, a picture of a different run, and a picture without a record.
     let photo = place.path("photo.png");
     place.render_to(&photo, "other.png", "2").arg("--quiet").assert().success();
     let other = std::fs::read(place.path("other.png")).unwrap();
@@ -200,7 +200,7 @@ fn only_its_own_files_are_replaced_by_a_run_that_goes_on() {
 
 #[cfg(unix)]
 #[test]
-fn links_lead_no_run_elsewhere() {
+fn symbolic_links_do_not_redirect_outputs() {
     use std::os::unix::fs::symlink;
     let place = finished();
     let elsewhere = Place::new();
@@ -214,7 +214,7 @@ fn links_lead_no_run_elsewhere() {
     }
     assert_eq!(std::fs::read(elsewhere.path("victim.png")).unwrap(), b"precious");
     assert_eq!(elsewhere.entries(), ["victim.png"]);
-    // A folder that is named through a link is the user's choice.
+    // A folder given through a link is the user's choice.
     std::fs::create_dir(place.path("real")).unwrap();
     symlink("real", place.path("linked")).unwrap();
     std::fs::copy(place.path("out-checkpoint.safetensors"), place.path("real/a-checkpoint.safetensors"))
@@ -224,7 +224,7 @@ fn links_lead_no_run_elsewhere() {
 }
 
 #[test]
-fn what_a_record_names_is_only_read_and_said() {
+fn files_named_in_record_are_checked_and_listed() {
     let place = finished();
     place.photo("style.png", 40, 40);
     place.photo("other.png", 64, 48);
@@ -235,7 +235,7 @@ fn what_a_record_names_is_only_read_and_said() {
     resume(&place, "out-checkpoint.safetensors", &[])
         .success()
         .stderr(says("photo.png (photo)").and(says("net.safetensors (weights)")));
-    // A file whose content the checkpoint doesn't state, so that its writer need not know it.
+    // A file without a hash in the checkpoint, whose writer therefore need not know its content.
     let labels = place.file("labels.txt", b"a\nsecret\n");
     for (name, value) in [
         ("labels", json!(labels)),
@@ -246,7 +246,7 @@ fn what_a_record_names_is_only_read_and_said() {
         forge_checkpoint(&place, "evil-checkpoint.safetensors", put(name, value));
         resume(&place, "evil-checkpoint.safetensors", &[]).code(2).stderr(says("no SHA-256 of"));
     }
-    // Another network than the one of its SHA-256.
+    // A network that does not match its SHA-256.
     let other = crate::support::network(&[8, 6, 9]);
     std::fs::create_dir(place.path("nets")).unwrap();
     let weights = other.write(&place.path("nets"));
@@ -254,7 +254,7 @@ fn what_a_record_names_is_only_read_and_said() {
     resume(&place, "evil-checkpoint.safetensors", &[]).code(2).stderr(says("not the network"));
     forge_picture(&place, "cell.png", put("weights", json!(weights)));
     promote(&place, "cell.png", &[]).code(2).stderr(says("not the network"));
-    // A picture states no content of files: names of classes are not taken from it.
+    // A picture has no hashes of files, so labels are not taken from it.
     forge_picture(&place, "cell.png", |options| {
         options.insert("labels".to_owned(), json!(labels));
         options.insert("adapter".to_owned(), json!("$(touch owned)"));
@@ -267,7 +267,7 @@ fn what_a_record_names_is_only_read_and_said() {
 }
 
 #[test]
-fn another_photo_is_noticed_wherever_it_lies() {
+fn changed_photo_is_refused() {
     let place = finished();
     place.photo("other.png", 64, 40);
     resume(&place, "out-checkpoint.safetensors", &["--photo", "other.png"])
@@ -275,14 +275,14 @@ fn another_photo_is_noticed_wherever_it_lies() {
         .stderr(says("not the photo"));
     std::fs::copy(place.path("photo.png"), place.path("copy.png")).unwrap();
     resume(&place, "out-checkpoint.safetensors", &["--photo", "copy.png"]).success();
-    // The run goes on from the copy now; that one is edited in place.
+    // The run now continues with the copy, which is then edited in place.
     place.photo("copy.png", 64, 40);
     resume(&place, "out-checkpoint.safetensors", &[]).code(2);
 }
 
 #[cfg(unix)]
 #[test]
-fn devices_and_pipes_are_not_read_for_a_record() {
+fn devices_and_pipes_in_record_are_not_read() {
     let place = finished();
     let pipe = place.path("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -299,10 +299,10 @@ fn devices_and_pipes_are_not_read_for_a_record() {
     }
 }
 
-/// Of its kind it is an ordinary file; it states no length, and reading it would take minutes.
+/// Files in /proc look like ordinary files of length 0, but reading this one would take minutes.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_file_of_the_kernel_is_not_read_to_its_end_for_a_record() {
+fn proc_files_in_record_are_not_read() {
     let place = finished();
     let file = "/proc/self/pagemap";
     forge_checkpoint(&place, "evil-checkpoint.safetensors", |options| {
@@ -320,7 +320,7 @@ fn a_file_of_the_kernel_is_not_read_to_its_end_for_a_record() {
         command.args(["resume", "evil-checkpoint.safetensors"]).timeout(std::time::Duration::from_secs(20));
         command.assert().code(2).stderr(says(words).and(says(file)));
     }
-    // Wherever it is named: of one it would read gigabytes, and for the other wait for ever.
+    // Wherever such a file is named: one would yield gigabytes, the other would block forever.
     std::fs::write(place.path("add.wgsl"), "@compute @workgroup_size(1) fn main() {}\n").unwrap();
     for file in [file, "/proc/kmsg"] {
         for words in [
@@ -339,9 +339,9 @@ fn a_file_of_the_kernel_is_not_read_to_its_end_for_a_record() {
     }
 }
 
-/// Each would take a picture's memory before the run's could be looked at.
+/// Each would need memory for a picture before the memory of the run is checked.
 #[test]
-fn many_files_in_a_record_are_not_read() {
+fn too_many_files_in_record_are_refused() {
     let place = finished();
     let edit =
         |options: &mut Record| drop(options.insert("style_image".to_owned(), json!(vec!["out.png"; 65])));
@@ -349,9 +349,9 @@ fn many_files_in_a_record_are_not_read() {
     promote(&place, "evil.png", &["-o", "more.png"]).code(2).stderr(says("65 files; at most 64"));
 }
 
-/// What no record may state is refused when a run begins, not when it is to go on.
+/// Values that a record may not contain are refused when a run begins, not when it is resumed.
 #[test]
-fn a_run_that_could_not_be_resumed_does_not_start() {
+fn unresumable_run_is_refused_at_start() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let many = (1_000_000..1_010_001).map(|at: u32| at.to_string()).collect::<Vec<_>>().join(",");
@@ -367,9 +367,9 @@ fn a_run_that_could_not_be_resumed_does_not_start() {
         .stderr(says("line 2 is longer than 1000 bytes"));
 }
 
-/// Long names and values, and many of them: nothing is padded to the longest, and two records are compared in one pass.
+/// Many long names and values: nothing is padded to the longest, and two records are compared in one pass.
 #[test]
-fn a_record_of_any_length_is_shown_in_little_memory_and_time() {
+fn large_records_are_shown_within_limits() {
     let place = finished();
     let many = |seed: &'static str| {
         move |options: &mut Record| {
@@ -388,7 +388,7 @@ fn a_record_of_any_length_is_shown_in_little_memory_and_time() {
 }
 
 #[test]
-fn text_of_a_record_reaches_the_terminal_escaped() {
+fn record_text_is_escaped_on_terminals() {
     let place = finished();
     let mut metadata = image_io::read_metadata(&place.path("out.png")).unwrap();
     let poison = "\u{1b}]0;owned\u{7}\u{9b}2J\u{202e}";
@@ -433,7 +433,7 @@ fn text_of_a_record_reaches_the_terminal_escaped() {
     clean(run(&["sweep", "--continue", "evil.png"]));
     let shown = run(&["show", "evil.png", "--json"]);
     let value: Value = serde_json::from_slice(&shown.stdout).unwrap();
-    assert_eq!(value["options"][poison], poison, "what is meant for programs stays as it is");
+    assert_eq!(value["options"][poison], poison, "JSON output must not be changed");
     clean(shown);
     let mut checkpoint = Checkpoint::load(&place.path("out-checkpoint.safetensors")).unwrap();
     checkpoint.texts.insert("adapter".to_owned(), format!("{poison}\nfake"));
@@ -443,9 +443,9 @@ fn text_of_a_record_reaches_the_terminal_escaped() {
     clean(run(&["resume", "evil-checkpoint.safetensors", "--iterations", "3"]));
 }
 
-/// The sheet is rewritten after each run of a sweep: never in the place of what is not the sweep's.
+/// The sheet is rewritten after each run of a sweep, but never over a file that is not the sweep's.
 #[test]
-fn a_sweep_replaces_no_file_that_is_not_its_own() {
+fn sweep_replaces_only_its_own_sheet() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     place.file("victim", b"precious");
@@ -469,7 +469,7 @@ fn a_sweep_replaces_no_file_that_is_not_its_own() {
         }
     }
     assert_eq!(std::fs::read(place.path("victim")).unwrap(), b"precious");
-    // Nor beside cells of its own.
+    // Also not beside its own cells.
     sweep("folder").success();
     for name in ["sheet.png", "sheet.html"] {
         let path = place.path(&format!("folder/{name}"));
@@ -481,9 +481,9 @@ fn a_sweep_replaces_no_file_that_is_not_its_own() {
     sweep("folder").success();
 }
 
-/// What can't be written is found before anything is painted, also where everything may be replaced.
+/// Unwritable outputs are detected before the first iteration, even with `--overwrite`.
 #[test]
-fn what_is_in_the_way_of_a_sweep_is_said_before_it_begins() {
+fn sweep_checks_outputs_before_it_begins() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     for name in ["r1c2.png", "run-1-checkpoint.safetensors", "run-2-checkpoint.safetensors", "sheet.html"] {
@@ -495,7 +495,7 @@ fn what_is_in_the_way_of_a_sweep_is_said_before_it_begins() {
         assert_eq!(std::fs::read_dir(place.path("folder")).unwrap().count(), 1, "{name}");
         std::fs::remove_dir_all(place.path("folder")).unwrap();
     }
-    // So it is with a snapshot.
+    // The same for a snapshot.
     std::fs::create_dir(place.path("out-0002.png")).unwrap();
     let mut command = place.deviceless();
     command.arg("render").arg(&photo).arg("--weights").arg(place.network());

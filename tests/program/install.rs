@@ -1,15 +1,15 @@
-//! What an installation needs: completions, the manual, the network that comes with the program.
+//! Installation: completions, manual pages, the default network, and packages.
 
 use crate::support::Place;
 use neural_mirage::vgg::locate::{DEFAULT_NETWORK_SHA256, NARROW};
 use predicates::prelude::*;
 
-/// The commands that `mirage --help` lists, but for `help`.
+/// Returns the commands listed by `mirage --help`, except `help`.
 fn commands(place: &Place) -> Vec<String> {
     let help = printed(place, &["--help"]);
     let (_, list) = help.split_once("\nCommands:\n").unwrap();
     let (list, _) = list.split_once("\n\n").unwrap();
-    // A description may go on in further lines, which are indented more.
+    // Descriptions may continue on lines with more indentation.
     let names = list.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
     let names: Vec<String> =
         names.filter(|name| !name.is_empty() && *name != "help").map(str::to_owned).collect();
@@ -24,7 +24,7 @@ fn printed(place: &Place, words: &[&str]) -> String {
 }
 
 #[test]
-fn completions_know_every_command_and_option() {
+fn completions_cover_commands_and_options() {
     let place = Place::new();
     let commands = commands(&place);
     for shell in ["bash", "zsh", "fish", "powershell"] {
@@ -34,7 +34,7 @@ fn completions_know_every_command_and_option() {
         }
         assert!(text.contains("style-statistic") && text.contains("shader-dir"), "{shell}");
         assert!(
-            !text.contains("manual pages") && !text.contains("completions of a shell"),
+            !text.contains("manual pages") && !text.contains("Print shell completions"),
             "{shell}: hidden"
         );
         assert!(!text.contains("lose-device-after") && !text.contains("--process"), "{shell}: hidden");
@@ -42,10 +42,10 @@ fn completions_know_every_command_and_option() {
     place.deviceless().args(["completions", "ksh"]).assert().code(2).stderr(predicate::str::contains("bash"));
 }
 
-/// What bash itself offers.
+/// Checks the completions that bash offers.
 #[cfg(target_os = "linux")]
 #[test]
-fn bash_completes_with_the_script() {
+fn bash_completion_script_works() {
     let place = Place::new();
     let script = place.file("mirage.bash", printed(&place, &["completions", "bash"]).as_bytes());
     let program = "source \"$1\"; COMP_WORDS=(mirage \"${@:2}\"); COMP_CWORD=$(($# - 1)); \
@@ -67,7 +67,7 @@ fn bash_completes_with_the_script() {
 }
 
 #[test]
-fn the_manual_has_a_page_for_each_command() {
+fn manual_has_a_page_for_each_command() {
     let place = Place::new();
     printed(&place, &["man", "a/new folder"]);
     let mut pages: Vec<String> = std::fs::read_dir(place.path("a/new folder"))
@@ -79,7 +79,7 @@ fn the_manual_has_a_page_for_each_command() {
         assert!(pages.contains(&format!("mirage-{command}.1")), "{command}: {pages:?}");
     }
     let page = std::fs::read_to_string(place.path("a/new folder/mirage-kernels-run.1")).unwrap();
-    assert!(page.contains("\nExamples:\n.nf\n  mirage kernels run"), "examples are run together");
+    assert!(page.contains("\nExamples:\n.nf\n  mirage kernels run"), "the examples are run together");
     assert!(pages.contains(&"mirage.1".to_owned()) && !pages.iter().any(|page| page.contains("completions")));
     let page = std::fs::read_to_string(place.path("a/new folder/mirage-render.1")).unwrap();
     assert!(page.starts_with(".ie") && page.contains(".TH mirage-render 1"), "{page}");
@@ -90,7 +90,7 @@ fn the_manual_has_a_page_for_each_command() {
 }
 
 #[test]
-fn the_default_network_needs_no_download() {
+fn default_network_needs_no_download() {
     let place = Place::new();
     let known = predicate::str::contains(DEFAULT_NETWORK_SHA256);
     place.deviceless().args(["weights", "--fetch", NARROW]).assert().success().stdout(known.clone());
@@ -102,7 +102,7 @@ fn the_default_network_needs_no_download() {
         .code(2)
         .stderr(predicate::str::contains("--dir"));
     assert!(place.entries().is_empty());
-    // A file that has its name is a file.
+    // A file named like the network is treated as a file.
     place.file(NARROW, b"no network");
     place
         .deviceless()
@@ -112,7 +112,7 @@ fn the_default_network_needs_no_download() {
         .stderr(predicate::str::contains("./narrow: "));
 }
 
-/// A server of one file and of its record, as the hub has them; it ends with the test process.
+/// Serves one file and its Git LFS pointer, like the hub; it ends with the test process.
 #[cfg(target_os = "linux")]
 fn hub(file: Vec<u8>) -> String {
     use sha2::{Digest as _, Sha256};
@@ -138,7 +138,7 @@ fn hub(file: Vec<u8>) -> String {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_network_that_was_fetched_is_found_by_its_name() {
+fn fetched_network_is_found_by_name() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let network = crate::support::network(&[8, 7, 9]).bytes();
@@ -164,10 +164,11 @@ fn a_network_that_was_fetched_is_found_by_its_name() {
     assert!(place.path("out.png").exists());
 }
 
-/// A program that holds its network runs by itself: here the copied file, in an empty folder and with no home.
+/// A program with an embedded network needs no other files: the copied executable runs in an empty folder without a
+/// home.
 #[cfg(feature = "embedded-network")]
 #[test]
-fn a_copied_program_runs_in_an_empty_folder() {
+fn copied_program_runs_in_empty_folder() {
     let place = Place::new();
     let copy = place.path("copy");
     std::fs::copy(assert_cmd::cargo::cargo_bin!("mirage"), &copy).unwrap();
@@ -185,13 +186,13 @@ fn a_copied_program_runs_in_an_empty_folder() {
     let shown = start(&["show", "out.png"]).assert().success();
     let shown = String::from_utf8_lossy(&shown.get_output().stdout).into_owned();
     assert!(shown.contains(DEFAULT_NETWORK_SHA256), "{shown}");
-    // The record names the network by its short name, from which it is found again.
+    // The record has the network's short name, by which it is found again.
     start(&["resume", "out-checkpoint.safetensors", "--iterations", "3"]).assert().success();
 }
 
-/// The crate leaves out the network, which is larger than registries take, and has every file that is compiled in.
+/// The crate omits the network, which exceeds the registry's size limit, and has every file that is compiled in.
 #[test]
-fn the_packaged_crate_is_complete_without_the_network() {
+fn packaged_crate_is_complete_without_network() {
     let output = std::process::Command::new(env!("CARGO"))
         .args(["package", "--list", "--allow-dirty", "--offline"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -212,9 +213,9 @@ fn the_packaged_crate_is_complete_without_the_network() {
     }
 }
 
-/// What the .deb takes is in the repository, or made by tools/package.
+/// The files of the .deb are in the repository or made by tools/package.
 #[test]
-fn what_the_debian_package_takes_is_there() {
+fn debian_package_assets_exist() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let manifest = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
     let script = std::fs::read_to_string(root.join("tools/package")).unwrap();

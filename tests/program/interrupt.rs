@@ -1,4 +1,4 @@
-//! Signals, real ones, and readers that go away.
+//! Real signals, and readers that close their end of a pipe.
 
 use crate::common::process::{Running, code, wait_for};
 use crate::support::{Place, pixels};
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A run without end, with a log.
+/// Returns a command for a practically endless run with a log.
 pub fn endless(place: &Place) -> assert_cmd::Command {
     let photo = place.photo("photo.png", 64, 48);
     let mut command = place.render_for(&photo, "10000000");
@@ -15,7 +15,7 @@ pub fn endless(place: &Place) -> assert_cmd::Command {
     command
 }
 
-/// Starts a run without end and waits until it paints.
+/// Starts an endless run and waits for its first iteration.
 pub fn start(place: &Place) -> Running {
     let child = place.spawn(&endless(place));
     wait_until_it_paints(place);
@@ -29,14 +29,14 @@ pub fn wait_until_it_paints(place: &Place) {
     });
 }
 
-/// Sends a signal, such as `-INT`, by the shell's own `kill`: small systems have no program of that name.
+/// Sends a signal such as `-INT` with the shell's built-in `kill`: small systems have no such program.
 pub fn signal(child: &Child, name: &str) {
     let id = child.id().to_string();
     let kill = ["-c", "kill \"$0\" \"$1\"", name, &id];
     assert!(Command::new("sh").args(kill).status().unwrap().success(), "the process has ended");
 }
 
-/// The run was stopped with its picture saved, and says so in its log.
+/// Checks that the run was stopped with its picture saved, and logged that.
 fn assert_saved(place: &Place) {
     assert_eq!(image::image_dimensions(place.path("out.png")).unwrap(), (48, 36));
     image::open(place.path("out.png")).unwrap();
@@ -58,7 +58,7 @@ fn ctrl_c_finishes_saves_and_exits_130() {
 }
 
 #[test]
-fn a_second_ctrl_c_quits_at_once() {
+fn second_ctrl_c_quits_immediately() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let pipe = place.path("pipe");
@@ -69,14 +69,14 @@ fn a_second_ctrl_c_quits_at_once() {
     let mut line = String::new();
     log.read_line(&mut line).unwrap();
     assert!(line.contains("\"event\":\"start\""), "{line}");
-    // The log is read no further, and another writer fills the pipe: the run waits for room and can't end by itself.
+    // The log is not read further and another writer fills the pipe, so the run blocks on writing and can't end.
     let mut other = std::fs::File::options().write(true).open(&pipe).unwrap();
-    // It fails once the reader is gone.
+    // Writing fails once the reader is closed.
     let filling = std::thread::spawn(move || other.write_all(&[0; 4 << 20]));
     std::thread::sleep(Duration::from_millis(500));
     signal(&child, "-INT");
     std::thread::sleep(Duration::from_millis(500));
-    assert!(child.try_wait().unwrap().is_none(), "the first one quits");
+    assert!(child.try_wait().unwrap().is_none(), "the first signal quits");
     signal(&child, "-INT");
     assert_eq!(code(&mut child), Some(130));
     assert!(!place.path("out.png").exists());
@@ -84,15 +84,15 @@ fn a_second_ctrl_c_quits_at_once() {
     assert!(filling.join().unwrap().is_err());
 }
 
-/// A terminal that is closed sends SIGHUP, and so does its shell; systems that shut down send SIGTERM too; `timeout` signals
-/// the process and its group.
+/// A closing terminal and its shell both send SIGHUP, a system that shuts down also sends SIGTERM, and `timeout`
+/// signals the process and its group.
 #[test]
-fn signals_that_come_twice_still_save() {
+fn signals_in_quick_succession_still_save() {
     for names in [["-HUP", "-HUP", "-TERM"], ["-TERM", "-TERM", "-HUP"], ["-INT", "-INT", "-INT"]] {
         let place = Place::new();
         let mut child = start(&place);
         let id = child.id().to_string();
-        // From one process, so that they come within microseconds.
+        // From one process, so that they arrive within microseconds.
         let program = names.map(|name| format!("kill {name} {id}")).join("; ");
         Command::new("bash").args(["-c", &program]).stderr(Stdio::null()).status().unwrap();
         assert_eq!(code(&mut child), Some(130));
@@ -102,7 +102,7 @@ fn signals_that_come_twice_still_save() {
 
 /// `nohup` ignores SIGHUP, a script's `&` ignores SIGINT and SIGQUIT.
 #[test]
-fn signals_that_were_ignored_at_the_start_stay_ignored() {
+fn signals_ignored_at_start_stay_ignored() {
     for (ignored, names, last) in [
         ("HUP", &["-HUP"][..], "-INT"),
         ("INT", &["-INT", "-INT"], "-HUP"),
@@ -122,9 +122,9 @@ fn signals_that_were_ignored_at_the_start_stay_ignored() {
     }
 }
 
-/// A signal before there is anything to save ends the program at once, and leaves no file of a lock behind.
+/// A signal before there is anything to save ends the program immediately and leaves no lock file behind.
 #[test]
-fn a_signal_while_the_run_prepares_leaves_nothing() {
+fn signal_during_preparation_leaves_no_files() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let locks = || {
@@ -136,15 +136,15 @@ fn a_signal_while_the_run_prepares_leaves_nothing() {
         let mut child = place.spawn(
             place.render_to(&photo, &output, "10000000").args(["--film", "f.gif", "--log", "l.jsonl"]),
         );
-        let begun = Instant::now();
+        let started = Instant::now();
         while locks() == 0 {
-            assert!(begun.elapsed() < Duration::from_secs(60));
+            assert!(started.elapsed() < Duration::from_secs(60));
             std::thread::yield_now();
         }
         signal(&child, name);
         assert_eq!(code(&mut child), Some(130));
         assert_eq!(locks(), 0, "{:?}", place.entries());
-        // An empty log would be in the way of the same command. On a slow machine the run may have begun.
+        // An empty log would block a repetition of the command. On a slow machine the run may have started.
         let log = place.path("l.jsonl");
         assert!(std::fs::metadata(&log).map_or(true, |found| found.len() > 0), "an empty log is left");
         let _ = std::fs::remove_file(log);
@@ -152,8 +152,8 @@ fn a_signal_while_the_run_prepares_leaves_nothing() {
     }
 }
 
-/// A run that logs to a pipe; the test reads a line and goes away.
-fn deserted(place: &Place, log: &str, reader: impl FnOnce(&mut Child) -> Box<dyn std::io::Read>) {
+/// Runs with a log on a pipe whose reader closes it after one line.
+fn close_log_reader(place: &Place, log: &str, reader: impl FnOnce(&mut Child) -> Box<dyn std::io::Read>) {
     let photo = place.photo("photo.png", 64, 48);
     let words = ["--log", log, "--print-every", "1", "--quiet"];
     let mut child = place.spawn(place.render_for(&photo, "40").args(words));
@@ -166,25 +166,25 @@ fn deserted(place: &Place, log: &str, reader: impl FnOnce(&mut Child) -> Box<dyn
     assert!(errors.contains("warning: the log ends here") && errors.lines().count() == 1, "{errors}");
     let shown = place.mirage().args(["show", "out.png", "--json"]).output().unwrap().stdout;
     let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
-    assert_eq!(shown["iterations"], 40, "the run went on to its end");
+    assert_eq!(shown["iterations"], 40, "the run did not continue to its end");
 }
 
 #[test]
-fn a_run_goes_on_when_the_reader_of_its_log_goes_away() {
+fn run_survives_closed_log_reader() {
     let place = Place::new();
-    deserted(&place, "-", |child| Box::new(child.stdout.take().unwrap()));
+    close_log_reader(&place, "-", |child| Box::new(child.stdout.take().unwrap()));
     let whole = pixels(&place.path("out.png"));
     let place = Place::new();
     let pipe: PathBuf = place.path("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let opened = pipe.clone();
-    deserted(&place, "pipe", move |_| Box::new(std::fs::File::open(opened).unwrap()));
+    close_log_reader(&place, "pipe", move |_| Box::new(std::fs::File::open(opened).unwrap()));
     assert!(whole == pixels(&place.path("out.png")));
 }
 
-/// What is not only printed is not done once nobody reads.
+/// If nobody reads the output, a command that also writes files reports a failure.
 #[test]
-fn work_that_nobody_hears_of_is_no_success() {
+fn closed_stdout_fails_kernels_test() {
     let place = Place::new();
     let words = ["kernels", "test", "relu", "--shapes", "quick", "--adapter", "cpu", "--json", "all.json"];
     let mut child = place.spawn(place.mirage().args(words));

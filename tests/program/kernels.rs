@@ -1,4 +1,4 @@
-//! `mirage kernels` and `--shader-dir`: the workbench on this device, and ten broken kernels that it must see.
+//! `mirage kernels` and `--shader-dir`: the workbench on this device, and ten broken kernels that it must detect.
 
 use crate::common::process::wait_for;
 use crate::support::{Place, pixels};
@@ -8,14 +8,14 @@ use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
 use std::time::{Duration, Instant};
 
-/// A kernel broken on purpose.
+/// A deliberately broken kernel.
 struct Broken {
-    /// What is wrong with it.
+    /// Description of the fault.
     fault: &'static str,
     shader: &'static str,
-    /// The first such text ...
+    /// The first occurrence of this text ...
     from: &'static str,
-    /// ... becomes this.
+    /// ... is replaced by this.
     to: &'static str,
     /// A kernel that must fail.
     kernel: &'static str,
@@ -75,7 +75,7 @@ const BROKEN: &[Broken] = &[
         fault: "NaN on zero",
         shader: "relu",
         from: "output[i] = select(x, vec4<f32>(0.0), x < vec4<f32>(0.0))",
-        // By its bits: compilers may leave out a division by what is multiplied again.
+        // Through bits: compilers may remove a division that cancels with a multiplication.
         to: "output[i] = select(max(x, vec4<f32>(0.0)), bitcast<vec4<f32>>(vec4<u32>(0x7fc00000u | min(i, 1u))), \
              x == vec4<f32>(0.0))",
         kernel: "relu/naive",
@@ -96,7 +96,7 @@ const BROKEN: &[Broken] = &[
     },
 ];
 
-/// Writes a shader of the program into the folder `shaders` of a place, changed.
+/// Writes a modified built-in shader to the folder `my shaders`.
 fn broken(place: &Place, broken: &Broken) {
     let path = format!("{}/shaders/{}.wgsl", env!("CARGO_MANIFEST_DIR"), broken.shader);
     let text = std::fs::read_to_string(path).unwrap();
@@ -107,7 +107,7 @@ fn broken(place: &Place, broken: &Broken) {
 }
 
 #[test]
-fn every_broken_kernel_is_seen() {
+fn broken_kernels_fail_their_test() {
     assert_eq!(BROKEN.len(), 10);
     for case in BROKEN {
         let place = Place::with_adapter();
@@ -116,9 +116,9 @@ fn every_broken_kernel_is_seen() {
         test.args(["kernels", "test", case.kernel, "--shader-dir", "my shaders", "--json", "out.json"]);
         let output = test.output().unwrap();
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{} was not seen:\n{printed}", case.fault);
+        assert_eq!(output.status.code(), Some(1), "{} was not detected:\n{printed}", case.fault);
         assert!(printed.contains(&format!("FAILED {}", case.kernel)), "{}:\n{printed}", case.fault);
-        // By a wrong value, not because it does not run at all.
+        // Because of a wrong value, not because it failed to run.
         let results: Value = serde_json::from_slice(&std::fs::read(place.path("out.json")).unwrap()).unwrap();
         let results = results["results"].as_array().unwrap();
         let ran = |result: &&Value| {
@@ -129,7 +129,7 @@ fn every_broken_kernel_is_seen() {
 }
 
 #[test]
-fn right_kernels_pass_and_reports_say_so() {
+fn correct_kernels_pass_and_are_reported() {
     let place = Place::with_adapter();
     let mut test = place.mirage();
     test.args(["kernels", "test", "add", "--json", "a report.json", "--junit", "a report.xml"]);
@@ -141,7 +141,7 @@ fn right_kernels_pass_and_reports_say_so() {
     let junit = std::fs::read_to_string(place.path("a report.xml")).unwrap();
     assert!(junit.contains("<testsuite name=\"add\"") && junit.contains("failures=\"0\""), "{junit}");
     assert_eq!(junit.matches("<testcase ").count(), results.len());
-    // Two seeds are two sets of inputs, one seed is one.
+    // Equal seeds give equal inputs, different seeds different ones.
     let errors = |seed: &str| {
         let file = format!("{seed}.json");
         let args = ["kernels", "test", "gram/naive", "--shapes", "quick", "--seed", seed, "--json", &file];
@@ -154,7 +154,7 @@ fn right_kernels_pass_and_reports_say_so() {
 }
 
 #[test]
-fn the_functions_of_the_cpu_are_tested_and_listed_too() {
+fn cpu_functions_are_tested_and_listed() {
     let place = Place::new();
     let on_cpu = |words: &[&str]| {
         let mut command = place.deviceless();
@@ -163,7 +163,7 @@ fn the_functions_of_the_cpu_are_tested_and_listed_too() {
     };
     let tested = on_cpu(&["test", "gram", "--shapes", "quick"]).success();
     tested.stdout(contains("cpu").and(contains(" 0 failed")));
-    // There is nothing of the CPU's to be shown, and a shader of one's own needs a graphics device.
+    // CPU functions can't be shown, and user shaders need a graphics device.
     on_cpu(&["show", "gram/naive"]).code(2).stderr(contains("--adapter cpu has none"));
     on_cpu(&["list", "gram"]).success().stdout(contains("cpu"));
     place.file("own.wgsl", b"@compute @workgroup_size(1) fn main() {}");
@@ -171,14 +171,14 @@ fn the_functions_of_the_cpu_are_tested_and_listed_too() {
 }
 
 #[test]
-fn networks_shapes_are_tested_too() {
+fn network_shapes_are_tested() {
     let place = Place::with_adapter();
     let args = ["kernels", "test", "conv/texture", "--shapes", "network", "--size", "4"];
     place.mirage().args(args).assert().success().stdout(contains("texture_winograd4"));
 }
 
 #[test]
-fn a_bench_is_compared_with_an_earlier_one() {
+fn bench_compares_with_earlier_results() {
     let place = Place::with_adapter();
     let bench = |words: &[&str]| {
         let mut command = place.mirage();
@@ -211,7 +211,7 @@ fn a_bench_is_compared_with_an_earlier_one() {
     before["device"] = "another".into();
     place.file("slow.json", before.to_string().as_bytes());
     bench(&["--compare", "slow.json", "--all"]).assert().success().stdout(
-        contains("FASTER").and(contains("of another device")).and(contains("naive")).and(contains("new")),
+        contains("FASTER").and(contains("from another device")).and(contains("naive")).and(contains("new")),
     );
     place.file("nonsense.json", b"{}");
     bench(&["--compare", "nonsense.json"]).assert().code(2).stderr(contains("nonsense.json"));
@@ -251,7 +251,7 @@ fn kernels_are_listed_and_shown_without_a_device() {
 }
 
 #[test]
-fn files_of_shaders_are_a_start_for_ones_own() {
+fn exported_shaders_can_be_edited_and_used() {
     let place = Place::new();
     let files = ["kernels", "show", "add", "--files", "my shaders"];
     place.deviceless().args(files).assert().success().stdout(contains("add.wgsl"));
@@ -259,15 +259,15 @@ fn files_of_shaders_are_a_start_for_ones_own() {
     assert!(text.contains("fn forward"));
     // Files that were edited are not overwritten.
     std::fs::write(place.path("my shaders/add.wgsl"), format!("// mine\n{text}")).unwrap();
-    place.deviceless().args(files).assert().success().stdout(contains("left as it is"));
+    place.deviceless().args(files).assert().success().stdout(contains("was kept"));
     assert!(std::fs::read_to_string(place.path("my shaders/add.wgsl")).unwrap().starts_with("// mine"));
-    // Any command takes them.
+    // Any command accepts the folder.
     let args = ["kernels", "show", "add/naive", "--shader-dir", "my shaders"];
     place.deviceless().args(args).assert().success().stdout(contains("// mine"));
 }
 
 #[test]
-fn bad_folders_of_shaders_are_refused() {
+fn bad_shader_folders_are_refused() {
     let place = Place::new();
     let with = |folder: &str| {
         let mut command = place.deviceless();
@@ -284,7 +284,7 @@ fn bad_folders_of_shaders_are_refused() {
     with("strange").assert().code(2).stderr(contains("conv_fast.wgsl").and(contains("conv_tiles")));
     std::fs::create_dir(place.path("wrong")).unwrap();
     std::fs::write(place.path("wrong/add.wgsl"), "fn forward() -> f32 {\n    return 1u;\n}\n").unwrap();
-    // Line and caret of naga.
+    // Line and caret from naga.
     with("wrong").assert().code(2).stderr(contains("add.wgsl").and(contains("return 1u")).and(contains("^")));
     std::fs::write(place.path("wrong/add.wgsl"), "@compute @workgroup_size(1) fn main() {}\n").unwrap();
     with("wrong").assert().code(2).stderr(contains("entry point `forward` is missing"));
@@ -306,7 +306,7 @@ fn options_that_a_command_does_not_use_are_refused() {
 }
 
 #[test]
-fn a_saved_shader_is_tested_at_once_and_a_bad_one_keeps_the_last() {
+fn watch_retests_saved_shaders_and_keeps_last_valid() {
     let place = Place::new();
     place.deviceless().args(["kernels", "show", "add", "--files", "mine"]).assert().success();
     let file = place.path("mine/add.wgsl");
@@ -334,7 +334,7 @@ fn a_saved_shader_is_tested_at_once_and_a_bad_one_keeps_the_last() {
                 return;
             }
         }
-        panic!("`{text}` never came: {all:#?}");
+        panic!("`{text}` was not printed: {all:#?}");
     };
     wait_for_line("1 kernels at 1 shapes: 0 failed");
     wait_for_line("Waiting for a shader");
@@ -349,17 +349,17 @@ fn a_saved_shader_is_tested_at_once_and_a_bad_one_keeps_the_last() {
 }
 
 #[test]
-fn a_run_verifies_its_kernels_first_and_refuses_a_broken_one() {
+fn verify_refuses_broken_kernels() {
     let place = Place::new();
     let photo = place.photo("photo.png", 48, 32);
     let verify = |adapter: &str| {
         let mut run = place.render_to(&photo, &format!("{adapter}.png"), "2");
         run.args(["--verify", "--adapter", adapter]).assert().success().stderr(contains("Verified "))
     };
-    // A graphics device is compared with the CPU device, the CPU device with nothing but the references.
-    verify("0").stderr(contains("Compared an iteration at 48x32 pixels").and(contains("at most 2e-2")));
+    // A graphics device is compared with the CPU device, the CPU device only with the references.
+    verify("0").stderr(contains("Compared an iteration at 48x32 pixels").and(contains("limit 2e-2")));
     verify("cpu").stderr(contains("Compared").not());
-    // That changes nothing in the run.
+    // Verification does not change the run.
     place.render_for(&photo, "2").args(["--adapter", "0"]).assert().success();
     assert!(pixels(&place.path("0.png")) == pixels(&place.path("out.png")));
     let shaders = BROKEN.iter().find(|case| case.shader == "total_variation").unwrap();
@@ -372,7 +372,7 @@ fn a_run_verifies_its_kernels_first_and_refuses_a_broken_one() {
 }
 
 #[test]
-fn a_trace_has_host_and_device() {
+fn trace_has_host_and_device_events() {
     let place = Place::new();
     let photo = place.photo("photo.png", 48, 32);
     place
@@ -385,15 +385,15 @@ fn a_trace_has_host_and_device() {
     let events = trace["traceEvents"].as_array().unwrap();
     let of = |kind: &str| events.iter().filter(|event| event["cat"] == kind).count();
     for kind in ["device", "submission", "waiting", "reading back", "compiling", "host"] {
-        assert!(of(kind) > 0, "nothing of {kind}");
+        assert!(of(kind) > 0, "no event of {kind}");
     }
-    // Each dispatch by name, none before the run began and none shorter than nothing.
+    // Each dispatch has its name, a start after the beginning of the run, and a nonnegative duration.
     let conv = |event: &&Value| event["name"].as_str().unwrap().contains("conv") && event["tid"] == 0;
     assert!(events.iter().filter(conv).count() > 10);
     for event in events.iter().filter(|event| event["ph"] == "X") {
         assert!(event["ts"].as_f64().unwrap() >= 0.0 && event["dur"].as_f64().unwrap() >= 0.0, "{event}");
     }
-    // The same picture as without.
+    // The picture is the same as without a trace.
     let traced = std::fs::read(place.path("out.png")).unwrap();
     place.render_for(&photo, "2").args(["--adapter", "0", "--overwrite"]).assert().success();
     let traced = image::load_from_memory(&traced).unwrap().into_rgb8().into_raw();
@@ -403,14 +403,14 @@ fn a_trace_has_host_and_device() {
 }
 
 #[test]
-fn files_of_a_watch_keep_the_kernels_that_did_not_change() {
+fn watch_reports_keep_unchanged_kernels() {
     let place = Place::with_adapter();
     place.deviceless().args(["kernels", "show", "multiply", "--files", "mine"]).assert().success();
     let shader = place.path("mine/multiply.wgsl");
     let good = std::fs::read_to_string(&shader).unwrap();
     let wrong = good.replacen("a[i] * b[i]", "a[i] + b[i]", 1);
     assert_ne!(good, wrong);
-    // Two ops have this in their names, and a shader each.
+    // Matches two ops, each with its own shader.
     let words = ["kernels", "test", "ultiply/naive", "--shapes", "quick", "--shader-dir", "mine", "--watch"];
     let mut command = place.mirage();
     command.args(words).args(["--json", "out.json", "--junit", "out.xml"]);
@@ -427,7 +427,7 @@ fn files_of_a_watch_keep_the_kernels_that_did_not_change() {
         let expected = [("multiply".to_owned(), passes), ("multiply_add".to_owned(), true)];
         let failures = format!("failures=\"{}\"", u32::from(!passes));
         // The second file is written after the first.
-        wait_for("no such verdicts", || {
+        wait_for("the expected results were not written", || {
             assert!(child.try_wait().unwrap().is_none(), "the watch has ended");
             verdicts().is_some_and(|found| found == expected) && junit().contains(&failures)
         });
@@ -443,7 +443,7 @@ fn files_of_a_watch_keep_the_kernels_that_did_not_change() {
 }
 
 #[test]
-fn a_bench_that_is_killed_leaves_what_it_has_measured() {
+fn killed_bench_keeps_measured_rows() {
     let place = Place::new();
     let words =
         ["kernels", "bench", "--adapter", "cpu", "--network", "vgg16", "--size", "64", "--rounds", "2"];
@@ -453,15 +453,15 @@ fn a_bench_that_is_killed_leaves_what_it_has_measured() {
         let figures: Value = serde_json::from_slice(&std::fs::read(place.path("figures.json")).ok()?).ok()?;
         Some(figures["rows"].as_array()?.len())
     };
-    wait_for("no row comes", || rows().is_some_and(|rows| rows > 0));
+    wait_for("no row was written", || rows().is_some_and(|rows| rows > 0));
     assert!(child.try_wait().unwrap().is_none(), "the bench has ended");
     drop(child);
     assert!(rows().is_some_and(|rows| rows > 0));
 }
 
-/// A shader that the run uses is one of the files that it reads.
+/// Shaders in use count as files that the run reads.
 #[test]
-fn no_shader_in_use_is_replaced() {
+fn shaders_in_use_are_not_overwritten() {
     let place = Place::new();
     let photo = place.photo("photo.png", 48, 32);
     place.deviceless().args(["kernels", "show", "--files", "my shaders"]).assert().success();

@@ -1,4 +1,4 @@
-//! `mirage kernels run`: the user's own kernels, right and wrong.
+//! `mirage kernels run`: correct and wrong user kernels.
 
 use crate::support::Place;
 use assert_cmd::Command;
@@ -17,7 +17,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
 }
 ";
 
-/// Each of 64 invocations adds what it takes from the input in workgroup memory; a tree of barriers adds those.
+/// Each of 64 invocations sums its part of the input into workgroup memory, then a tree with barriers sums those.
 pub const SUM: &str = "
 override LANES: u32 = 64u;
 var<workgroup> parts: array<f32, LANES>;
@@ -72,7 +72,7 @@ pub fn array<T: bytemuck::NoUninit>(element: Element, shape: &[usize], values: &
     Array { element, shape: shape.to_vec(), bytes }
 }
 
-/// Values without a pattern between -1 and 1.
+/// Returns pseudo-random values between -1 and 1.
 fn values(count: usize, seed: u32) -> Vec<f32> {
     (0..count as u32)
         .map(|index| {
@@ -94,7 +94,7 @@ pub fn command(place: &Place, words: &[&str]) -> Command {
     command
 }
 
-/// Runs, and returns what was said; the exit code has to be `code`.
+/// Runs the command and returns its output. Checks the exit code.
 #[track_caller]
 pub fn run(place: &Place, code: i32, words: &[&str]) -> String {
     let output = command(place, words).arg("--overwrite").output().unwrap();
@@ -104,7 +104,7 @@ pub fn run(place: &Place, code: i32, words: &[&str]) -> String {
     said
 }
 
-/// Runs where there is no device: exit code 2, these words in the message, nothing written.
+/// Runs without a device. Checks for exit code 2, these words in the message, and no written files.
 #[track_caller]
 pub fn refuses(place: &Place, words: &[&str], parts: &[&str]) {
     let before = place.entries();
@@ -120,7 +120,7 @@ pub fn refuses(place: &Place, words: &[&str], parts: &[&str]) {
 }
 
 #[test]
-fn saxpy_in_place_by_order_and_by_name() {
+fn saxpy_binds_inputs_by_order_and_by_name() {
     let place = Place::new();
     place.file("saxpy kernel: 1.wgsl", SAXPY.as_bytes());
     let (x, y) = (values(1000, 1), values(1000, 2));
@@ -162,7 +162,7 @@ fn saxpy_in_place_by_order_and_by_name() {
         );
         assert!(said.contains("x: array<f32>, read <- an x: 1.npy"), "{said}");
         assert_eq!(said.contains("B/s of 7.8 KiB bound"), words.contains(&"--repeat"), "{said}");
-        // Timed runs work on `y` too: what is written is that of the first.
+        // Timed runs also modify `y`: the written output must be that of the first run.
         let written = Array::read_npy(&place.path(out)).unwrap();
         assert_eq!((written.element, written.shape.as_slice()), (Element::F32, &[1000][..]));
         for (actual, expected) in written.widen().iter().zip(&expected) {
@@ -172,7 +172,7 @@ fn saxpy_in_place_by_order_and_by_name() {
 }
 
 #[test]
-fn a_reduction_with_workgroup_memory_barriers_and_an_override() {
+fn reduction_with_barriers_and_override() {
     let place = Place::new();
     place.file("sum.wgsl", SUM.as_bytes());
     let x = values(1000, 3);
@@ -183,11 +183,11 @@ fn a_reduction_with_workgroup_memory_barriers_and_an_override() {
         let groups = expected.len();
         array(Element::F64, &[groups], &expected).write_npy(&place.path("ref.npy"), true).unwrap();
         let (lanes, groups) = (format!("LANES={lanes}"), groups.to_string());
-        // Seven steps of a tree, each rounding by 2^-24 of a sum of up to 128: 1e-6 is plenty.
+        // Seven steps of a tree, each rounding by 2^-24 of a sum of up to 128: 1e-6 is ample.
         let words =
             ["sum.wgsl", "--input", "x.npy", "--expect", "ref.npy", "--tolerance", "1e-6", "--const", &lanes];
         run(&place, 0, &[&words[..], &["--workgroups", &groups]].concat());
-        // One group too few: its sum is not written, and no tolerance takes a NaN.
+        // One workgroup too few: its sum is not written, and no tolerance accepts NaN.
         let fewer = (groups.parse::<u32>().unwrap() - 1).to_string();
         let mut words = [&words[..], &["--workgroups", &fewer]].concat();
         words[6] = "1e9";
@@ -197,7 +197,7 @@ fn a_reduction_with_workgroup_memory_barriers_and_an_override() {
 }
 
 #[test]
-fn an_atomic_histogram_in_u32() {
+fn atomic_histogram_in_u32() {
     let place = Place::new();
     place.file("histogram.wgsl", HISTOGRAM.as_bytes());
     let values: Vec<u32> = (0..997u32).map(|index| index.wrapping_mul(2_654_435_761) >> 20).collect();
@@ -209,7 +209,7 @@ fn an_atomic_histogram_in_u32() {
     let expect = ["--input", "bins=zeros:16", "--expect", "ref.npy", "--repeat", "2"];
     run(&place, 0, &[&words[..], &expect].concat());
     assert_eq!(Array::read_npy(&place.path("out.npy")).unwrap(), array(Element::U32, &[16], &bins));
-    // One of a million is too many: whole numbers have no tolerance unless one is given.
+    // One in a million is too many: integers have no default tolerance.
     let start = [&[1_000_000u32][..], &[0; 15]].concat();
     array(Element::U32, &[16], &start).write_npy(&place.path("start.npy"), true).unwrap();
     bins[0] += 1_000_001;
@@ -218,13 +218,13 @@ fn an_atomic_histogram_in_u32() {
     let said = run(&place, 1, &[&words[..], &late].concat());
     assert!(said.contains("FAILED bins") && said.contains("[0] is"), "{said}");
     run(&place, 0, &[&words[..], &late, &["--tolerance", "1e-5"]].concat());
-    // Without zeros it counts from NaN words, and a note says so.
+    // Without zeros it counts from NaN bits, which a note explains.
     let said = run(&place, 0, &words);
     assert!(said.contains("--input bins=zeros:16"), "{said}");
 }
 
 #[test]
-fn a_matrix_product_against_f64_and_a_wrong_one() {
+fn matrix_product_matches_f64_and_wrong_one_fails() {
     let place = Place::new();
     let (rows, inner, columns) = (13, 37, 11);
     let (a, b) = (values(rows * inner, 5), values(inner * columns, 6));
@@ -247,9 +247,9 @@ fn a_matrix_product_against_f64_and_a_wrong_one() {
     assert!(said.contains("as expected c"), "{said}");
     let said = run(&place, 1, &[&["wrong.wgsl"], &words[..], &rest].concat());
     assert!(said.contains("FAILED c") && said.contains("expected"), "{said}");
-    // It is written all the same, so that it can be looked at.
+    // It is still written, so that it can be inspected.
     assert_eq!(Array::read_npy(&place.path("c.npy")).unwrap().shape, [rows, columns]);
-    // A transposed reference is another shape.
+    // A transposed reference has a different shape.
     let transposed = ["--expect", "b.npy", "--params", "13,11"];
     refuses(&place, &[&["matmul.wgsl"], &words[..6], &transposed].concat(), &["37x11", "13x11"]);
 }
@@ -266,14 +266,14 @@ fn unwritten_elements_and_writes_beyond_the_end_are_reported() {
     let said = run(&place, 0, &words("even", "3", "y.npy:3x2"));
     assert!(said.contains("3 of 6 elements were not written, the first is [0, 1]"), "{said}");
     let said = run(&place, 1, &words("all", "7", "y.npy:6"));
-    assert!(said.contains("FAILED y: something was written beyond its end"), "{said}");
+    assert!(said.contains("FAILED y: the shader wrote beyond its end"), "{said}");
     let said = run(&place, 0, &words("all", "6", "y.npy:6"));
     assert!(!said.contains("not written") && !said.contains("beyond its end"), "{said}");
     assert_eq!(Array::read_npy(&place.path("y.npy")).unwrap().widen(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
 }
 
 #[test]
-fn vectors_of_three_structs_and_half_precision_words() {
+fn vec3_struct_and_packed_f16_layouts() {
     let place = Place::new();
     let kernel = "
         struct Item { id: u32, at: vec3<f32> }
@@ -311,7 +311,7 @@ fn vectors_of_three_structs_and_half_precision_words() {
     assert_eq!(items.element, Element::U8);
     assert_eq!(items.bytes[32..36], 8u32.to_le_bytes());
     assert_eq!(items.bytes[48..52], points[3].to_le_bytes());
-    // All four words of each vector: the fourth is a gap, which need not be written.
+    // All four words of each vector. The fourth is padding, which need not be written.
     let whole = ["--output", "moved=moved.npy:4x4", "--output", "items.npy:128", "--output", "wide.npy:4x2"];
     let said = run(&place, 0, &[&words[..], &whole].concat());
     assert!(!said.contains("not written"), "{said}");
@@ -358,7 +358,7 @@ fn tensors_immediates_and_uniforms_of_several_kinds() {
         ],
     );
     assert!(said.contains("bf16 widened to f32"), "{said}");
-    // A uniform as raw bytes: the same block from a file.
+    // A uniform as raw bytes from a file.
     let block: Vec<u8> = [2f32.to_bits(), 0, 0, 0, 3, 0, 0, 0.5f32.to_bits()].map(u32::to_le_bytes).concat();
     array(Element::U8, &[block.len()], &block).write_npy(&place.path("block.npy"), true).unwrap();
     let words = ["k.wgsl", "--input", "w=random:4", "--input", "params=block.npy", "--output", "z.npy:4"];
@@ -416,7 +416,7 @@ fn storage_textures_are_read_and_written() {
 }
 
 #[test]
-fn half_precision_arithmetic_where_the_device_has_it() {
+fn half_precision_needs_device_support() {
     let place = Place::new();
     let kernel = "enable f16;
         @group(0) @binding(0) var<storage, read> x: array<f16>;
@@ -434,7 +434,7 @@ fn half_precision_arithmetic_where_the_device_has_it() {
     } else {
         assert!(message.contains("f16") && message.contains("--adapter"), "{message}");
     }
-    // A minimal device has no f16, and the shader's text is shown.
+    // A minimal device has no f16. The message shows the shader's text.
     let output = command(&place, &words).args(["--minimal", "--overwrite"]).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
@@ -442,7 +442,7 @@ fn half_precision_arithmetic_where_the_device_has_it() {
 }
 
 #[test]
-fn structured_arrays_for_structs_of_one_type() {
+fn structured_arrays_bind_to_structs() {
     let place = Place::new();
     let kernel = "
         struct Particle { at: vec2<f32>, by: vec2<f32> }
@@ -471,13 +471,13 @@ fn structured_arrays_for_structs_of_one_type() {
     let words = ["move.wgsl", "--input", "p.npy", "--expect", "want.npy", "--workgroups", "8"];
     let said = run(&place, 0, &words);
     assert!(said.contains("as expected moved") && !said.contains("not written"), "{said}");
-    // In place, into a file: the type that the members have.
+    // In place and written to a file, with the element type of the members.
     place.file("move.wgsl", kernel.replace("storage, read>", "storage, read_write>").as_bytes());
     let output = ["--output", "p=out.npy", "--expect", "p=p.npy", "--expect", "moved=want.npy"];
     run(&place, 0, &[&words[..3], &words[5..], &output].concat());
     let out = Array::read_npy(&place.path("out.npy")).unwrap();
     assert_eq!((out.element, out.shape.as_slice()), (Element::F32, &[8, 4][..]));
-    // One wrong number is seen, and where it is.
+    // A wrong number is detected and located.
     particles[5] += 1.0;
     structured("want.npy", &particles);
     let said = run(&place, 1, &[&words[..], &["--output", "moved=moved.npy"]].concat());

@@ -1,4 +1,4 @@
-//! `mirage kernels run`: calls that are refused, limits, random inputs, help.
+//! `mirage kernels run`: refused calls, limits, random inputs, help.
 
 use crate::kernels_run::{HISTOGRAM, SAXPY, SUM, array, command, f32s, refuses, run};
 use crate::support::Place;
@@ -115,7 +115,7 @@ fn bad_calls_are_refused_before_a_device_is_opened() {
 }
 
 #[test]
-fn a_good_call_without_a_device_names_the_package_to_install() {
+fn missing_device_names_package_to_install() {
     let place = Place::new();
     place.file("sum.wgsl", SUM.as_bytes());
     let words = ["kernels", "run", "sum.wgsl", "--input", "random:64", "--output", "sums.npy:1"];
@@ -127,7 +127,7 @@ fn a_good_call_without_a_device_names_the_package_to_install() {
 }
 
 #[test]
-fn the_devices_limits_are_kept() {
+fn device_limits_are_enforced() {
     let place = Place::new();
     place.file("sum.wgsl", SUM.as_bytes());
     let words = ["sum.wgsl", "--input", "zeros:64", "--output", "sums.npy:1", "--minimal"];
@@ -154,7 +154,7 @@ fn the_devices_limits_are_kept() {
 }
 
 #[test]
-fn random_inputs_are_the_same_for_the_same_seed() {
+fn random_inputs_depend_only_on_seed() {
     let place = Place::new();
     let copy = "@group(0) @binding(0) var<storage, read> x: array<f32>;
         @group(0) @binding(1) var<storage, read_write> y: array<f32>;
@@ -167,7 +167,7 @@ fn random_inputs_are_the_same_for_the_same_seed() {
     let (first, again, other) = (draw("random:4x8:3"), draw("random:4x8:3"), draw("random:4x8:4"));
     assert!(first == again && first != other && first.iter().all(|value| value.abs() < 10.0));
     assert_eq!(draw("zeros:32"), [0.0; 32]);
-    // Without a seed each variable has numbers of its own.
+    // Without a seed each variable has different numbers.
     let difference = copy.replace("y[id.x] = x[id.x]", "y[id.x] -= x[id.x]");
     place.file("copy.wgsl", difference.as_bytes());
     let words = [
@@ -186,7 +186,7 @@ fn random_inputs_are_the_same_for_the_same_seed() {
 }
 
 #[test]
-fn help_states_every_option_with_its_default() {
+fn help_lists_every_option_with_its_default() {
     let place = Place::new();
     let output = place.mirage().env("COLUMNS", "500").args(["kernels", "run", "--help"]).output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
@@ -205,7 +205,7 @@ fn help_states_every_option_with_its_default() {
         ("--minimal", "off"),
     ] {
         let line = help.lines().find(|line| line.trim_start().starts_with(&format!("{option} ")));
-        let line = line.unwrap_or_else(|| panic!("{option} is missing in\n{help}"));
+        let line = line.unwrap_or_else(|| panic!("{option} is missing from\n{help}"));
         assert!(line.contains(&format!("[default: {default}")), "{line}");
     }
     let headings =

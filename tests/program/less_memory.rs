@@ -1,10 +1,10 @@
-//! Options that save memory: the same picture, and runs that go on with them.
+//! Memory-saving options: they keep the picture, and resumed runs keep them.
 
 use crate::support::{Place, pixels};
 use predicates::prelude::*;
 
 #[test]
-fn pictures_are_the_same_with_less_memory() {
+fn memory_saving_options_keep_the_picture() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let paint = |output: &str, more: &[&str]| {
@@ -12,7 +12,7 @@ fn pictures_are_the_same_with_less_memory() {
         pixels(&place.path(output))
     };
     let plain = paint("plain.png", &[]);
-    assert!(paint("again.png", &["--checkpoint-activations"]) == plain, "not the same bits");
+    assert!(paint("again.png", &["--checkpoint-activations"]) == plain, "the pictures differ");
     for (output, more) in [("tiles.png", &[][..]), ("both.png", &["--checkpoint-activations"])] {
         let tiled = paint(output, &[&["--tile", "16"], more].concat());
         let furthest = plain.iter().zip(&tiled).map(|(a, b)| a.abs_diff(*b)).max();
@@ -27,7 +27,7 @@ fn pictures_are_the_same_with_less_memory() {
 }
 
 #[test]
-fn a_run_in_tiles_goes_on_in_tiles() {
+fn tiled_run_resumes_in_tiles() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let render = |output: &str, iterations: &str, more: &[&str]| {

@@ -1,4 +1,4 @@
-//! The log: its events and their fields are those that docs/log.md states.
+//! The log: events and fields match docs/log.md.
 
 use crate::common::process::{code, wait_for};
 use crate::support::{Place, events, log};
@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use tungstenite::Message;
 use tungstenite::client::IntoClientRequest as _;
 
-/// The fields of each event, by the table in docs/log.md.
+/// Returns the fields of each event according to the table in docs/log.md.
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/log.md")).unwrap();
     let quoted = |text: &str| -> BTreeSet<String> {
@@ -21,7 +21,7 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
         let [event, _, fields] = row.trim_matches(['|', ' ']).split(" | ").collect::<Vec<_>>()[..] else {
             panic!("{row}");
         };
-        // In brackets and after a colon is what a field holds.
+        // Text in brackets and after a colon describes a field's content.
         let fields = fields.split_once("`:").map_or(fields.to_owned(), |(before, _)| format!("{before}`"));
         let mut depth = 0;
         let outside = |letter: &char| {
@@ -38,7 +38,7 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
     .collect()
 }
 
-/// A run of four iterations at 68 pixels and three at 96.
+/// Returns a command for a run of four iterations at 68 pixels and three at 96.
 fn two_scales(place: &Place, output: &str) -> assert_cmd::Command {
     let mut command = place.mirage();
     command.args([
@@ -57,7 +57,7 @@ fn two_scales(place: &Place, output: &str) -> assert_cmd::Command {
     command
 }
 
-/// A run that is paused, goes on and is stopped by a viewer of its live page.
+/// Runs with a live page whose viewer pauses, resumes and stops the run.
 fn controlled(place: &Place, log: &str) {
     let photo = place.photo("photo.png", 64, 48);
     let mut command = place.render_to(&photo, "controlled.png", "10000000");
@@ -86,7 +86,7 @@ fn controlled(place: &Place, log: &str) {
 fn every_event_has_the_documented_fields() {
     let place = Place::new();
     let photo = place.photo("photo.png", 96, 64);
-    // Two scales, with a factor that hardly counts.
+    // Two scales, with a factor of negligible share.
     let mut command = two_scales(&place, "scales.png");
     command.args(["--checkpoint-every", "2", "--save-at", "1"]);
     command.args(["--balance", "spatial=0.2,abstract=15,style=85", "--log", "scales.jsonl"]);
@@ -109,7 +109,7 @@ fn every_event_has_the_documented_fields() {
 }
 
 #[test]
-fn scales_are_logged_as_they_begin() {
+fn scale_changes_are_logged() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);
     two_scales(&place, "out.png").args(["--log", "run.jsonl"]).assert().success();
@@ -122,9 +122,9 @@ fn scales_are_logged_as_they_begin() {
     assert!(events(&log, "scale").iter().all(|line| line["device_memory"].as_u64().unwrap() > 0), "{log:?}");
 }
 
-/// The change is first known after ten iterations; a few more are on their way by then.
+/// The change is first measured after ten iterations, when a few more are in flight.
 #[test]
-fn a_run_whose_picture_hardly_changes_ends() {
+fn settled_run_ends() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let mut command = place.render_for(&photo, "100");
@@ -139,7 +139,7 @@ fn a_run_whose_picture_hardly_changes_ends() {
 }
 
 #[test]
-fn the_balance_is_measured_again_as_often_as_asked() {
+fn rebalance_interval_is_respected() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let mut command = place.render_for(&photo, "12");

@@ -1,11 +1,11 @@
-//! Devices that hang or are lost, on a graphics device: the message comes within the limit, and `--retry` goes on.
+//! Graphics devices that hang or are lost: the error is reported within the limit, and `--retry` continues.
 
 use crate::support::{Place, pixels};
 use predicates::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Far more work than any device does within the limit, in workgroups that each end.
+/// Far more work than any device can do within the limit, in workgroups that each terminate.
 const ENDLESS: &str = "
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
 @compute @workgroup_size(64)
@@ -18,20 +18,20 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
 ";
 
 #[test]
-fn a_device_that_hangs_ends_the_program_at_its_limit() {
+fn hung_device_ends_program_after_patience() {
     let place = Place::new();
     let shader = place.file("endless.wgsl", ENDLESS.as_bytes());
     let mut command = place.mirage();
     command.args(["kernels", "run", "--patience", "2", "--output", "y.npy:64", "--workgroups", "65535,1000"]);
-    let begun = Instant::now();
+    let started = Instant::now();
     let assert = command.arg(shader).timeout(Duration::from_secs(120)).assert();
     assert.code(1).stderr(predicate::str::contains("no answer within 2 s"));
-    // Opening the device and compiling take their time; what hangs would take hours.
-    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    // Allows for opening the device and compiling; the work itself would take hours.
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
     assert!(!place.path("y.npy").exists());
 }
 
-/// A run on a graphics device.
+/// Returns a command for a run on a graphics device.
 fn render(place: &Place, output: &str, more: &[&str]) -> assert_cmd::Command {
     let photo = place.path("photo.png");
     let mut command = place.mirage();
@@ -42,7 +42,7 @@ fn render(place: &Place, output: &str, more: &[&str]) -> assert_cmd::Command {
 }
 
 #[test]
-fn a_lost_device_is_opened_again_and_the_picture_is_the_same() {
+fn lost_device_is_reopened_and_picture_is_identical() {
     let place = Place::new();
     place.photo("photo.png", 48, 32);
     render(&place, "whole.png", &["--quiet"]).assert().success();
@@ -51,22 +51,19 @@ fn a_lost_device_is_opened_again_and_the_picture_is_the_same() {
     let output = render(&place, "out.png", &[&words[..], &["--log", "run.jsonl"]].concat()).output().unwrap();
     let printed = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{printed}");
-    assert!(
-        printed.contains("Opening it again (1 of 50)") && printed.contains("Resuming after"),
-        "{printed}"
-    );
+    assert!(printed.contains("Reopening it (1 of 50)") && printed.contains("Resuming after"), "{printed}");
     assert!(pixels(&place.path("out.png")) == pixels(&place.path("whole.png")));
     let entries = place.entries();
     let snapshots: Vec<&String> = entries.iter().filter(|name| name.starts_with("out-0")).collect();
     assert_eq!(snapshots, ["out-0050.png", "out-0100.png", "out-0150.png", "out-0200.png"]);
     let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
     let starts = log.lines().filter(|line| line.starts_with("{\"event\":\"start\"")).count();
-    assert!(starts >= 2 && log.contains("Opening it again"), "{starts} starts");
+    assert!(starts >= 2 && log.contains("Reopening it"), "{starts} starts");
     assert!(log.lines().last().unwrap().contains("\"finished\""));
 }
 
 #[test]
-fn a_device_that_is_lost_for_good_leaves_what_was_painted() {
+fn permanently_lost_device_saves_the_picture() {
     let place = Place::new();
     place.photo("photo.png", 48, 32);
     let lost = |output: &str, words: &[&str]| {
@@ -77,22 +74,22 @@ fn a_device_that_is_lost_for_good_leaves_what_was_painted() {
     };
     let printed = lost("out.png", &["--lose-device-after", "200", "--checkpoint-every", "7"]);
     assert!(printed.contains("is saved as out.png") && printed.contains("mirage resume"), "{printed}");
-    assert!(printed.contains("was lost") && !printed.contains("Opening it again"), "{printed}");
+    assert!(printed.contains("was lost") && !printed.contains("Reopening it"), "{printed}");
     image::open(place.path("out.png")).unwrap();
-    // Lost each time before it paints.
+    // Lost each time before the first iteration.
     let printed = lost("none.png", &["--lose-device-after", "3", "--retry", "2"]);
-    assert_eq!(printed.matches("Opening it again").count(), 2, "{printed}");
+    assert_eq!(printed.matches("Reopening it").count(), 2, "{printed}");
     assert!(!place.path("none.png").exists());
-    // What was saved goes on on a device that is not lost.
+    // The saved checkpoint can be resumed on a working device.
     let mut resume = place.mirage();
     resume.args(["resume", "out-checkpoint.safetensors", "--adapter", "0", "--quiet"]).assert().success();
     render(&place, "whole.png", &["--quiet"]).assert().success();
     assert!(pixels(&place.path("out.png")) == pixels(&place.path("whole.png")));
 }
 
-/// Picture and film are saved where the checkpoint to go on from is gone.
+/// If the checkpoint for the retry is missing, picture and film are saved.
 #[test]
-fn a_checkpoint_that_is_gone_at_a_retry_leaves_picture_and_film() {
+fn missing_checkpoint_at_retry_saves_picture_and_film() {
     let place = Place::new();
     place.photo("photo.png", 48, 32);
     let words =
@@ -102,7 +99,7 @@ fn a_checkpoint_that_is_gone_at_a_retry_leaves_picture_and_film() {
     let is_done = AtomicBool::new(false);
     let output = std::thread::scope(|scope| {
         scope.spawn(|| {
-            // The one after iteration 100 is taken away; the device is lost some 60 iterations later.
+            // The checkpoint after iteration 100 is removed. The device is lost about 60 iterations later.
             while !is_done.load(Ordering::Relaxed) {
                 let _ = std::fs::remove_file(&checkpoint);
                 std::thread::sleep(Duration::from_millis(1));
@@ -114,15 +111,15 @@ fn a_checkpoint_that_is_gone_at_a_retry_leaves_picture_and_film() {
     });
     let printed = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{printed}");
-    assert_eq!(printed.matches("Opening it again").count(), 1, "{printed}");
+    assert_eq!(printed.matches("Reopening it").count(), 1, "{printed}");
     assert!(printed.contains("is saved as out.png"), "{printed}");
     image::open(place.path("out.png")).unwrap();
     image::open(place.path("film.gif")).unwrap();
 }
 
-/// Before a resumed run has saved a checkpoint of its own, each attempt starts from the one that it was resumed from.
+/// Until a resumed run has saved its own checkpoint, each attempt starts from the one that it was resumed from.
 #[test]
-fn a_resumed_run_starts_again_from_its_checkpoint() {
+fn resumed_run_retries_from_its_checkpoint() {
     let place = Place::new();
     place.photo("photo.png", 48, 32);
     render(&place, "out.png", &["--quiet", "--checkpoint-every", "200"]).assert().success();
@@ -141,9 +138,9 @@ fn a_resumed_run_starts_again_from_its_checkpoint() {
     }
 }
 
-/// A run whose iterations take longer than the limit: each waits for less than it submits, so the device counts as hung.
+/// A run whose iterations take longer than the limit, so the device counts as hung.
 #[test]
-fn a_device_that_hangs_in_a_run_is_opened_again() {
+fn device_hung_during_run_is_reopened() {
     let place = Place::with_adapter();
     place.photo("photo.png", 1200, 900);
     let mut command = place.mirage();
@@ -154,5 +151,5 @@ fn a_device_that_hangs_in_a_run_is_opened_again() {
     let printed = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{printed}");
     assert_eq!(printed.matches("gave no answer within 1 s").count(), 2, "{printed}");
-    assert_eq!(printed.matches("Opening it again (1 of 1)").count(), 1, "{printed}");
+    assert_eq!(printed.matches("Reopening it (1 of 1)").count(), 1, "{printed}");
 }

@@ -1,6 +1,6 @@
-//! The real program on real files: bad input, output, log, interruption.
+//! The program on real files: bad input, output, log, interruption.
 //!
-//! Checks that should need no device run without any, so one that comes too late shows as "no adapter".
+//! Checks that should need no device run without one, so a check made too late shows up as "no adapter".
 #![cfg(feature = "cli")]
 
 mod abstract_factor;
@@ -44,7 +44,7 @@ use std::io::Read as _;
 use support::Place;
 
 #[test]
-fn help_states_every_option_with_its_default() {
+fn help_lists_every_option_with_its_default() {
     let place = Place::new();
     let output = place.mirage().env("COLUMNS", "500").args(["render", "--help"]).output().unwrap();
     assert!(output.status.success());
@@ -56,7 +56,7 @@ fn help_states_every_option_with_its_default() {
     for (option, default) in [
         ("--output", "the photo's name with -mirage.png, in the current folder"),
         ("--size", "512"),
-        ("--memory", "what is free"),
+        ("--memory", "the free memory"),
         ("--alpha", "white"),
         ("--bit-depth", "8"),
         ("--overwrite", "refuse to"),
@@ -68,14 +68,14 @@ fn help_states_every_option_with_its_default() {
         ("--classes", "the photo's"),
         ("--style-statistic", "wasserstein"),
         ("--style-image", "the photo itself"),
-        ("--style-blend", "all the same"),
+        ("--style-blend", "equal weights"),
         ("--balance", "spatial=15,abstract=15,style=70"),
         ("--spatial-weight", "1 if"),
         ("--abstract-weight", "1 if"),
         ("--style-weight", "1 if"),
         ("--tv-weight", "2"),
         ("--weights", "the one that comes with the program"),
-        ("--preprocessing", "what its file says"),
+        ("--preprocessing", "as its file says"),
         ("--tv-kind", "diagonal"),
         ("--border", "replicate"),
         ("--pooling", "avg2"),
@@ -110,7 +110,7 @@ fn help_states_every_option_with_its_default() {
         ("--verbose", "off"),
         ("--quiet", "off"),
         ("--adapter", "the most capable"),
-        ("--threads", "as many as"),
+        ("--threads", "all that"),
         ("--kernels", "auto"),
         ("--checkpoint-activations", "off"),
         ("--tile", "none"),
@@ -120,14 +120,14 @@ fn help_states_every_option_with_its_default() {
         let line = help.lines().find(|line| {
             line.trim_start().trim_start_matches(|c: char| c != '-').contains(&format!("{option} "))
         });
-        let line = line.unwrap_or_else(|| panic!("{option} is missing in\n{help}"));
+        let line = line.unwrap_or_else(|| panic!("{option} is missing from\n{help}"));
         assert!(line.contains(&format!("[default: {default}")), "{line}");
     }
     assert!(help.contains("--no-clamp"));
 }
 
 #[test]
-fn without_a_command_the_program_prints_its_usage() {
+fn usage_is_printed_without_a_command() {
     let place = Place::new();
     place.mirage().assert().code(2).stderr(predicate::str::contains("mirage render"));
     place.mirage().arg("--version").assert().success().stdout(predicate::str::starts_with("mirage "));
@@ -149,7 +149,7 @@ fn devices_are_listed_with_their_limits() {
 }
 
 #[test]
-fn without_an_adapter_the_package_to_install_is_named() {
+fn missing_adapter_names_package_to_install() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let weights = place.network();
@@ -162,11 +162,11 @@ fn without_an_adapter_the_package_to_install_is_named() {
             assert.stderr(predicate::str::contains("mesa-vulkan-drivers"));
         }
     }
-    assert_eq!(place.entries(), ["net.safetensors", "photo.png"], "nothing is left behind");
+    assert_eq!(place.entries(), ["net.safetensors", "photo.png"], "files were left behind");
 }
 
 #[test]
-fn without_an_adapter_the_cpu_does_all() {
+fn cpu_is_used_without_an_adapter() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let listed = place.deviceless().arg("devices").assert().success();
@@ -180,7 +180,7 @@ fn without_an_adapter_the_cpu_does_all() {
 }
 
 #[test]
-fn the_cpu_and_a_graphics_device_give_about_the_same_losses() {
+fn cpu_and_gpu_losses_agree() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let losses = |adapter: &str| {
@@ -194,13 +194,13 @@ fn the_cpu_and_a_graphics_device_give_about_the_same_losses() {
     let (cpu, graphics) = (losses("cpu"), losses("0"));
     assert!(cpu.len() > 2 && cpu.len() == graphics.len(), "{cpu:?} {graphics:?}");
     for (cpu, graphics) in cpu.iter().zip(&graphics) {
-        // Decisions of ReLU and pooling differ by rounding: the limit of the issue for ten steps.
+        // Rounding changes decisions of ReLU and pooling. The limit is the acceptance limit for ten steps.
         assert!((cpu - graphics).abs() <= 1e-3 * graphics.abs(), "{cpu} {graphics}");
     }
 }
 
 #[test]
-fn threads_are_those_of_the_cpu_device() {
+fn threads_option_applies_to_cpu_only() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let paint = |threads: &str| {
@@ -212,7 +212,7 @@ fn threads_are_those_of_the_cpu_device() {
     };
     let one = paint("1");
     assert!(paint("3") == one, "the picture depends on the number of threads");
-    // The same device, whatever their number.
+    // The number of threads does not make it a different device.
     let mut resume = place.mirage();
     resume.args(["resume", "1-checkpoint.safetensors", "--adapter", "cpu", "--threads", "3"]);
     resume.assert().success().stderr(predicate::str::contains("rounds differently").not());
@@ -241,15 +241,15 @@ fn threads_are_those_of_the_cpu_device() {
         refused.stderr(predicate::str::contains("--threads is for the CPU device"));
         command().args(["--adapter", "cpu", "--threads", "0"]).assert().code(2);
     }
-    // A sweep makes its folder before it looks for a device.
+    // A sweep creates its folder before it opens a device.
     let after: Vec<String> = place.entries().into_iter().filter(|name| name != "sheet").collect();
-    assert_eq!(after, before, "nothing is left behind");
+    assert_eq!(after, before, "files were left behind");
     let test = ["kernels", "test", "relu", "--adapter", "cpu", "--threads", "1"];
     place.mirage().args(test).assert().success().stdout(predicate::str::contains("(CPU, 1 thread, "));
 }
 
 #[test]
-fn an_unknown_adapter_is_refused_with_the_list() {
+fn unknown_adapter_lists_available_ones() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     for adapter in ["no such device", "99"] {
@@ -280,9 +280,9 @@ fn weights_are_described() {
 }
 
 #[test]
-fn a_download_without_a_network_names_the_address() {
+fn failed_download_names_the_address() {
     let place = Place::new();
-    // Nothing listens on port 9.
+    // Nothing listens on port 9 (discard).
     let mut command = place.deviceless();
     command
         .args(["weights", "--fetch", "vgg19", "--dir", "here"])
@@ -297,7 +297,7 @@ fn a_download_without_a_network_names_the_address() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_the_program_quietly() {
+fn closed_stdout_ends_the_program_quietly() {
     let place = Place::new();
     let mut child = place.spawn(place.deviceless().arg("weights"));
     drop(child.stdout.take());
@@ -308,7 +308,7 @@ fn a_reader_that_goes_away_ends_the_program_quietly() {
 }
 
 #[test]
-fn classes_are_named_with_labels_where_there_are_some() {
+fn classify_uses_labels_if_given() {
     let place = Place::new();
     let photo = place.photo("a photo.png", 64, 48);
     let weights = place.network();

@@ -1,4 +1,4 @@
-//! Memory known beforehand: `mirage plan`, `--memory`, `--size auto`, and whether a run takes what was stated.
+//! Memory estimates: `mirage plan`, `--memory`, `--size auto`, and whether runs match their estimates.
 
 #[cfg(target_os = "linux")]
 use crate::common::process::memory;
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Output;
 
-/// The default network, whose convolutions have the usual widths.
+/// Path of the default network, whose convolutions have the usual widths.
 fn network() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/vgg16-narrow.safetensors"))
 }
@@ -37,7 +37,7 @@ fn plan(place: &Place, options: &[&str]) -> Value {
 }
 
 #[test]
-fn a_plan_states_memory_by_scale_and_class_and_the_time() {
+fn plan_reports_memory_and_time() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);
     let options = ["--size", "96", "--scales", "2", "--iterations", "4,3"];
@@ -50,7 +50,7 @@ fn a_plan_states_memory_by_scale_and_class_and_the_time() {
         let mut keys: Vec<&String> = scale.as_object().unwrap().keys().collect();
         keys.sort();
         assert_eq!(keys, ["computed_pixels", "height", "iterations", "preparing_pixels", "width"]);
-        // In pieces, the pixels that overlap count each time.
+        // With tiles, overlapping pixels count each time.
         let pixels = scale["width"].as_u64().unwrap() * scale["height"].as_u64().unwrap();
         assert!(scale["computed_pixels"].as_u64().unwrap() >= pixels, "{scale}");
         assert!(scale["preparing_pixels"].as_u64().unwrap() > 0, "{scale}");
@@ -66,12 +66,12 @@ fn a_plan_states_memory_by_scale_and_class_and_the_time() {
     for words in ["68x45", "96x64", "activations and gradients", "Peak: ", "Time: about", "7 iterations"] {
         assert!(text.contains(words), "{words}: {text}");
     }
-    // Nothing is painted, and no place is checked.
+    // No picture is written, and no output path is checked.
     assert_eq!(place.entries().iter().filter(|name| name.contains("mirage")).count(), 0);
 }
 
 #[test]
-fn a_run_states_what_it_needs_first() {
+fn run_prints_its_memory_needs_first() {
     let place = Place::new();
     place.photo("photo.png", 64, 48);
     let options = ["--size", "64", "--iterations", "2", "-o", "out.png"];
@@ -82,7 +82,7 @@ fn a_run_states_what_it_needs_first() {
 }
 
 #[test]
-fn what_exceeds_the_memory_is_refused_with_the_size_that_fits() {
+fn insufficient_memory_suggests_fitting_size() {
     let place = Place::new();
     place.photo("photo.png", 320, 240);
     let needed =
@@ -98,19 +98,20 @@ fn what_exceeds_the_memory_is_refused_with_the_size_that_fits() {
     assert!(!place.path("out.png").exists());
     let found = plan(&place, &["--scales", "1", "--memory", &limit, "--size", "320"]);
     assert_eq!((&found["fits"], found["width"].as_u64()), (&Value::Bool(false), Some(320)));
-    // The same limit with a size to choose.
+    // The same limit with an automatic size.
     stdout(&run(&place, "render", &[&options[..], &["--size", "auto"]].concat()));
     assert_eq!(image::image_dimensions(place.path("out.png")).unwrap(), (160, 120));
     let shown = stdout(&place.mirage().args(["show", "out.png"]).output().unwrap());
     assert!(shown.contains("160") && !shown.contains("auto x"), "{shown}");
-    // A photo is not enlarged.
+    // Photos are not enlarged.
     assert_eq!(plan(&place, &["--size", "auto", "--memory", "1TiB"])["width"], 320);
     let nothing = run(&place, "render", &["--size", "auto", "--memory", "1MB", "-o", "no.png"]);
     assert_eq!(nothing.status.code(), Some(2), "{}", stderr(&nothing));
+    assert!(stderr(&nothing).contains("this run needs") && stderr(&nothing).contains("--memory allows"));
 }
 
 #[test]
-fn tiles_are_chosen_by_the_memory_that_a_run_may_take() {
+fn auto_tiles_depend_on_memory_limit() {
     let place = Place::new();
     place.photo("photo.png", 400, 300);
     let options = ["--size", "400", "--scales", "1", "--iterations", "1", "--top", "0"];
@@ -129,17 +130,46 @@ fn tiles_are_chosen_by_the_memory_that_a_run_may_take() {
         let rgb = image::open(place.path(output)).unwrap().into_rgb8().into_raw();
         (stderr(&painted), record["options"]["tile"].clone(), rgb)
     };
-    // The chosen tiles are recorded, so that a resumed run computes the same.
+    // The chosen tile size is recorded, so that a resumed run computes the same.
     let (said, tile, chosen) = paint("chosen.png", "auto", tiled);
     assert_eq!(tile, "128", "{said}");
     assert!(said.contains("into tiles of 128 pixels"), "{said}");
     assert!(paint("stated.png", "128", whole).2 == chosen);
     let (said, tile, _) = paint("roomy.png", "auto", whole);
     assert!(tile == "none" && !said.contains("into tiles of"), "{tile}: {said}");
+    // Down to the tiles that need the least; below that, tiles are not suggested.
+    let sides = ["128", "64", "32", "16"];
+    let (least, side) = sides.map(|side| (needed(side), side)).into_iter().min().unwrap();
+    assert!(least < tiled, "{least} {tiled}");
+    let (said, tile, _) = paint("small.png", "auto", least);
+    assert_eq!(tile, side, "{said}");
+    let refused = |tile: &str| {
+        let memory = format!("{}b", least - 1);
+        let more = ["--tile", tile, "--memory", &memory, "-o", "no.png"];
+        let refused = run(&place, "render", &[&options[..], &more].concat());
+        assert_eq!(refused.status.code(), Some(2));
+        stderr(&refused)
+    };
+    let said = refused("auto");
+    assert!(said.contains(&format!("in tiles of {side} pixels")), "{said}");
+    assert!(!refused("none").contains("--tile"), "{}", refused("none"));
 }
 
 #[test]
-fn a_driver_that_is_loaded_in_vain_counts() {
+fn verification_is_counted() {
+    let place = Place::new();
+    place.photo("photo.png", 96, 64);
+    let verified = plan(&place, &["--size", "96", "--verify"]);
+    let phases = verified["phases"].as_array().unwrap();
+    assert_eq!(phases[0]["phase"], "verifying");
+    let plain = plan(&place, &["--size", "96"]);
+    assert!(plain["phases"].as_array().unwrap().iter().all(|phase| phase["phase"] != "verifying"));
+    // The tests alone take more than 96 px.
+    assert!(verified["peak_bytes"].as_u64() > plain["peak_bytes"].as_u64(), "{verified}");
+}
+
+#[test]
+fn unused_driver_is_counted() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);
     let peak = |adapter: &[&str]| {
@@ -149,12 +179,12 @@ fn a_driver_that_is_loaded_in_vain_counts() {
         (plan["peak_bytes"].as_u64().unwrap(), plan["device"].as_str().unwrap_or_default().contains("(CPU"))
     };
     let ((searched, is_cpu), (chosen, _)) = (peak(&[]), peak(&["--adapter", "cpu"]));
-    // The tests' machines have lavapipe. With a GPU there is nothing to compare.
+    // The test machines have lavapipe. With a GPU there is nothing to compare.
     assert!(!is_cpu || searched - chosen == 48 << 20, "{searched} {chosen}");
 }
 
 #[test]
-fn films_pages_and_sweeps_count() {
+fn films_pages_and_sweeps_are_counted() {
     let place = Place::new();
     place.photo("photo.png", 160, 120);
     let peak = |more: &[&str]| {
@@ -163,10 +193,10 @@ fn films_pages_and_sweeps_count() {
     };
     let pixels = 160 * 120;
     let plain = peak(&[]);
-    // Read-backs on their way, and what each holds.
+    // Read-backs in transit, and the memory of film and page.
     assert_eq!(peak(&["--film", "f.webp"]) - plain, (24 + 12) * pixels);
     assert_eq!(peak(&["--web", "0"]) - plain, (24 + 9) * pixels);
-    // Room for one picture without the cells of a sweep.
+    // Enough memory for one picture, but not for the cells of a sweep.
     let limit = format!("{}b", plain + 39 * pixels);
     let words = ["--size", "160", "--iterations", "1", "--memory", &limit, "--quiet"];
     let sweep = |vary: &str| run(&place, "sweep", &[&words[..], &["--vary", vary, "-o", vary]].concat());
@@ -177,8 +207,8 @@ fn films_pages_and_sweeps_count() {
     stdout(&sweep("seed=1"));
 }
 
-/// Largest resident bytes of a process that ends well, or where it is interrupted as soon as it paints. (`ru_maxrss` also
-/// counts what this process had when it started the other one.)
+/// Returns the peak resident bytes of a process that succeeds, or is interrupted after its first iteration.
+/// (`ru_maxrss` would include this process's memory at the time of the fork.)
 #[cfg(target_os = "linux")]
 fn resident(command: &assert_cmd::Command, place: &Place, interrupts: bool) -> u64 {
     let mut child = place.spawn(command);
@@ -187,7 +217,7 @@ fn resident(command: &assert_cmd::Command, place: &Place, interrupts: bool) -> u
         interrupt::signal(&child, "-INT");
     }
     let mut largest = 0;
-    // What it says fits into the pipes.
+    // Its output fits into the pipe buffers.
     let ended = loop {
         largest = largest.max(memory(child.id(), "VmHWM").unwrap_or(0));
         if let Some(ended) = child.try_wait().unwrap() {
@@ -201,7 +231,7 @@ fn resident(command: &assert_cmd::Command, place: &Place, interrupts: bool) -> u
     largest
 }
 
-/// The run whose memory is measured.
+/// Which run's memory is measured.
 #[cfg(target_os = "linux")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Measured {
@@ -211,7 +241,7 @@ enum Measured {
     Resumed,
 }
 
-/// How much more 256 px take than 128, with the first layers: as stated, and as taken.
+/// Returns how much more memory 256 px need than 128 px with the first layers: planned and measured.
 #[cfg(target_os = "linux")]
 fn stated_and_taken(weights: &Path, more: &[&str], measured: Measured) -> [f64; 2] {
     let place = Place::new();
@@ -229,7 +259,7 @@ fn stated_and_taken(weights: &Path, more: &[&str], measured: Measured) -> [f64; 
         plan["peak_bytes"].as_u64().unwrap() as f64
     };
     let taken = |size: &str| {
-        // The log of the other size says nothing of this run.
+        // Removes the log of the other size.
         let _ = std::fs::remove_file(place.path("run.jsonl"));
         let mut mirage = options("render", size);
         mirage.args(["-o", "out.png", "--overwrite", "--log", "run.jsonl"]);
@@ -243,22 +273,22 @@ fn stated_and_taken(weights: &Path, more: &[&str], measured: Measured) -> [f64; 
     [stated("256") - stated("128"), taken("256") - taken("128")]
 }
 
-/// 63 MiB more, of which the program and what allocators keep are no part. Two runs of the same kind differ by up to 2 MiB
-/// at each size, so by up to 6 %; three times that is allowed, as allocators differ. (docs/memory.md has whole networks
-/// from 256 to 1024 px, within 3 %.) From the second iteration on all that is planned is in use.
+/// The difference of 63 MiB excludes the program and memory retained by allocators. Equal runs differ by up to 2 MiB at
+/// each size, that is by up to 6 %; three times that is allowed, because allocators differ. (In docs/memory.md whole
+/// networks from 256 to 1024 px are within 3 %.) From the second iteration on all planned memory is in use.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_run_takes_what_was_stated() {
+fn run_memory_matches_plan() {
     let [stated, taken] = stated_and_taken(&network(), &["--iterations", "3"], Measured::Whole);
     let ratio = stated / taken;
-    assert!((ratio - 1.0).abs() <= 0.18, "{stated} bytes more stated, {taken} taken, {ratio:.3}");
+    assert!((ratio - 1.0).abs() <= 0.18, "{stated} bytes more planned, {taken} used, {ratio:.3}");
 }
 
-/// The state is larger than all else: 100 pairs take about 110 MiB more on the device at 256 px than at 128, and each copy of
-/// them 80. So a small network will do.
+/// The state dominates: 100 pairs take about 110 MiB more on the device at 256 px than at 128, and each copy of them 80
+/// MiB. So a small network suffices.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_run_that_saves_a_large_state_takes_what_was_stated() {
+fn checkpointing_memory_matches_plan() {
     let place = Place::new();
     let network = place.network();
     let lbfgs = |iterations| ["--optimizer", "lbfgs", "--history", "100", "--iterations", iterations];
@@ -273,7 +303,7 @@ fn a_run_that_saves_a_large_state_takes_what_was_stated() {
     ] {
         let [stated, taken] = stated_and_taken(&network, options, measured);
         let ratio = stated / taken;
-        assert!((ratio - 1.0).abs() <= 0.18, "{measured:?}: {stated} more stated, {taken} taken, {ratio:.3}");
-        println!("{measured:?}: {stated} bytes more stated, {taken} taken, {ratio:.3}");
+        assert!((ratio - 1.0).abs() <= 0.18, "{measured:?}: {stated} more planned, {taken} used, {ratio:.3}");
+        println!("{measured:?}: {stated} bytes more planned, {taken} used, {ratio:.3}");
     }
 }

@@ -1,4 +1,4 @@
-//! Paths that are no text: a record leads back to the same bytes.
+//! Non-UTF-8 paths: records restore the same bytes.
 
 use crate::common::process::code;
 use crate::interrupt::signal;
@@ -8,7 +8,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
-/// Names with bytes that are no UTF-8, with control characters, and with what escapes are made of.
+/// Names with invalid UTF-8, with control characters, and with characters used in escapes.
 const NAMES: [&[u8]; 4] = [b"ph\xffoto", b"\xc3\x28 a\nb", b"bytes:%41", b"\x1b[31mred\xe2\x80"];
 
 fn os(bytes: &[u8]) -> &OsStr {
@@ -19,7 +19,7 @@ fn with(stem: &[u8], ending: &str) -> OsString {
     OsString::from_vec([stem, ending.as_bytes()].concat())
 }
 
-/// A photo of this name.
+/// Writes a photo with this name.
 fn photo(place: &Place, stem: &[u8]) -> PathBuf {
     let plain = place.photo("plain.png", 64, 48);
     let path = plain.with_file_name(with(stem, ".png"));
@@ -33,7 +33,7 @@ fn names(place: &Place) -> Vec<OsString> {
 }
 
 #[test]
-fn a_run_goes_on_from_its_checkpoint_and_its_record_whatever_its_files_are_called() {
+fn run_resumes_with_non_utf8_paths() {
     for stem in NAMES {
         let place = Place::new();
         let photo = photo(&place, stem);
@@ -69,7 +69,7 @@ fn a_run_goes_on_from_its_checkpoint_and_its_record_whatever_its_files_are_calle
             let line = log.iter().find(|line| line["event"] == event).unwrap();
             line[name].as_str().unwrap().to_owned()
         };
-        // Each is another text, and none has the character that stands for lost bytes.
+        // Recorded texts are escaped, without replacement characters.
         let texts = [
             path("snapshot", "path"),
             path("checkpoint", "path"),
@@ -82,7 +82,7 @@ fn a_run_goes_on_from_its_checkpoint_and_its_record_whatever_its_files_are_calle
             assert!(!text.chars().any(char::is_control), "{text:?}");
         }
 
-        // The run goes on, from another folder, with the same bits as a whole run.
+        // The run resumes from a different folder, bit-identical to an uninterrupted run.
         let mut resume = place.mirage();
         resume.current_dir("/").arg("resume").arg(place.path("").join(&checkpoint));
         resume.args(["--iterations", "7", "--quiet"]).assert().success().stderr("");
@@ -113,7 +113,7 @@ fn a_run_goes_on_from_its_checkpoint_and_its_record_whatever_its_files_are_calle
         promote.assert().success().stderr("");
         assert!(pixels(&place.path("again.png")) == pixels(&output), "{stem:?}");
 
-        // A photo that has changed is noticed.
+        // A changed photo is detected.
         place.photo("other.png", 64, 40);
         std::fs::rename(place.path("other.png"), &photo).unwrap();
         let mut resume = place.mirage();
@@ -128,7 +128,7 @@ fn a_run_goes_on_from_its_checkpoint_and_its_record_whatever_its_files_are_calle
 }
 
 #[test]
-fn existing_snapshots_are_found_whatever_they_are_called() {
+fn existing_snapshots_with_non_utf8_names_are_found() {
     let place = Place::new();
     let photo = photo(&place, NAMES[0]);
     std::fs::write(place.path("").join(os(b"o\xfe-0003.png")), "precious").unwrap();
@@ -143,9 +143,9 @@ fn existing_snapshots_are_found_whatever_they_are_called() {
     assert!(String::from_utf8_lossy(&refused.get_output().stderr).contains("-0003.png"));
 }
 
-/// A sweep in a folder with such a name: its commands can be copied to a shell.
+/// In a folder with such a name, the sweep's printed commands can be pasted into a shell.
 #[test]
-fn a_sweep_is_continued_whatever_its_folder_is_called() {
+fn sweep_continues_in_non_utf8_folder() {
     let place = Place::new();
     let photo = photo(&place, NAMES[0]);
     let mut sweep = place.mirage();
@@ -163,7 +163,7 @@ fn a_sweep_is_continued_whatever_its_folder_is_called() {
 }
 
 #[test]
-fn a_stopped_run_says_how_it_goes_on() {
+fn stopped_run_prints_resume_command() {
     let place = Place::new();
     let photo = photo(&place, NAMES[0]);
     let mut run = place.mirage();
@@ -189,9 +189,9 @@ fn a_stopped_run_says_how_it_goes_on() {
     assert!(status.unwrap().success(), "{line}");
 }
 
-/// Where paths are plain text, their record is that text, and a record from another system is read as it is.
+/// Plain text paths are recorded unchanged, and records from other systems are read unchanged.
 #[test]
-fn plain_paths_are_recorded_as_they_are() {
+fn plain_paths_are_recorded_verbatim() {
     let place = Place::new();
     let photo = place.photo("Föto 100%.png", 64, 48);
     place
@@ -211,10 +211,10 @@ fn plain_paths_are_recorded_as_they_are() {
     assert!(said.contains("C:\\Users\\me\\Föto.png") && said.contains("--photo"), "{said}");
 }
 
-/// In a record each of its bytes takes three.
+/// In a record each byte of such a path takes three.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_long_path_that_is_no_text_leads_back() {
+fn long_non_utf8_path_round_trips() {
     let place = Place::new();
     let mut folder = place.path("");
     (0..7).for_each(|_| folder.push(os(&[0xff; 250])));

@@ -1,4 +1,4 @@
-//! Networks that are read with the wrong preprocessing are noticed.
+//! Networks read with the wrong preprocessing are detected.
 
 use crate::support::Place;
 use predicates::prelude::*;
@@ -7,8 +7,8 @@ use safetensors::SafeTensors;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// The default network under torchvision's names, as converters make it of Caffe's; its convolutions are those of the
-/// Caffe model.
+/// Writes the default network with torchvision's names, as some converters do with Caffe models. Its convolutions are
+/// those of the Caffe model.
 fn renamed(place: &Place, metadata: Option<HashMap<String, String>>) {
     let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/vgg16-narrow.safetensors"));
     let bytes = bytes.unwrap();
@@ -33,12 +33,12 @@ fn renamed(place: &Place, metadata: Option<HashMap<String, String>>) {
 }
 
 #[test]
-fn caffe_weights_under_torchvisions_names_give_a_warning() {
+fn caffe_weights_in_torchvision_layout_give_a_warning() {
     let place = Place::new();
     let cat = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/photos/chelsea.png");
     let classify = |words: &[&str]| {
         let mut command = place.mirage();
-        // A graphics device: the CPU device is slow where it is not optimised.
+        // A graphics device, because the CPU device is slow in unoptimised builds.
         command.arg("classify").arg(&cat).args(["--adapter", "0"]);
         command.args(["--weights", "renamed.safetensors", "--size", "224"]).args(words).assert().success()
     };

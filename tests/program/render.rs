@@ -1,4 +1,4 @@
-//! Runs that succeed, or fail with something to show for it.
+//! `mirage render`: runs that succeed, or fail with a saved picture.
 
 use crate::support::{Place, events, jpeg, log, network, scene};
 use image::{DynamicImage, GenericImageView as _};
@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::path::Path;
 
 #[test]
-fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
+fn run_writes_picture_snapshots_and_log() {
     let place = Place::new();
     let photo = place.photo("photo.png", 96, 64);
     let output = place
@@ -27,7 +27,7 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
     assert!(printed.contains("no snapshot after iteration 99"), "{printed}");
     assert!(printed.contains("Weights for the shares after iteration 0: --spatial-weight "), "{printed}");
     assert!(printed.contains("12/12  loss ") && printed.contains("% of gradient)"), "{printed}");
-    assert!(!printed.contains('\u{1b}'), "no bar where there is no terminal: {printed}");
+    assert!(!printed.contains('\u{1b}'), "a progress bar without a terminal: {printed}");
 
     let log = log(&place.path("run.jsonl"));
     let start = &log[0];
@@ -96,7 +96,7 @@ fn a_run_leaves_picture_snapshots_and_a_log_of_the_stated_form() {
 }
 
 #[test]
-fn without_options_the_picture_is_named_after_the_photo() {
+fn default_output_is_named_after_the_photo() {
     let place = Place::new();
     place.photo("my holiday.jpg", 64, 48);
     let mut command = place.mirage();
@@ -105,13 +105,13 @@ fn without_options_the_picture_is_named_after_the_photo() {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(place.entries(), ["my holiday-mirage.png", "my holiday.jpg", "net.safetensors"]);
-    // Again it would be replaced.
+    // A second run would replace it.
     command.assert().code(2);
     command.arg("--overwrite").assert().success();
 }
 
 #[test]
-fn the_log_can_go_to_standard_output() {
+fn log_can_go_to_stdout() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let output = place.render(&photo).args(["--log", "-", "--quiet"]).output().unwrap();
@@ -136,9 +136,9 @@ fn names_with_spaces_and_other_scripts_work() {
 }
 
 #[test]
-fn turned_transparent_and_deep_pictures_are_understood() {
+fn rotated_transparent_and_16_bit_photos_are_read() {
     let place = Place::new();
-    // Orientation 6, in an EXIF segment right after the start marker.
+    // Orientation 6 in an EXIF segment after the start marker.
     let exif = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
     let plain = jpeg(96, 64);
     let turned = place.file("turned.jpg", &[&plain[..2], exif, &plain[2..]].concat());
@@ -170,7 +170,7 @@ fn turned_transparent_and_deep_pictures_are_understood() {
 }
 
 #[test]
-fn networks_that_lack_default_layers_get_others_with_a_note() {
+fn missing_default_layers_are_replaced_with_a_note() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let headless = place.file("headless.safetensors", &network(&[]).bytes());
@@ -203,13 +203,13 @@ fn networks_that_lack_default_layers_get_others_with_a_note() {
         let log = log(&place.path("run.jsonl"));
         let options = &log[0]["options"];
         assert_eq!((&options["abstract"], &options["spatial"]), (&abstract_layers.into(), &spatial.into()));
-        // Shares are those of the groups that take part.
+        // Shares are relative to the active groups.
         assert_eq!(events(&log, "balance")[0]["balance"], balance);
     }
 }
 
 #[test]
-fn raw_weights_style_images_and_other_starts_run() {
+fn raw_weights_style_images_and_inits_work() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     place.photo("style.jpg", 80, 80);
@@ -224,7 +224,7 @@ fn raw_weights_style_images_and_other_starts_run() {
     let printed = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{printed}");
     assert!(printed.contains("start.webp: resized from 40x40 to 40x30"), "{printed}");
-    // One of the photo's shape stays as it is, unless it is larger than the run.
+    // A start of the photo's shape is not resized unless it is larger than the run.
     for (size, resized) in [((24, 18), false), ((48, 36), false), ((64, 48), true)] {
         place.photo("start.png", size.0, size.1);
         let output = place.render(&photo).args(["--init", "start.png", "--overwrite"]).output().unwrap();
@@ -245,9 +245,9 @@ fn raw_weights_style_images_and_other_starts_run() {
     assert_eq!(layers, ["relu4_2", "relu1_1", "relu3_1", "picture"]);
 }
 
-/// All features of a picture of one colour are the same everywhere: their covariance is nothing but rounding.
+/// Features of a single-colour picture are constant, so their covariance is only rounding.
 #[test]
-fn pictures_of_one_colour_are_painted_from_and_styles_like_others() {
+fn single_colour_pictures_work_as_photo_and_style() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     for (name, level) in [("black.png", 0), ("gray.png", 128), ("red.png", 200)] {
@@ -273,7 +273,7 @@ fn pictures_of_one_colour_are_painted_from_and_styles_like_others() {
 }
 
 #[test]
-fn the_same_seed_paints_the_same_picture() {
+fn picture_depends_only_on_seed() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let paint = |seed: &str| {
@@ -282,12 +282,12 @@ fn the_same_seed_paints_the_same_picture() {
     };
     let first = paint("1");
     // Not assert_eq: it would print every pixel.
-    assert!(first == paint("1"), "the same seed paints another picture");
-    assert!(first != paint("2"), "another seed paints the same picture");
+    assert!(first == paint("1"), "the same seed gives a different picture");
+    assert!(first != paint("2"), "a different seed gives the same picture");
 }
 
 #[test]
-fn a_run_that_blows_up_fails_and_saves_the_last_good_picture() {
+fn diverging_run_saves_last_good_picture() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let output = place
@@ -312,9 +312,9 @@ fn a_run_that_blows_up_fails_and_saves_the_last_good_picture() {
     assert_eq!((back.len(), &back[4]["halvings"], &back[4]["to"]), (5, &5.into(), &0.into()));
 }
 
-/// Runs of two scales: grain is there by default, not with a style image, and makes a difference.
+/// With two scales, grain is on by default, off with a style image, and changes the picture.
 #[test]
-fn grain_is_the_photos_and_not_a_style_images() {
+fn grain_is_off_by_default_with_style_image() {
     let place = Place::new();
     let photo = place.photo("photo.png", 96, 64);
     let paint = |name: &str, options: &[&str]| {
@@ -347,9 +347,9 @@ fn grain_is_the_photos_and_not_a_style_images() {
     assert_eq!(paint("grainy.png", &["--style-image", style, "--grain", "0.5"]).0, 0.5);
 }
 
-/// Layouts are compared place by place, so an image of another shape is fitted to the photo's.
+/// Layouts are compared pixel by pixel, so an image of a different shape is fitted to the photo.
 #[test]
-fn a_layout_of_another_shape_is_fitted_to_the_photo() {
+fn spatial_image_is_fitted_to_the_photo() {
     let place = Place::new();
     let photo = place.photo("photo.png", 96, 72);
     for (name, width, height) in [("near.png", 96, 69), ("upright.png", 40, 95)] {

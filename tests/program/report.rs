@@ -1,4 +1,4 @@
-//! `mirage report`: the files, a part that fails, a report that is interrupted.
+//! `mirage report`: its files, failing parts, interruption.
 
 use crate::common::process::{code, wait_for};
 use crate::interrupt::signal;
@@ -8,7 +8,7 @@ use predicates::str::contains;
 use serde_json::Value;
 use std::path::Path;
 
-/// A report of tiny sizes on the small network, into the folder `report`.
+/// Returns a command for a report of tiny sizes on the small network, in the folder `report`.
 fn report(place: &Place, parts: &str) -> assert_cmd::Command {
     let mut command = place.mirage();
     let photo = place.photo("photo.png", 40, 30);
@@ -41,7 +41,7 @@ fn keys(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_report_has_all_parts_as_data_and_as_a_page() {
+fn report_has_all_parts_as_json_and_markdown() {
     let place = Place::new();
     report(&place, "device,kernels,bench,iterations,picture").assert().success();
     let report = read(&place);
@@ -72,7 +72,7 @@ fn a_report_has_all_parts_as_data_and_as_a_page() {
         let seconds = |name: &str| iteration["result"][name].as_f64().unwrap();
         assert!(0.0 < seconds("least_seconds") && seconds("least_seconds") <= seconds("median_seconds"));
     }
-    // The picture that was asked for, at the quick size.
+    // The requested picture, at the quick size.
     assert_eq!(image::image_dimensions(place.path("report/picture.png")).unwrap(), (256, 192));
     assert!(report["picture"]["result"]["painted_seconds"].as_f64().unwrap() > 0.0);
     let page = page(&place);
@@ -80,13 +80,13 @@ fn a_report_has_all_parts_as_data_and_as_a_page() {
         assert!(page.contains(text), "{text}: {page}");
     }
     assert!(!page.contains("not complete") && !page.contains("FAILED"));
-    // A second one does not write over it.
+    // A second report does not overwrite it.
     let again = ["report", "-o", "report", "--parts", "device"];
-    place.mirage().args(again).assert().code(2).stderr(contains("holds a report already"));
+    place.mirage().args(again).assert().code(2).stderr(contains("already holds a report"));
 }
 
 #[test]
-fn iterations_are_timed_once_more_with_tuned_kernels() {
+fn iterations_are_also_timed_with_tuned_kernels() {
     let place = Place::new();
     report(&place, "iterations").args(["--precision", "half-weights"]).assert().success();
     let report = read(&place);
@@ -102,7 +102,7 @@ fn iterations_are_timed_once_more_with_tuned_kernels() {
 }
 
 #[test]
-fn a_part_that_fails_is_named_and_the_others_run() {
+fn failed_part_does_not_stop_the_others() {
     let place = Place::new();
     let files = ["kernels", "show", "relu", "--files", "mine"];
     place.deviceless().args(files).assert().success();
@@ -124,10 +124,10 @@ fn a_part_that_fails_is_named_and_the_others_run() {
         assert_eq!(part["status"], "done", "{part}");
     }
     assert_eq!(report["picture"]["status"], "not-asked-for");
-    assert!(page(&place).contains("**FAILED**: 1 kernels compute wrong: relu/naive"));
+    assert!(page(&place).contains("**FAILED**: 1 kernels give wrong results: relu/naive"));
 }
 
-/// A program in the place of Python.
+/// Writes a shell script to be run instead of Python.
 #[cfg(unix)]
 fn python(place: &Place, script: &str) -> std::path::PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
@@ -136,9 +136,9 @@ fn python(place: &Place, script: &str) -> std::path::PathBuf {
     path
 }
 
-/// A Python that answers as the program for PyTorch does, twice as fast in one layout.
+/// Writes a substitute for Python that answers like the PyTorch script, twice as fast in one layout.
 #[cfg(unix)]
-fn stand_in(place: &Place) -> std::path::PathBuf {
+fn fake_python(place: &Place) -> std::path::PathBuf {
     let script = r#"#!/bin/sh
 case "$3 $6 $7" in
 describe*) echo '{"version": "9.9", "device": "a stand-in", "tf32": true}' ;;
@@ -152,10 +152,10 @@ esac
 
 #[cfg(unix)]
 #[test]
-fn iterations_are_compared_with_a_python_that_is_given() {
+fn iterations_are_compared_with_pytorch() {
     let place = Place::with_adapter();
     let mut command = report(&place, "device,iterations");
-    command.args(["--against", "pytorch", "--python"]).arg(stand_in(&place));
+    command.args(["--against", "pytorch", "--python"]).arg(fake_python(&place));
     command
         .assert()
         .code(1)
@@ -173,18 +173,18 @@ fn iterations_are_compared_with_a_python_that_is_given() {
             .find(|line| line.starts_with(&format!("| {} |", iteration["objective"].as_str().unwrap())));
         let cells: Vec<&str> = ratio.unwrap().trim_end_matches(" |").split(" | ").collect();
         let ratio: f64 = cells.last().unwrap().parse().unwrap();
-        // Four digits are printed.
+        // The page has four digits.
         assert!((ratio - ours / 2.0).abs() <= 1e-3 * ratio + 1e-6, "{ratio}, not {}", ours / 2.0);
     }
 }
 
 #[cfg(unix)]
 #[test]
-fn an_interrupted_report_keeps_what_it_has() {
+fn interrupted_report_keeps_finished_parts() {
     let place = Place::with_adapter();
     let command = report(&place, "device,iterations,picture");
     let mut words: Vec<std::ffi::OsString> = command.get_args().map(Into::into).collect();
-    // So long that it does not end by itself.
+    // Long enough not to end by itself.
     let sizes = words.iter().position(|word| word == "48").unwrap();
     words[sizes] = "48,2000,1900,1800".into();
     let mut command = place.mirage();
@@ -196,13 +196,13 @@ fn an_interrupted_report_keeps_what_it_has() {
             report["iterations"][1]["status"] == "done"
         })
     };
-    wait_for("the report does not begin", || has_begun(&place.path("report/report.json")));
+    wait_for("the report did not begin", || has_begun(&place.path("report/report.json")));
     assert_eq!(read(&place)["state"], "running");
     assert!(page(&place).contains("not complete yet"));
-    // The record is saved just before the process of the next part starts, which runs for minutes.
+    // The report is saved just before the process of the next part starts, which runs for minutes.
     std::thread::sleep(std::time::Duration::from_secs(2));
     signal(&child, "-INT");
-    // The process of the part has five seconds to end by itself.
+    // The part's process has five seconds to end by itself.
     assert_eq!(code(&mut child), Some(130));
     let report = read(&place);
     assert_eq!(report["state"], "interrupted");
@@ -224,9 +224,9 @@ fn bad_options_are_refused_before_anything_is_written() {
     assert!(place.entries().is_empty(), "{:?}", place.entries());
 }
 
-/// A Python that keeps the words and the weights that it is given.
+/// Writes a substitute for Python that saves its arguments and weights.
 #[cfg(unix)]
-fn listener(place: &Place) -> std::path::PathBuf {
+fn recording_python(place: &Place) -> std::path::PathBuf {
     let script = r#"#!/bin/sh
 echo "$2 $3" >> words.txt
 case "$3" in
@@ -237,45 +237,45 @@ esac
     python(place, script)
 }
 
-/// A report of iterations alone, next to that Python.
+/// Returns a command for a report that compares with PyTorch through that substitute.
 #[cfg(unix)]
-fn compared(place: &Place, parts: &str, adapter: &str, weights: &str) -> assert_cmd::Command {
+fn report_with_pytorch(place: &Place, parts: &str, adapter: &str, weights: &str) -> assert_cmd::Command {
     let mut command = place.mirage();
     command.args(["report", "-o", "report", "--quick", "--sizes", "48", "--parts", parts]);
     command.args(["--adapter", adapter, "--weights", weights, "--against", "pytorch", "--python"]);
-    command.arg(listener(place));
+    command.arg(recording_python(place));
     command
 }
 
 #[cfg(unix)]
 #[test]
-fn pytorch_runs_where_this_program_does_without_the_part_of_the_device_too() {
+fn pytorch_uses_the_same_device_without_device_part() {
     let words = |parts: &str, adapter: &str| {
         let place = Place::new();
         let network = place.network();
-        compared(&place, parts, adapter, network.to_str().unwrap()).assert().success();
+        report_with_pytorch(&place, parts, adapter, network.to_str().unwrap()).assert().success();
         std::fs::read_to_string(place.path("words.txt")).unwrap()
     };
     let on_cpu = words("iterations", "cpu");
     assert_eq!(on_cpu.lines().next(), Some("cpu describe"));
     assert_eq!(on_cpu.lines().filter(|line| *line == "cpu time").count(), 4, "{on_cpu}");
-    // Of an adapter, the driver says whether it is software.
+    // For an adapter, the driver reports whether it is software.
     assert_eq!(words("iterations", "0"), words("device,iterations", "0"));
 }
 
 #[cfg(unix)]
 #[test]
-fn pytorch_gets_networks_by_name_and_of_any_layout() {
+fn pytorch_receives_networks_of_any_layout() {
     use neural_mirage::vgg::{DType, KeyLayout, Network};
     // By its short name.
     let place = Place::new();
-    compared(&place, "iterations", "cpu", "narrow").assert().success();
+    report_with_pytorch(&place, "iterations", "cpu", "narrow").assert().success();
     for objective in ["style", "three"] {
         let network = Network::open(&place.path(&format!("{objective}.safetensors")), None).unwrap();
         assert_eq!((network.layout, network.dtype), (KeyLayout::Caffe, DType::F32), "{objective}");
         assert_eq!(network.classes(), Some(1000));
     }
-    // With torchvision's names and half of it in 16 bits.
+    // With torchvision's names, and the classifier in 16 bits.
     let place = Place::new();
     let original = crate::support::network(&[8, 7, 9]);
     let mut network = crate::support::network(&[8, 7, 9]);
@@ -297,7 +297,7 @@ fn pytorch_gets_networks_by_name_and_of_any_layout() {
     }
     network.convert("F16", |name| name.starts_with("classifier"));
     place.file("torchvision.safetensors", &network.bytes());
-    compared(&place, "iterations", "cpu", "torchvision.safetensors").assert().success();
+    report_with_pytorch(&place, "iterations", "cpu", "torchvision.safetensors").assert().success();
     let network = Network::open(&place.path("three.safetensors"), None).unwrap();
     assert_eq!((network.layout, network.dtype), (KeyLayout::Caffe, DType::F32));
     for conv in network.convs() {
@@ -305,9 +305,9 @@ fn pytorch_gets_networks_by_name_and_of_any_layout() {
             conv.weight.to_f32().unwrap().iter().flat_map(|value| value.to_le_bytes()).collect();
         assert_eq!(values, original.tensors[conv.weight.name()].bytes, "{}", conv.weight.name());
     }
-    // One that can't be opened fails its rows, and no more.
+    // A network that can't be opened fails only its own rows.
     let place = Place::new();
-    let mut command = compared(&place, "device,iterations", "cpu", "none.safetensors");
+    let mut command = report_with_pytorch(&place, "device,iterations", "cpu", "none.safetensors");
     command
         .assert()
         .code(1)

@@ -1,4 +1,4 @@
-//! Checkpoints and `mirage resume`, with real signals, and a process that is killed.
+//! Checkpoints and `mirage resume`, with real signals and killed processes.
 
 use crate::common::process::{code, wait_for};
 use crate::interrupt::{signal, start};
@@ -8,7 +8,7 @@ use predicates::prelude::*;
 use rand::{RngExt as _, SeedableRng as _};
 use std::time::Duration;
 
-/// The words of a run of the small network.
+/// Returns a command for a run on the small network.
 fn render(place: &Place, output: &str, iterations: &str, more: &[&str]) -> assert_cmd::Command {
     let photo = place.path("photo.png");
     let mut command = place.mirage();
@@ -18,14 +18,14 @@ fn render(place: &Place, output: &str, iterations: &str, more: &[&str]) -> asser
 }
 
 #[test]
-fn a_run_that_goes_on_ends_with_the_same_bits() {
+fn resumed_run_is_bit_identical() {
     let place = Place::new();
     place.photo("photo.png", 64, 48);
     render(&place, "whole.png", "17", &["--seed", "3"]).assert().success();
     let part = ["--seed", "3", "--checkpoint-every", "4"];
     render(&place, "my part.png", "8", &part).assert().success();
     assert_ne!(pixels(&place.path("my part.png")), pixels(&place.path("whole.png")));
-    // Its own picture may be replaced: it is the same run.
+    // Its own picture may be replaced, because it is the same run.
     let mut resume = place.mirage();
     resume.args(["resume", "my part-checkpoint.safetensors", "--iterations", "17", "--log", "run.jsonl"]);
     resume.assert().success().stderr(predicate::str::contains("Resuming after iteration 8"));
@@ -33,16 +33,16 @@ fn a_run_that_goes_on_ends_with_the_same_bits() {
     let log = std::fs::read_to_string(place.path("run.jsonl")).unwrap();
     assert!(log.contains("\"event\":\"checkpoint\",\"iteration\":12"), "{log}");
     assert!(!log.contains("\"event\":\"iteration\",\"iteration\":0"), "{log}");
-    // All iterations are done: nothing is left to do, unless more are asked for.
+    // All iterations are done, so nothing is left unless more are requested.
     place.mirage().args(["resume", "my part-checkpoint.safetensors", "--quiet"]).assert().success();
     let mut less = place.mirage();
     less.args(["resume", "my part-checkpoint.safetensors", "--iterations", "5"]);
     less.assert().code(2).stderr(predicate::str::contains("--iterations"));
 }
 
-/// What is wrong with the state is said before anything is written; a time that is possible does no harm.
+/// Errors in the state are reported before anything is written. Any possible duration is accepted.
 #[test]
-fn a_state_of_another_scale_leaves_no_file() {
+fn state_of_wrong_scale_is_refused_without_output() {
     let place = Place::new();
     place.photo("photo.png", 64, 48);
     let words = ["--checkpoint-every", "2", "--scales", "1"];
@@ -75,17 +75,17 @@ fn a_state_of_another_scale_leaves_no_file() {
         state.size = [2, 8];
         state.tensors.iter_mut().for_each(|(_, values)| *values = pixels(16));
     });
-    resume(&[]).code(2).stderr(predicate::str::contains("at 8x2 pixels and can't go on at 48x36"));
+    resume(&[]).code(2).stderr(predicate::str::contains("at 8x2 pixels and can't continue at 48x36"));
     assert!(!place.path("run.jsonl").exists());
-    // The longest time there is, to which the run adds its own.
+    // The largest possible duration, to which the run adds its own.
     forge(&|state| state.seconds = 1e12);
     resume(&["--checkpoint-every", "3"]).success();
     assert_eq!(Checkpoint::load(&file).unwrap().state.iteration, 3);
 }
 
-/// A picture of a larger scale began as one of the scales before, whatever their iterations are now.
+/// The picture at a larger scale resulted from the earlier scales, so their iterations and sizes can't change.
 #[test]
-fn the_scales_that_are_done_stay_as_they_were() {
+fn finished_scales_cannot_be_changed() {
     let place = Place::new();
     place.photo("photo.png", 96, 72);
     let words = ["--size", "80", "--scales", "2", "--checkpoint-every", "5"];
@@ -98,13 +98,13 @@ fn the_scales_that_are_done_stay_as_they_were() {
         command.assert()
     };
     let refused = resume(&["--iterations", "3,9"]).code(2);
-    refused.stderr(predicate::str::contains("the scales that the run is done with"));
+    refused.stderr(predicate::str::contains("completed scales"));
     resume(&["--size", "72"]).code(2).stderr(predicate::str::contains("keep --size"));
     resume(&["--iterations", "4,9"]).success();
 }
 
 #[test]
-fn another_balance_branches_off_into_a_picture_of_its_own() {
+fn changed_balance_writes_a_new_picture() {
     let place = Place::new();
     place.photo("photo.png", 64, 48);
     let words = ["--checkpoint-every", "2", "--balance", "spatial=40"];
@@ -118,16 +118,16 @@ fn another_balance_branches_off_into_a_picture_of_its_own() {
     resume(&["--balance", "style=1"]).assert().success().stderr(predicate::str::contains("out-2.png"));
     resume(&["--style-weight", "2e3", "--seed", "4"]).assert().success();
     resume(&["--style", "relu1_1", "--quiet", "-o", "named.png"]).assert().success();
-    assert_eq!(pixels(&place.path("out.png")), first, "the trunk stays as it was");
+    assert_eq!(pixels(&place.path("out.png")), first, "the original picture was changed");
     let branches = ["out-2.png", "out-3.png", "named.png"].map(|name| pixels(&place.path(name)));
     assert!(branches[0] != branches[1] && branches[1] != branches[2]);
     let show = |picture: &str| -> serde_json::Value {
         let shown = place.mirage().args(["show", picture, "--json"]).output().unwrap().stdout;
         serde_json::from_slice(&shown).unwrap()
     };
-    // Shares that were not given are those of the run, not the defaults.
+    // Shares not given keep the run's values, not the defaults.
     assert_eq!(show("out-2.png")["options"]["balance"], "spatial=40,abstract=15,style=1");
-    // The raw weights that were not given are those in force.
+    // Raw weights not given keep the values in effect.
     let shown = show("out-3.png");
     assert_eq!(shown["options"]["style_weight"], 2e3);
     assert!(shown["options"]["balance"].is_null());
@@ -135,9 +135,9 @@ fn another_balance_branches_off_into_a_picture_of_its_own() {
     assert!(spatial > 0.0 && spatial != 1.0, "{spatial}");
 }
 
-/// Options that are given now hold from the first step on, and none is taken without an effect.
+/// Options given at resume apply from the first step on. Those without an effect are refused.
 #[test]
-fn options_that_are_given_now_count() {
+fn options_given_at_resume_apply() {
     let place = Place::new();
     for name in ["photo.png", "one.png"] {
         place.photo(name, 64, 48);
@@ -163,9 +163,9 @@ fn options_that_are_given_now_count() {
         resume("out-checkpoint.safetensors", output, words).success();
         branches.push(pixels(&place.path(output)));
     }
-    assert!(branches[1] != branches[0], "--tv-weight counts");
-    assert!(branches[2] != branches[0], "--style-blend counts");
-    assert!(branches[3] == branches[0], "the live page changes nothing");
+    assert!(branches[1] != branches[0], "--tv-weight has no effect");
+    assert!(branches[2] != branches[0], "--style-blend has no effect");
+    assert!(branches[3] == branches[0], "the live page changes the picture");
     resume("out-checkpoint.safetensors", "init.png", &["--init", "gray"])
         .code(2)
         .stderr(predicate::str::contains("--init is for a new run"));
@@ -173,9 +173,9 @@ fn options_that_are_given_now_count() {
     blend.code(2).stderr(predicate::str::contains("0 style images"));
 }
 
-/// Another optimiser, or another history, begins at the picture that was shown, and knows nothing of the steps before.
+/// A different optimiser or history length starts from the shown picture without previous state.
 #[test]
-fn another_optimiser_goes_on_from_the_picture_that_was_shown() {
+fn changed_optimiser_starts_from_shown_picture() {
     use neural_mirage::mirage::Checkpoint;
     let place = Place::new();
     place.photo("photo.png", 64, 48);
@@ -183,7 +183,7 @@ fn another_optimiser_goes_on_from_the_picture_that_was_shown() {
     let rising = ["--optimizer", "lbfgs", "--history", "4", "--learning-rate", "30"];
     render(&place, "out.png", "8", &[&words[..], &rising].concat()).assert().success();
     let state = Checkpoint::load(&place.path("out-checkpoint.safetensors")).unwrap().state;
-    assert!(state.tensor("picture") != state.tensor("lbfgs:accepted"), "a step that is not accepted");
+    assert!(state.tensor("picture") != state.tensor("lbfgs:accepted"), "the last step was accepted");
     let resume = |output: &str, words: &[&str]| {
         let mut command = place.mirage();
         command.args(["resume", "out-checkpoint.safetensors", "--quiet", "-o", output]).args(words);
@@ -201,9 +201,38 @@ fn another_optimiser_goes_on_from_the_picture_that_was_shown() {
     assert!(resume("on.png", &["--history", "9", "--learning-rate", "1", "--iterations", "14"]) != shown);
 }
 
-/// Only what the run will write has to be free.
+/// A line search may try pictures whose loss is NaN. A checkpoint then holds the accepted picture too.
 #[test]
-fn snapshots_before_the_checkpoint_are_not_in_the_way() {
+fn line_search_resumes_while_its_loss_is_not_finite() {
+    let place = Place::new();
+    place.photo("photo.png", 64, 48);
+    let words = [
+        "--scales",
+        "1",
+        "--optimizer",
+        "lbfgs",
+        "--learning-rate",
+        "1e15",
+        "--no-clamp",
+        "--average-decay",
+        "0",
+    ];
+    render(&place, "whole.png", "24", &words).assert().success();
+    for done in ["1", "5", "13"] {
+        let (picture, checkpoint) = (format!("{done}.png"), format!("{done}-checkpoint.safetensors"));
+        let log = format!("{done}.jsonl");
+        let part = [&words[..], &["--checkpoint-every", done, "--log", &log]].concat();
+        render(&place, &picture, done, &part).assert().success();
+        let log = std::fs::read_to_string(place.path(&log)).unwrap();
+        assert!(log.contains("\"loss\":null"), "the last loss is finite: {log}");
+        place.mirage().args(["resume", &checkpoint, "--iterations", "24", "--quiet"]).assert().success();
+        assert_eq!(pixels(&place.path(&picture)), pixels(&place.path("whole.png")), "{done}");
+    }
+}
+
+/// Only files that the run will write must not exist.
+#[test]
+fn earlier_snapshots_do_not_block_resume() {
     let place = Place::new();
     place.photo("photo.png", 64, 48);
     render(&place, "out.png", "8", &["--checkpoint-every", "8", "--save-at", "2,11"]).assert().success();
@@ -222,7 +251,7 @@ fn snapshots_before_the_checkpoint_are_not_in_the_way() {
 }
 
 #[test]
-fn what_has_changed_meanwhile_is_refused() {
+fn changed_inputs_are_refused() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     render(&place, "out.png", "4", &["--checkpoint-every", "2"]).assert().success();
@@ -258,7 +287,7 @@ fn what_has_changed_meanwhile_is_refused() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_leaves_a_checkpoint_that_goes_on() {
+fn ctrl_c_leaves_resumable_checkpoint() {
     let place = Place::new();
     let mut child = start(&place);
     signal(&child, "-INT");
@@ -272,11 +301,11 @@ fn ctrl_c_leaves_a_checkpoint_that_goes_on() {
     assert_eq!(pixels(&place.path("out.png")), pixels(&place.path("whole.png")));
 }
 
-/// Twelve runs that save all they can and are killed at random moments: no file under its final name is ever torn,
-/// and the last checkpoint goes on.
+/// Twelve runs that write every kind of file are killed at random moments: no file under its final name is ever
+/// incomplete, and the last checkpoint can be resumed.
 #[cfg(unix)]
 #[test]
-fn nothing_is_torn_by_a_kill_at_any_moment() {
+fn kill_never_leaves_torn_files() {
     let place = Place::new();
     place.photo("photo.png", 64, 48);
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(20);
@@ -296,12 +325,12 @@ fn nothing_is_torn_by_a_kill_at_any_moment() {
     let (mut pictures, mut checkpoints) = (0, 0);
     for round in 0..12 {
         let mut child = place.spawn(&render(&place, "out.png", "10000000", &words));
-        wait_for("no checkpoint comes", || place.path("out-checkpoint.safetensors").exists());
-        // Saving takes most of the time of this small run, so most kills hit a file being written.
+        wait_for("no checkpoint was saved", || place.path("out-checkpoint.safetensors").exists());
+        // Saving takes most of the time of this small run, so most kills hit a write.
         std::thread::sleep(Duration::from_micros(random.random_range(0..150_000)));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(!place.path("out.apng").exists(), "round {round}: a film that is not whole");
+        assert!(!place.path("out.apng").exists(), "round {round}: an incomplete film");
         for name in place.entries() {
             let path = place.path(&name);
             if name.starts_with("out-0") {
@@ -331,20 +360,20 @@ fn nothing_is_torn_by_a_kill_at_any_moment() {
     assert!(pictures >= 12 && checkpoints == 12, "{pictures} pictures, {checkpoints} checkpoints");
 }
 
-/// The graphics device keeps weights of 16 bits; the checkpoint knows.
+/// The checkpoint records that weights are stored in 16 bits.
 #[test]
-fn a_run_with_half_weights_goes_on_with_the_same_bits() {
+fn half_weights_run_resumes_bit_identically() {
     let place = Place::with_adapter();
     place.photo("photo.png", 64, 48);
     let paint = |output: &str, iterations: &str, more: &[&str]| {
-        // The weights of its convolutions are no numbers of 16 bits.
+        // The weights of the convolutions are not exact in 16 bits.
         let words = ["--adapter", "0", "--kernels", "buffer", "--no-tuning-cache"];
         render(&place, output, iterations, &[&words[..], more].concat()).assert().success();
         pixels(&place.path(output))
     };
     let half = ["--precision", "half-weights", "--checkpoint-every", "5"];
     let whole = paint("whole.png", "9", &half);
-    assert!(paint("single.png", "9", &[]) != whole, "--precision counts");
+    assert!(paint("single.png", "9", &[]) != whole, "--precision has no effect");
     paint("part.png", "5", &half);
     let mut resume = place.mirage();
     resume.args(["resume", "part-checkpoint.safetensors", "--iterations", "9", "--adapter", "0", "--quiet"]);

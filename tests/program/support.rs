@@ -1,4 +1,4 @@
-//! A folder of its own for each test, with small pictures and a small network in it.
+//! A temporary folder for each test, with small pictures and a small network.
 
 use crate::common::process::Running;
 use crate::common::synthetic::{FileBuilder, Net};
@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-/// A new empty folder; gone with the test.
+/// A new empty folder, deleted on drop.
 pub struct Place(tempfile::TempDir);
 
 impl Place {
@@ -17,11 +17,11 @@ impl Place {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// The same, for a test that needs a graphics adapter without saying so itself.
+    /// Creates a folder for a test that needs a graphics adapter; panics if there is none.
     pub fn with_adapter() -> Self {
         let place = Self::new();
         let listed = place.mirage().arg("devices").output().unwrap();
-        // `tools/test --without-adapter` looks for these words.
+        // `tools/test --without-adapter` searches for this message.
         assert!(listed.stdout.starts_with(b"0: "), "the tests need an adapter: install mesa-vulkan-drivers");
         place
     }
@@ -30,7 +30,7 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// Names of what is there, sorted.
+    /// Returns the sorted names in the folder.
     pub fn entries(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.0.path()).unwrap();
         let mut names: Vec<String> =
@@ -39,45 +39,45 @@ impl Place {
         names
     }
 
-    /// The program, started in this folder.
+    /// Returns a command for the program in this folder.
     pub fn mirage(&self) -> Command {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("mirage"));
         command.current_dir(self.0.path()).env_remove("MIRAGE_WEIGHTS");
         command
     }
 
-    /// The program where it finds no device.
+    /// Returns a command for the program in an environment without graphics devices.
     pub fn deviceless(&self) -> Command {
         let mut command = self.mirage();
         command.env("VK_ICD_FILENAMES", "/nonexistent").env("VK_DRIVER_FILES", "/nonexistent");
         command
     }
 
-    /// A short run on the small network: `render PHOTO -o out.png`.
+    /// Returns a short run on the small network: `render PHOTO -o out.png`.
     pub fn render(&self, photo: &Path) -> Command {
         self.render_for(photo, "3")
     }
 
-    /// [`Place::render`] of this many iterations.
+    /// [`Place::render`] with this many iterations.
     pub fn render_for(&self, photo: &Path, iterations: &str) -> Command {
         self.render_to(photo, "out.png", iterations)
     }
 
-    /// [`Place::render_for`] of another picture than `out.png`.
+    /// [`Place::render_for`] with a different output.
     pub fn render_to(&self, photo: &Path, output: &str, iterations: &str) -> Command {
         let mut command = self.mirage();
         command.args(render_words(photo, &self.network(), output)).args(["--iterations", iterations]);
         command
     }
 
-    /// [`Place::render`] where there is no device.
+    /// [`Place::render`] without graphics devices.
     pub fn deviceless_render(&self, photo: &Path) -> Command {
         let mut command = self.deviceless();
         command.args(render_words(photo, &self.network(), "out.png"));
         command
     }
 
-    /// A command that bash starts after `before`, such as a limit.
+    /// Returns a command that bash executes after `before`, such as a `ulimit`.
     pub fn in_shell(&self, before: &str, command: &Command) -> Command {
         let mut shell = Command::new("bash");
         shell.current_dir(self.0.path()).env_remove("MIRAGE_WEIGHTS");
@@ -86,7 +86,7 @@ impl Place {
         shell
     }
 
-    /// Starts a command with all its output in pipes.
+    /// Starts a command with piped output.
     pub fn spawn(&self, command: &Command) -> Running {
         let mut child = std::process::Command::new(command.get_program());
         child.args(command.get_args()).current_dir(self.0.path());
@@ -106,14 +106,14 @@ impl Place {
         path
     }
 
-    /// A photo in the format of its name.
+    /// Writes a photo in the format of its extension.
     pub fn photo(&self, name: &str, width: u32, height: u32) -> PathBuf {
         let path = self.path(name);
         scene(width, height).save(&path).unwrap();
         path
     }
 
-    /// The small network, with fully connected layers. Written where it is not there yet: a run in progress may read it.
+    /// Returns the small network with fully connected layers. Written only once, because a run in progress may read it.
     pub fn network(&self) -> PathBuf {
         let network = network(&[8, 7, 9]);
         let path = self.path("net.safetensors");
@@ -132,10 +132,10 @@ fn render_words<'a>(photo: &'a Path, weights: &'a Path, output: &'a str) -> Vec<
     words
 }
 
-/// Five blocks with the layers that the defaults name; `fc` are widths, none for no head.
+/// Builds five blocks with the layers of the default options. `fc` are the widths of the head, empty for none.
 pub fn network(fc: &[usize]) -> FileBuilder {
     let mut net = Net::new(&[&[4], &[4], &[5], &[6, 6], &[6]], 2, fc, false);
-    // Small enough that values neither grow nor fade from layer to layer.
+    // Scaled so that values neither grow nor vanish from layer to layer.
     for conv in net.blocks.iter_mut().flatten() {
         conv.filter.iter_mut().for_each(|value| *value *= 0.1);
         conv.bias.iter_mut().for_each(|value| *value *= 0.1);
@@ -146,7 +146,7 @@ pub fn network(fc: &[usize]) -> FileBuilder {
     net.caffe()
 }
 
-/// Something to look at: a bright disc over a gradient.
+/// Creates a picture of a bright disc over a gradient.
 pub fn scene(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let (u, v) = (x as f32 / width as f32, y as f32 / height as f32);
@@ -156,26 +156,26 @@ pub fn scene(width: u32, height: u32) -> RgbImage {
     })
 }
 
-/// The scene as a JPEG.
+/// Encodes the scene as a JPEG.
 pub fn jpeg(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     scene(width, height).write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
     bytes.into_inner()
 }
 
-/// The lines of a log.
+/// Reads the lines of a log.
 pub fn log(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap();
     assert!(text.ends_with('\n'), "{text}");
     text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
 }
 
-/// The lines of an event.
+/// Returns the lines of one event.
 pub fn events<'a>(log: &'a [Value], name: &str) -> Vec<&'a Value> {
     log.iter().filter(|line| line["event"] == name).collect()
 }
 
-/// The pixels of a picture, without its record.
+/// Reads the pixels of a picture, without its record.
 pub fn pixels(path: &Path) -> Vec<u8> {
     image::open(path).unwrap().into_rgb8().into_raw()
 }

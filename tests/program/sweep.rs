@@ -1,4 +1,4 @@
-//! `mirage sweep`: sheets, their cells, and what goes on from them.
+//! `mirage sweep`: sheets, cells, and runs continued from cells.
 
 use crate::common::process::{code, wait_for};
 use crate::interrupt::{signal, wait_until_it_paints};
@@ -6,7 +6,7 @@ use crate::support::{Place, pixels};
 use image::GenericImageView as _;
 use predicates::prelude::*;
 
-/// The words of a sweep of the small network.
+/// Returns a command for a sweep on the small network.
 fn sweep(place: &Place, words: &[&str]) -> assert_cmd::Command {
     let mut command = place.mirage();
     command.arg("sweep").arg(place.path("photo.png")).arg("--weights").arg(place.network());
@@ -20,9 +20,9 @@ fn options(place: &Place, picture: &str) -> serde_json::Value {
     serde_json::from_slice::<serde_json::Value>(&shown.stdout).unwrap()["options"].take()
 }
 
-/// What begins second is refused, and nothing of the first is lost.
+/// The command started second is refused, and the first is not affected.
 #[test]
-fn a_sweep_and_a_run_notice_each_other() {
+fn sweep_and_run_lock_each_other_out() {
     let place = Place::new();
     let photo = place.photo("photo.png", 48, 32);
     let words = ["--vary", "seed=1,2", "--iterations", "10000000"];
@@ -31,8 +31,8 @@ fn a_sweep_and_a_run_notice_each_other() {
         let entries = std::fs::read_dir(place.path("my sweep")).into_iter().flatten().flatten();
         entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".lock")).count()
     };
-    // The page, the sheet, two cells, two checkpoints.
-    wait_for("not all is locked", || locks() >= 6);
+    // Locks of the page, the sheet, two cells and two checkpoints.
+    wait_for("not all files were locked", || locks() >= 6);
     let refused = |mut second: assert_cmd::Command, words: &[&str]| {
         second.args(words).assert().code(2).stderr(predicate::str::contains("another run"));
     };
@@ -57,14 +57,14 @@ fn a_sweep_and_a_run_notice_each_other() {
 }
 
 #[test]
-fn a_sheet_has_the_pictures_that_single_runs_paint() {
+fn sheet_cells_match_single_runs() {
     let place = Place::new();
     let photo = place.photo("photo.png", 96, 64);
     let words = ["--vary", "spatial=5,50", "--vary", "style-layers=relu1_1+relu2_1,relu5_1", "--seed", "3"];
     let words = [&words[..], &["--columns", "iterations=6,2"]].concat();
     sweep(&place, &words).assert().success().stderr(predicate::str::contains("4/4"));
     let names = std::fs::read_dir(place.path("my sweep")).unwrap().count();
-    assert_eq!(names, 8 + 2, "eight cells, the sheet and the page; no checkpoint is left");
+    assert_eq!(names, 8 + 2, "expected eight cells, the sheet and the page, and no checkpoint");
     for (cell, balance, layers, iterations) in [
         ("r1c1", "spatial=5,abstract=15,style=70", "relu1_1,relu2_1", "6"),
         ("r2c2", "spatial=5,abstract=15,style=70", "relu5_1", "2"),
@@ -75,7 +75,7 @@ fn a_sheet_has_the_pictures_that_single_runs_paint() {
         assert_eq!(printed["balance"], balance);
         assert_eq!(printed["style"], layers);
         assert_eq!(printed["iterations"].to_string(), format!("[{iterations}]"));
-        // The same as a run by itself, bit for bit, although it ran in a used session.
+        // Bit-identical to a single run, although it ran in a reused session.
         let single = format!("{cell}.png");
         let mut alone = place.mirage();
         alone.arg("render").arg(&photo).args(["--weights"]).arg(place.network());
@@ -88,11 +88,11 @@ fn a_sheet_has_the_pictures_that_single_runs_paint() {
         page.contains("id=\"r4c2\"") && page.contains("spatial=50 (37%), style-layers=relu5_1"),
         "{page}"
     );
-    assert!(!page.contains("http"), "nothing from elsewhere");
+    assert!(!page.contains("http"), "the page refers to external resources");
     let (width, height) = image::open(place.path("my sweep/sheet.png")).unwrap().dimensions();
     assert!(width > 2 * 48 && height > 4 * 32, "{width}x{height}");
 
-    // Again: all is there. With other values the folder is taken.
+    // Repeated, everything exists already. With other values the folder is refused.
     sweep(&place, &words).assert().success().stderr(predicate::str::contains("4 of 4 runs"));
     let other = [&words[..5], &["4"], &words[6..]].concat();
     sweep(&place, &other).assert().code(2).stderr(predicate::str::contains("seed differs"));
@@ -100,9 +100,9 @@ fn a_sheet_has_the_pictures_that_single_runs_paint() {
     sweep(&place, &longer).assert().code(2).stderr(predicate::str::contains("iterations differs"));
 }
 
-/// Cells are known by what their files hold, not by what these are called.
+/// Input files are identified by content, not by name.
 #[test]
-fn a_sweep_goes_on_with_its_files_under_other_names() {
+fn sweep_continues_after_inputs_are_renamed() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);
     place.photo("style.png", 40, 30);
@@ -118,9 +118,9 @@ fn a_sweep_goes_on_with_its_files_under_other_names() {
     again("copy.png", "photo.png").code(2).stderr(predicate::str::contains("another picture, has changed"));
 }
 
-/// Names of classes are no part of a picture, and a sweep's are not taken for that of a cell.
+/// Labels do not affect the picture, and a sweep's labels are not required for a cell.
 #[test]
-fn a_cell_of_a_sweep_with_names_of_classes_becomes_a_picture() {
+fn cell_of_sweep_with_labels_can_be_promoted() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);
     place.file("names.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\n".as_bytes());
@@ -134,7 +134,7 @@ fn a_cell_of_a_sweep_with_names_of_classes_becomes_a_picture() {
 }
 
 #[test]
-fn a_cell_becomes_a_picture_of_full_size() {
+fn cell_can_be_promoted_to_full_size() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);
     sweep(&place, &["--vary", "seed=1,2", "--iterations", "3", "--quiet"]).assert().success();
@@ -158,7 +158,7 @@ fn a_cell_becomes_a_picture_of_full_size() {
         let printed = options(&place, output);
         assert_eq!((&printed["seed"], &printed["iterations"]), (&seed.into(), &serde_json::json!([3])));
     }
-    // Of another photo it would be another picture, whatever else is given.
+    // A different photo gives a different picture, whatever else is given.
     place.photo("style.png", 40, 30);
     place.photo("photo.png", 95, 64);
     for more in [&[][..], &["--style-image", "style.png"]] {
@@ -172,17 +172,17 @@ fn a_cell_becomes_a_picture_of_full_size() {
     place.mirage().args(["sweep", "--continue", "photo.png"]).assert().code(2);
 }
 
-/// All runs are of the photo as it was read at first, and so are their checkpoints.
+/// All runs and checkpoints use the photo as read at the start.
 #[test]
-fn a_photo_that_is_gone_meanwhile_is_not_needed() {
+fn sweep_continues_without_its_photo() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);
     let words = ["--vary", "seed=1,2,3", "--columns", "iterations=2,120", "--quiet"];
     let mut child = place.spawn(&sweep(&place, &words));
-    wait_for("the sweep doesn't begin", || place.path("my sweep/r1c1.png").exists());
+    wait_for("the sweep did not begin", || place.path("my sweep/r1c1.png").exists());
     let photo = std::fs::read(place.path("photo.png")).unwrap();
     std::fs::remove_file(place.path("photo.png")).unwrap();
-    wait_for("the second run doesn't begin", || place.path("my sweep/r2c1.png").exists());
+    wait_for("the second run did not begin", || place.path("my sweep/r2c1.png").exists());
     signal(&child, "-INT");
     assert_eq!(code(&mut child), Some(130));
     std::fs::write(place.path("photo.png"), photo).unwrap();
@@ -192,7 +192,7 @@ fn a_photo_that_is_gone_meanwhile_is_not_needed() {
 }
 
 #[test]
-fn shares_that_are_not_varied_are_those_of_a_run_with_style_images() {
+fn unvaried_shares_default_to_those_for_style_images() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);
     place.photo("style.png", 64, 64);
@@ -215,10 +215,10 @@ fn shares_that_are_not_varied_are_those_of_a_run_with_style_images() {
 }
 
 #[test]
-fn what_can_not_be_varied_is_refused_before_any_work() {
+fn invalid_axes_are_refused_before_any_work() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);
-    // More columns than the longest side of a picture has room for.
+    // More columns than fit in the maximum side of a picture.
     let many = format!("seed={}", (0..400).map(|seed| seed.to_string()).collect::<Vec<_>>().join(","));
     for (words, printed) in [
         (&[][..], "--vary"),
@@ -226,7 +226,7 @@ fn what_can_not_be_varied_is_refused_before_any_work() {
         (&["--vary", "seed=1,x"], "seed"),
         (&["--vary", "colour=1"], "colour"),
         (&["--vary", "spatial-layers=relu9_9,relu1_1"], "relu9_9"),
-        (&["--vary", "seed=1", "--vary", "size=40,44", "--vary", "top=1"], "two sides"),
+        (&["--vary", "seed=1", "--vary", "size=40,44", "--vary", "top=1"], "rows and columns"),
         (&["--vary", "seed=1,2", "--columns", "seed=3"], "--columns"),
         (&["--vary", "iterations=1,2", "--columns", "iterations=3"], "twice"),
         (&["--vary", "spatial=1,2", "--style-weight", "3"], "raw weights"),
@@ -242,13 +242,13 @@ fn what_can_not_be_varied_is_refused_before_any_work() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupted_sweep_goes_on_where_it_was() {
+fn interrupted_sweep_continues() {
     let place = Place::new();
     place.photo("photo.png", 96, 64);
     let words = ["--vary", "seed=1,2,3", "--columns", "iterations=15,120", "--quiet"];
     let mut child = place.spawn(&sweep(&place, &words));
-    // The second run has passed its first column.
-    wait_for("the sweep doesn't come far", || place.path("my sweep/r2c1.png").exists());
+    // Wait until the second run has passed its first column.
+    wait_for("the sweep did not reach the second run", || place.path("my sweep/r2c1.png").exists());
     signal(&child, "-INT");
     assert_eq!(code(&mut child), Some(130));
     assert!(!place.path("my sweep/r3c1.png").exists() && place.path("my sweep/sheet.png").exists());
@@ -257,7 +257,7 @@ fn an_interrupted_sweep_goes_on_where_it_was() {
     let interrupted = place.path("my sweep/run-2-checkpoint.safetensors");
     assert!(interrupted.exists() || place.path("my sweep/r2c2.png").exists());
 
-    // What is painted is of the photo and the network as they were, and so is the state.
+    // Finished cells and the state depend on the original photo and network.
     let mut same = sweep(&place, &words);
     let [photo, network] =
         ["photo.png", "net.safetensors"].map(|file| std::fs::read(place.path(file)).unwrap());
@@ -271,18 +271,14 @@ fn an_interrupted_sweep_goes_on_where_it_was() {
         std::fs::rename(&folder, &aside).unwrap();
         std::fs::create_dir(&folder).unwrap();
         std::fs::copy(aside.join(interrupted.file_name().unwrap()), &interrupted).unwrap();
-        same.assert().code(2).stderr(predicate::str::contains("not of this sweep"));
+        same.assert().code(2).stderr(predicate::str::contains("does not belong to this sweep"));
         std::fs::remove_dir_all(&folder).unwrap();
         std::fs::rename(&aside, &folder).unwrap();
     }
     std::fs::write(place.path("photo.png"), photo).unwrap();
     sweep(&place, &words).assert().success();
     assert!(!interrupted.exists());
-    assert_eq!(
-        first.metadata().unwrap().modified().unwrap(),
-        before,
-        "what was painted is not painted again"
-    );
+    assert_eq!(first.metadata().unwrap().modified().unwrap(), before, "a finished cell was computed again");
     let mut alone = place.mirage();
     alone.arg("render").arg(place.path("photo.png")).arg("--weights").arg(place.network());
     alone.args(["--size", "48", "--seed", "2", "-o", "alone.png", "--iterations", "120", "--quiet"]);

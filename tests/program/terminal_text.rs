@@ -1,21 +1,21 @@
-//! Text from outside reaches a terminal escaped, and stays in its line.
+//! External text is escaped on terminals and stays on its line.
 
 use crate::common::synthetic::FileBuilder;
 use crate::support::{Place, network};
 use assert_cmd::Command;
 use std::path::Path;
 
-/// Commands to a terminal, text that runs backwards, an invisible tag, and a line of its own.
+/// Terminal commands, right-to-left override, an invisible tag character, and a line break.
 const POISON: &str = "\u{1b}]0;owned\u{7}\u{9b}2J\u{202e}\u{e0041}\nmirage: fake\r";
 
-/// Looks for what no terminal should get, and for the text itself.
+/// Checks that the output has no unsafe characters, but does contain the text.
 #[track_caller]
-fn clean(command: &mut Command) {
+fn escapes(command: &mut Command) {
     let printed = printed(command);
     assert!(printed.contains("owned"), "the text is not shown at all: {printed}");
 }
 
-/// What a command printed, after a look for what no terminal should get.
+/// Returns a command's output after checking that it has no unsafe characters.
 #[track_caller]
 fn printed(command: &mut Command) -> String {
     let output = command.output().unwrap();
@@ -32,10 +32,10 @@ fn printed(command: &mut Command) -> String {
     both
 }
 
-/// Names of files in errors, notes and results.
+/// File names in errors, notes and results.
 #[cfg(unix)]
 #[test]
-fn names_of_files() {
+fn file_names_are_escaped() {
     let place = Place::new();
     let name = |ending: &str| format!("a{POISON}{ending}");
     let photo = place.photo(&name(".png"), 64, 48);
@@ -60,7 +60,7 @@ fn names_of_files() {
         command.args(words);
         command
     };
-    clean(&mut render(&[
+    escapes(&mut render(&[
         "-o",
         &name("-out.png"),
         "--save-at",
@@ -71,16 +71,16 @@ fn names_of_files() {
         "--trace",
         &name("t"),
     ]));
-    // It exists by now.
-    clean(&mut render(&["-o", &name("-out.png")]));
-    clean(&mut render(&["-o", &name("/out.png")]));
-    clean(&mut render(&["-o", &name(" folder")]));
-    clean(&mut render(&["-o", "b.png", "--log", &name(" folder")]));
-    clean(&mut render(&["-o", "c.png", "--init", &name(".png")]));
-    clean(&mut render(&["-o", "d.png", "--style-image", &name(".txt")]));
-    clean(&mut render(&["-o", "e.png", "--tuning-cache", &name(".json"), "--adapter", POISON]));
-    clean(&mut render(&["-o", "f.png", "--labels", &name(".txt")]));
-    clean(&mut render(&["-o", "g.png", "--spatial", POISON]));
+    // It exists now.
+    escapes(&mut render(&["-o", &name("-out.png")]));
+    escapes(&mut render(&["-o", &name("/out.png")]));
+    escapes(&mut render(&["-o", &name(" folder")]));
+    escapes(&mut render(&["-o", "b.png", "--log", &name(" folder")]));
+    escapes(&mut render(&["-o", "c.png", "--init", &name(".png")]));
+    escapes(&mut render(&["-o", "d.png", "--style-image", &name(".txt")]));
+    escapes(&mut render(&["-o", "e.png", "--tuning-cache", &name(".json"), "--adapter", POISON]));
+    escapes(&mut render(&["-o", "f.png", "--labels", &name(".txt")]));
+    escapes(&mut render(&["-o", "g.png", "--spatial", POISON]));
     for words in [
         &["show", &name("-out.png")][..],
         &["show", &name("-out.png"), &name(".png")],
@@ -102,19 +102,19 @@ fn names_of_files() {
         &["kernels", "test", POISON, "--adapter", "cpu"],
         &["tune", "--tuning-cache", &name(".json"), "--weights", "net.safetensors"],
         &["kernels", "list", "--shader-dir", &name("none")],
-        // clap's own messages.
+        // Messages from clap.
         &["render", "photo.png", &name(".png")],
         &[POISON],
         &["render", "photo.png", "--size", POISON],
         &["render", POISON, POISON],
     ] {
-        clean(&mut run(words));
+        escapes(&mut run(words));
     }
 }
 
-/// Names of tensors, a file's statements, and labels.
+/// Tensor names, metadata, and labels.
 #[test]
-fn what_files_say() {
+fn file_contents_are_escaped() {
     let place = Place::new();
     place.photo("photo.png", 64, 48);
     let weights = |name: &str, change: &dyn Fn(&mut FileBuilder)| {
@@ -134,7 +134,7 @@ fn what_files_say() {
             file.tensors.insert(to.clone(), tensor);
         }
     };
-    clean(place.deviceless().arg("weights").arg(weights("unused.safetensors", &copy(POISON.to_owned()))));
+    escapes(place.deviceless().arg("weights").arg(weights("unused.safetensors", &copy(POISON.to_owned()))));
     for path in [
         weights("odd.safetensors", &copy(format!("conv9_9{POISON}.weight"))),
         weights("missing.safetensors", &rename("conv4_1.weight", format!("{POISON}.weight"))),
@@ -150,11 +150,11 @@ fn what_files_say() {
         (0..9).map(|class| format!("{class}{}\n", POISON.replace(['\n', '\r'], " "))).collect();
     place.file("labels.txt", labels.as_bytes());
     let net = place.network();
-    clean(place.mirage().args(["classify", "photo.png", "--labels", "labels.txt", "--weights"]).arg(&net));
+    escapes(place.mirage().args(["classify", "photo.png", "--labels", "labels.txt", "--weights"]).arg(&net));
     let mut render = place.render(Path::new("photo.png"));
-    clean(render.args(["--labels", "labels.txt", "--print-every", "1"]));
-    clean(place.mirage().args(["show", "out.png"]));
-    // The log on a terminal keeps its meaning.
+    escapes(render.args(["--labels", "labels.txt", "--print-every", "1"]));
+    escapes(place.mirage().args(["show", "out.png"]));
+    // A log on stdout is escaped but still parses to the same values.
     let mut render = place.render_to(Path::new("photo.png"), "b.png", "2");
     let output = render.args(["--labels", "labels.txt", "--log", "-", "--quiet"]).output().unwrap();
     let lines = String::from_utf8(output.stdout).unwrap();

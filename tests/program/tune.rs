@@ -1,10 +1,10 @@
-//! `mirage tune` and the runs that use what it measured.
+//! `mirage tune` and runs that use its results.
 
 use crate::support::Place;
 use predicates::prelude::*;
 use std::path::Path;
 
-/// The output of a verbose run.
+/// Returns the output of a verbose run.
 fn verbose_output(place: &Place, photo: &Path, words: &[&str]) -> String {
     let mut run = place.render_for(photo, "1");
     let output = run.args(["--adapter", "0", "--top", "0", "-v"]).args(words).output().unwrap();
@@ -13,12 +13,12 @@ fn verbose_output(place: &Place, photo: &Path, words: &[&str]) -> String {
     printed
 }
 
-/// The line that counts the kernels.
+/// Returns the line with the kernel counts.
 fn kernels(printed: &str) -> &str {
     printed.lines().find(|line| line.starts_with("kernels: ")).unwrap_or_else(|| panic!("{printed}"))
 }
 
-/// Rewrites the cache.
+/// Modifies the entries of the cache.
 fn change(path: &Path, change: impl Fn(&mut serde_json::Value)) {
     let mut cache = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     change(&mut cache);
@@ -26,7 +26,7 @@ fn change(path: &Path, change: impl Fn(&mut serde_json::Value)) {
 }
 
 #[test]
-fn what_was_tuned_is_used_until_it_is_outdated() {
+fn tuned_choices_are_used_until_outdated() {
     let place = Place::new();
     let photo = place.photo("photo.png", 48, 32);
     let cache = place.path("caches/tuning.json");
@@ -44,7 +44,7 @@ fn what_was_tuned_is_used_until_it_is_outdated() {
     tune.arg(place.network());
     tune.assert().success().stdout(predicate::str::contains("conv ").and(predicate::str::contains("naive ")));
 
-    // Whatever was the fastest: now it is the naive kernel everywhere.
+    // Selects the naive kernel everywhere, whichever was the fastest.
     change(&cache, |cache| {
         for entry in cache["entries"].as_array_mut().unwrap() {
             entry["variant"] = "naive".into();
@@ -52,13 +52,13 @@ fn what_was_tuned_is_used_until_it_is_outdated() {
     });
     let with = ["--tuning-cache", "caches/tuning.json"];
     let without = verbose_output(&place, &photo, &["--no-tuning-cache"]);
-    // Software drivers prefer one family, GPUs the other.
+    // Software drivers and GPUs prefer different families.
     let families = |printed: &str| ["texture", "buffer"].map(|family| kernels(printed).contains(family));
     let family = if families(&without)[0] { "texture" } else { "buffer" };
     assert!(families(&without).contains(&true), "{without}");
     let naive = verbose_output(&place, &photo, &[with[0], with[1], "--overwrite"]);
     assert!(families(&naive) == [false; 2] && !naive.contains("note: "), "{naive}");
-    // A forced family is not left.
+    // A forced family overrides the cache.
     let forced = verbose_output(&place, &photo, &[with[0], with[1], "--overwrite", "--kernels", family]);
     assert_eq!(kernels(&forced), kernels(&without));
 
@@ -87,7 +87,7 @@ fn what_was_tuned_is_used_until_it_is_outdated() {
 }
 
 #[test]
-fn a_tuning_cache_that_was_asked_for_and_is_not_there_is_noted() {
+fn missing_tuning_cache_is_noted() {
     let place = Place::new();
     let photo = place.photo("photo.png", 48, 32);
     let printed = verbose_output(&place, &photo, &["--tuning-cache", "none.json"]);
@@ -95,12 +95,12 @@ fn a_tuning_cache_that_was_asked_for_and_is_not_there_is_noted() {
 }
 
 #[test]
-fn tuning_without_a_device_leaves_nothing_behind() {
+fn tuning_without_a_device_writes_nothing() {
     let place = Place::new();
     let mut tune = place.deviceless();
     tune.args(["tune", "--adapter", "0", "--tuning-cache", "caches/tuning.json", "--weights"]);
     tune.arg(place.network()).assert().code(2);
-    // The CPU has one kernel for each op.
+    // The CPU has only one kernel per op.
     let mut tune = place.deviceless();
     tune.args(["tune", "--tuning-cache", "caches/tuning.json", "--weights"]).arg(place.network());
     tune.assert().success().stdout(predicate::str::contains("nothing to choose"));

@@ -1,4 +1,4 @@
-//! What is written, and where: nothing is lost.
+//! Output files: no existing file is lost.
 
 use crate::common::process::{code, wait_for};
 use crate::interrupt::{endless, signal, wait_until_it_paints};
@@ -13,7 +13,7 @@ fn fifo(path: &Path) {
     assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
-/// Exit code 2 with these words, before a device is asked for, and nothing is changed.
+/// Checks that a command fails with exit code 2 and these words before it opens a device, and changes no file.
 #[track_caller]
 pub fn refuses(place: &Place, command: &mut Command, words: &[&str]) {
     let content = |place: &Place| -> Vec<(String, Option<Vec<u8>>)> {
@@ -36,7 +36,7 @@ pub fn refuses(place: &Place, command: &mut Command, words: &[&str]) {
 }
 
 #[test]
-fn devices_and_pipes_are_written_through() {
+fn traces_can_go_to_devices_and_pipes() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     symlink("/dev/null", place.path("null")).unwrap();
@@ -48,7 +48,7 @@ fn devices_and_pipes_are_written_through() {
     };
     trace("null.png", "null").assert().success().stderr("");
     assert!(place.path("null").symlink_metadata().unwrap().is_symlink());
-    // Nobody reads: said, and not waited for.
+    // Without a reader, the program reports it and does not wait.
     let limit = std::time::Duration::from_secs(60);
     trace("a.png", "pipe").timeout(limit).assert().success().stderr(says("no program reads this pipe"));
     let pipe = place.path("pipe");
@@ -57,7 +57,7 @@ fn devices_and_pipes_are_written_through() {
     let text = reader.join().unwrap();
     assert!(serde_json::from_slice::<serde_json::Value>(&text).unwrap()["traceEvents"].is_array());
     assert!(place.path("pipe").metadata().unwrap().file_type().is_fifo());
-    // A picture and a film are not streams: they are refused, with leave or without.
+    // Pictures and films are not streams: refused, even with --overwrite.
     symlink("/dev/null", place.path("null.png.png")).unwrap();
     fifo(&place.path("pipe.apng"));
     for words in [&["-o", "null.png.png"][..], &["-o", "c.png", "--film", "pipe.apng"]] {
@@ -68,7 +68,7 @@ fn devices_and_pipes_are_written_through() {
     assert!(!place.entries().iter().any(|name| name.starts_with(".mirage")), "{:?}", place.entries());
 }
 
-/// A run with everything that it can read; the test adds what it writes.
+/// Returns a run with every kind of input; tests add the outputs.
 fn reader(place: &Place) -> Command {
     let mut command = place.deviceless();
     command.arg("render").arg("photo.png").arg("--weights").arg("net.safetensors").args([
@@ -84,13 +84,13 @@ fn reader(place: &Place) -> Command {
         "tuning.json",
         "--overwrite",
     ]);
-    // A device that is not there: what is not refused before ends there.
+    // A missing device stops commands that are not refused earlier.
     command.args(["--size", "48", "--adapter", "no such device"]);
     command
 }
 
 #[test]
-fn nothing_that_a_run_reads_is_replaced_by_any_name() {
+fn input_files_are_never_overwritten() {
     let place = Place::new();
     place.network();
     for name in ["photo.png", "style.png", "layout.png", "start.png"] {
@@ -116,7 +116,7 @@ fn nothing_that_a_run_reads_is_replaced_by_any_name() {
             std::fs::remove_file(place.path(name)).unwrap();
         }
     }
-    // As picture, snapshot, film and checkpoint, whose names have endings.
+    // Picture, snapshot, film and checkpoint, whose names have fixed extensions.
     for (link, words) in [
         ("out.png", &["-o", "out.png"][..]),
         ("out-0002.png", &["-o", "out.png", "--save-at", "2"]),
@@ -130,7 +130,7 @@ fn nothing_that_a_run_reads_is_replaced_by_any_name() {
 }
 
 #[test]
-fn the_default_network_is_not_replaced_either() {
+fn default_network_is_never_overwritten() {
     let network = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/vgg16-narrow.safetensors");
     if cfg!(feature = "embedded-network") || !network.exists() {
         return;
@@ -147,7 +147,7 @@ fn the_default_network_is_not_replaced_either() {
 }
 
 #[test]
-fn files_of_one_run_have_different_names() {
+fn output_names_must_differ() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     symlink("out.png", place.path("dangling")).unwrap();
@@ -169,7 +169,7 @@ fn files_of_one_run_have_different_names() {
 }
 
 #[test]
-fn a_checkpoint_or_cell_that_is_read_stays() {
+fn resumed_checkpoint_and_cell_are_not_overwritten() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     place.render_for(&photo, "2").args(["--checkpoint-every", "1", "--quiet"]).assert().success();
@@ -179,7 +179,7 @@ fn a_checkpoint_or_cell_that_is_read_stays() {
         &["--log", checkpoint][..],
         &["--trace", "hard"],
         &["--log", "hard"],
-        // Another run than the one that it is of.
+        // A different run than the one of the checkpoint.
         &["--seed", "7", "-o", "out.png"],
     ] {
         let mut command = place.deviceless();
@@ -190,12 +190,12 @@ fn a_checkpoint_or_cell_that_is_read_stays() {
     let mut command = place.deviceless();
     command.args(["sweep", "--continue", "cell.png", "-o", "./cell.png", "--overwrite"]);
     refuses(&place, &mut command, &["cell.png", "which the run reads"]);
-    // The run itself renews its checkpoint.
+    // The run itself may replace its checkpoint.
     place.mirage().args(["resume", checkpoint, "--iterations", "4", "--quiet"]).assert().success();
 }
 
 #[test]
-fn a_sweep_replaces_neither_what_it_reads_nor_what_is_not_its_own() {
+fn sweep_never_overwrites_inputs_or_foreign_files() {
     let place = Place::new();
     std::fs::create_dir(place.path("folder")).unwrap();
     let photo = place.photo("folder/r1c1.png", 64, 48);
@@ -218,7 +218,7 @@ fn a_sweep_replaces_neither_what_it_reads_nor_what_is_not_its_own() {
 }
 
 #[test]
-fn other_commands_replace_nothing_without_leave() {
+fn other_commands_overwrite_only_with_the_option() {
     let place = Place::new();
     place.network();
     place.file("taken", b"precious");
@@ -242,7 +242,7 @@ fn other_commands_replace_nothing_without_leave() {
             &["taken", said][usize::from(said == "two outputs")..],
         );
     }
-    // With leave; and the second time for what the first one wrote.
+    // With --overwrite; and without it for files that the first command wrote.
     place.mirage().args(test).args(["--json", "taken", "--junit", "new", "--overwrite"]).assert().success();
     assert!(
         serde_json::from_slice::<serde_json::Value>(&std::fs::read(place.path("taken")).unwrap()).is_ok()
@@ -274,7 +274,7 @@ fn other_commands_replace_nothing_without_leave() {
 }
 
 #[test]
-fn two_runs_with_one_output_notice_each_other() {
+fn runs_with_same_output_lock_each_other_out() {
     let place = Place::new();
     let mut first = place.spawn(endless(&place).args(["--film", "f.apng", "--trace", "t.json"]));
     wait_until_it_paints(&place);
@@ -283,12 +283,12 @@ fn two_runs_with_one_output_notice_each_other() {
     for words in [
         &["-o", "out.png"][..],
         &["-o", "./inner/../out.png"],
-        // Its checkpoint and its snapshots would have the same names.
+        // Checkpoint and snapshots would have the same names.
         &["-o", "out.webp"],
         &["-o", "a.png", "--log", "run.jsonl"],
         &["-o", "b.png", "--film", "f.apng"],
         &["-o", "c.png", "--trace", "t.json"],
-        // What the second calls otherwise is a file of the first.
+        // Different kinds of output with the name of a file of the first run.
         &["-o", "d.png", "--log", "out.png"],
         &["-o", "d.png", "--trace", "./out-checkpoint.safetensors"],
     ] {
@@ -301,13 +301,13 @@ fn two_runs_with_one_output_notice_each_other() {
     signal(&first, "-INT");
     assert_eq!(code(&mut first), Some(130));
     assert!(!place.entries().iter().any(|name| name.starts_with(".mirage")), "{:?}", place.entries());
-    // Now only what exists is in the way.
+    // Now only existing files are refused.
     place.render_for(&photo, "2").assert().code(2).stderr(says("exists").and(says("--overwrite")));
-    // A run that is killed locks nothing.
+    // A killed run leaves no lock.
     let mut killed = place.spawn(&place.render_to(&photo, "killed.png", "10000000"));
     let locked =
         || place.entries().iter().any(|name| name.starts_with(".mirage-") && name.ends_with(".lock"));
-    wait_for("the run locks nothing", locked);
+    wait_for("the run did not take a lock", locked);
     killed.kill().unwrap();
     killed.wait().unwrap();
     place.render_to(&photo, "killed.png", "2").args(["--quiet"]).assert().success();
@@ -315,7 +315,7 @@ fn two_runs_with_one_output_notice_each_other() {
 }
 
 #[test]
-fn names_are_checked_before_the_run() {
+fn output_names_are_checked_before_the_run() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     let long = |length: usize| format!("{}.png", "x".repeat(length - 4));
@@ -326,14 +326,14 @@ fn names_are_checked_before_the_run() {
         command.arg("render").arg(&photo).args(["-o", output, "--weights", "none.safetensors"]).args(words);
         command
     };
-    // A picture with a name of 240 bytes can be saved, but not its checkpoint.
+    // With a name of 240 bytes the picture can be saved, but not its checkpoint.
     for length in [240, 255, 300] {
         refuses(&place, &mut render(&long(length), &[]), &["name", "too long"]);
     }
     for words in [["--log", &name], ["--trace", &name], ["--film", &film]] {
         refuses(&place, &mut render("out.png", &words), &["name", "too long"]);
     }
-    // Names of folders, which the system would refuse once the picture is painted.
+    // Names of folders, which the system would refuse only when saving.
     for words in [
         &["-o", "new.png/"][..],
         &["-o", "new.png/."],
@@ -347,13 +347,13 @@ fn names_are_checked_before_the_run() {
         command.arg("render").arg(&photo).args(["--weights", "none.safetensors"]).args(words);
         refuses(&place, &mut command, &["name of a folder"]);
     }
-    // The longest name whose checkpoint can be saved.
+    // The longest name for which the checkpoint can be saved.
     render(&long(236), &[]).assert().code(2).stderr(says("none.safetensors"));
     assert_eq!(place.entries(), ["photo.png"]);
 }
 
 #[test]
-fn folders_that_can_not_be_made_are_refused() {
+fn folders_that_cannot_be_created_are_refused() {
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
     place.network();

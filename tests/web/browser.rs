@@ -1,4 +1,4 @@
-//! Debian's Chromium, headless, driven over its DevTools protocol (one WebSocket, no further program).
+//! Headless Chromium controlled through the DevTools protocol (one WebSocket, no other program).
 
 use crate::common::chromium::Chromium;
 use serde_json::{Value, json};
@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tungstenite::{Message, WebSocket};
 
-/// Longest wait for the browser to start or to answer.
+/// Timeout for starting the browser and for its answers.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A browser with one page; ended with all of its processes when dropped.
+/// A browser with one page. Dropping it kills all of its processes.
 pub struct Browser {
     socket: WebSocket<TcpStream>,
     session: Value,
@@ -18,7 +18,7 @@ pub struct Browser {
     errors: Vec<String>,
     requests: Vec<String>,
     process: Chromium,
-    /// Holds the profile.
+    /// Folder of the profile.
     _folder: tempfile::TempDir,
 }
 
@@ -53,16 +53,16 @@ impl Browser {
         browser
     }
 
-    /// Opens another address in the page.
+    /// Navigates to an address.
     pub fn go(&mut self, url: &str) {
-        // An address that differs in its fragment only would not be loaded again.
+        // An address that differs only in its fragment would not be reloaded.
         self.call("Page.navigate", json!({ "url": "about:blank" }));
         let answer = self.call("Page.navigate", json!({ "url": url }));
         assert!(answer.get("errorText").is_none(), "{url}: {answer}");
         self.wait_until("document.readyState === 'complete'", TIMEOUT);
     }
 
-    /// Value of an expression of JavaScript; promises are awaited.
+    /// Evaluates a JavaScript expression; promises are awaited.
     pub fn value(&mut self, expression: &str) -> Value {
         let parameters = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let answer = self.call("Runtime.evaluate", parameters);
@@ -70,18 +70,18 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
-    /// Text of an element, without the space around it.
+    /// Returns the trimmed text of an element.
     pub fn text(&mut self, selector: &str) -> String {
         self.value(&format!("{}.textContent.trim()", find(selector))).as_str().unwrap().to_owned()
     }
 
-    /// An attribute of an element; empty if it has none.
+    /// Returns an attribute of an element; empty if missing.
     pub fn attribute(&mut self, selector: &str, name: &str) -> String {
         let value = self.value(&format!("{}.getAttribute({}) ?? ''", find(selector), json!(name)));
         value.as_str().unwrap().to_owned()
     }
 
-    /// The first number in a text such as "43 %" or "120 of 300".
+    /// Returns the first number in an element's text, such as "43 %" or "120 of 300".
     pub fn number(&mut self, selector: &str) -> f64 {
         let text = self.text(selector);
         let digits: String = text
@@ -92,7 +92,7 @@ impl Browser {
         digits.parse().unwrap_or_else(|_| panic!("no number in {text:?} of {selector}"))
     }
 
-    /// Scrolls an element into view and clicks into its middle, with the mouse.
+    /// Scrolls an element into view and clicks its centre with the mouse.
     pub fn click(&mut self, selector: &str) {
         let middle = self.value(&format!(
             "(() => {{ const e = {}; e.scrollIntoView({{ block: 'center', behavior: 'instant' }}); \
@@ -109,7 +109,7 @@ impl Browser {
         }
     }
 
-    /// Moves a range to a value, as a mouse would: an `input` event, then `change`.
+    /// Sets a range input like a mouse would, with an `input` and then a `change` event.
     pub fn set_range(&mut self, selector: &str, value: f64) {
         self.value(&format!(
             "(() => {{ const e = {}; if (e.disabled) throw new Error('disabled'); e.value = {value}; \
@@ -118,7 +118,7 @@ impl Browser {
         ));
     }
 
-    /// Gives an element the keyboard.
+    /// Gives an element the keyboard focus.
     pub fn focus(&mut self, selector: &str) {
         self.value(&format!("{}.focus()", find(selector)));
     }
@@ -148,7 +148,7 @@ impl Browser {
         }
     }
 
-    /// Waits until an expression of JavaScript is true.
+    /// Waits until a JavaScript expression is true.
     pub fn wait_until(&mut self, expression: &str, limit: Duration) {
         let start = Instant::now();
         while self.value(&format!("Boolean({expression})")) != json!(true) {
@@ -162,21 +162,21 @@ impl Browser {
         }
     }
 
-    /// Size of the page's window in CSS pixels; a narrow one is a phone.
+    /// Sets the window size in CSS pixels; a narrow one is emulated as a phone.
     pub fn resize(&mut self, width: u32, height: u32) {
         let mobile = width < 600;
         let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile });
         self.call("Emulation.setDeviceMetricsOverride", metrics);
     }
 
-    /// What the viewer's system prefers: `prefers-color-scheme` `dark`, `prefers-reduced-motion` `reduce`, ...; replaces
-    /// what was preferred before.
+    /// Sets a media feature, such as `prefers-color-scheme` `dark` or `prefers-reduced-motion` `reduce`, and clears
+    /// previous ones.
     pub fn prefer(&mut self, feature: &str, value: &str) {
         let features = json!([{ "name": feature, "value": value }]);
         self.call("Emulation.setEmulatedMedia", json!({ "features": features }));
     }
 
-    /// Role and name of all that a screen reader may stop at and act on.
+    /// Returns role and name of all elements that a screen reader can focus and activate.
     pub fn controls(&mut self) -> Vec<(String, String)> {
         let tree = self.call("Accessibility.getFullAXTree", json!({}));
         let word = |value: &Value| value["value"].as_str().unwrap_or_default().to_owned();
@@ -189,30 +189,30 @@ impl Browser {
             .collect()
     }
 
-    /// Writes what a window of this size shows, as PNG.
+    /// Saves a screenshot at this window size as PNG.
     pub fn screenshot(&mut self, path: &Path, width: u32, height: u32) {
         self.resize(width, height);
-        // Two frames: one for the layout, one for what is drawn after it.
+        // Two frames: one for layout, one for drawing.
         self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 150))))");
         let answer = self.call("Page.captureScreenshot", json!({ "format": "png" }));
         std::fs::write(path, base64(answer["data"].as_str().unwrap())).unwrap();
     }
 
-    /// The same under this name in the folder that MIRAGE_SCREENSHOTS names, if it names one.
+    /// Saves a screenshot under this name in the folder MIRAGE_SCREENSHOTS, if that variable is set.
     pub fn keep(&mut self, name: &str, width: u32, height: u32) {
         if let Some(folder) = std::env::var_os("MIRAGE_SCREENSHOTS") {
             self.screenshot(&Path::new(&folder).join(format!("{name}.png")), width, height);
         }
     }
 
-    /// Errors that the console showed so far, exceptions included.
+    /// Returns all console errors so far, including exceptions.
     pub fn errors(&mut self) -> &[String] {
-        // All events before this answer are read with it.
+        // Reading this answer also reads all earlier events.
         self.value("0");
         &self.errors
     }
 
-    /// All addresses that were requested so far.
+    /// Returns all addresses requested so far.
     pub fn requests(&mut self) -> &[String] {
         self.value("0");
         &self.requests
@@ -262,12 +262,12 @@ impl Browser {
     }
 }
 
-/// An expression for the element.
+/// Returns a JavaScript expression that finds the element.
 fn find(selector: &str) -> String {
     format!("(document.querySelector({0}) ?? (() => {{ throw new Error({0}) }})())", json!(selector))
 }
 
-/// Port and path of the browser's socket, which it writes into its profile.
+/// Waits for port and path of the browser's socket, which it writes to its profile.
 fn wait_for_port(file: &Path, log: &Path) -> (u16, String) {
     let start = Instant::now();
     loop {
@@ -285,7 +285,7 @@ fn wait_for_port(file: &Path, log: &Path) -> (u16, String) {
     }
 }
 
-/// The bytes of a base64 text.
+/// Decodes base64.
 fn base64(text: &str) -> Vec<u8> {
     let digit = |byte: u8| match byte {
         b'A'..=b'Z' => Some(byte - b'A'),

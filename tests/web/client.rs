@@ -1,4 +1,4 @@
-//! A plain client of the live page.
+//! A plain protocol client for the live page.
 
 use neural_mirage::image_io::Picture;
 use neural_mirage::web::{Command, Group, GroupReport, LivePage, Options, Report, Scale, Start};
@@ -10,21 +10,21 @@ use std::time::{Duration, Instant};
 use tungstenite::client::IntoClientRequest as _;
 use tungstenite::{Message, WebSocket};
 
-/// Against a hung state, not a measure of speed.
+/// Guards against hangs; not a measure of speed.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
-/// A page that listens, and its commands.
+/// Starts a live page; returns it with its commands.
 pub fn open() -> (LivePage, Receiver<Command>) {
     let (sender, commands) = channel();
     let page = LivePage::open(&Options::default(), move |command| {
-        // The receiver is gone only when the test is over.
+        // The receiver is dropped only at the end of the test.
         let _ = sender.send(command);
     })
     .unwrap();
     (page, commands)
 }
 
-/// Two groups whose shares can be set, and two with given weights.
+/// Two groups with adjustable shares, and two with given weights.
 pub const GROUPS: [Group<'_>; 4] = [
     Group { name: "layout", about: "where things are", share: Some(0.25), adjustable: true },
     Group { name: "brush strokes", about: "", share: Some(0.75), adjustable: true },
@@ -32,7 +32,7 @@ pub const GROUPS: [Group<'_>; 4] = [
     Group { name: "smooth", about: "", share: None, adjustable: false },
 ];
 
-/// A run of 100 iterations in three scales.
+/// Begins a run of 100 iterations in three scales.
 pub fn begin(page: &LivePage, photo: &Picture) {
     let scale = |part: usize, first, end| {
         let [width, height] = [photo.width, photo.height].map(|side| side.div_ceil(part));
@@ -64,7 +64,7 @@ pub fn report(iteration: u32) -> Report {
     }
 }
 
-/// Host and port, and the token.
+/// Returns host and port, and the token.
 pub fn address(page: &LivePage) -> (String, String) {
     let (host, token) = page.url().strip_prefix("http://").unwrap().split_once("/#token=").unwrap();
     assert_eq!(token.len(), 32);
@@ -75,7 +75,7 @@ pub fn address(page: &LivePage) -> (String, String) {
 pub fn raw(host: &str, text: &str) -> String {
     let mut stream = TcpStream::connect(host).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
-    // The server may close before all is sent.
+    // The server may close before everything is sent.
     let _ = stream.write_all(text.as_bytes());
     let mut answer = Vec::new();
     if let Err(error) = stream.read_to_end(&mut answer) {
@@ -84,7 +84,7 @@ pub fn raw(host: &str, text: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Fails for a connection that is still open: a reset instead of an orderly end is an end too, a time-out is none.
+/// Fails if the connection is still open. A reset counts as closed like an orderly end, a timeout does not.
 #[track_caller]
 fn assert_is_end(error: &std::io::Error) {
     let is_open = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
@@ -95,7 +95,7 @@ pub fn get(host: &str, path: &str, headers: &str) -> String {
     raw(host, &format!("GET {path} HTTP/1.1\r\n{headers}\r\n"))
 }
 
-/// A viewer, as a page or otherwise.
+/// A viewer's WebSocket connection.
 pub struct Viewer(pub WebSocket<TcpStream>);
 
 impl Viewer {
@@ -114,7 +114,7 @@ impl Viewer {
         }
     }
 
-    /// As the page itself does.
+    /// Connects like the page itself.
     pub fn open(host: &str, token: &str) -> Self {
         let mut viewer = Self::connect(host, Some(&format!("http://{host}")), host).unwrap();
         viewer.send(&json!({ "type": "hello", "token": token }));
@@ -125,7 +125,7 @@ impl Viewer {
         self.0.send(Message::text(message.to_string())).unwrap();
     }
 
-    /// The next text of a type.
+    /// Returns the next text message of a type.
     pub fn text(&mut self, kind: &str) -> Value {
         loop {
             if let Message::Text(text) = self.0.read().unwrap_or_else(|error| panic!("{kind}: {error}")) {
@@ -140,10 +140,10 @@ impl Viewer {
     /// Reads until the server ends the connection, and returns what came before.
     #[track_caller]
     pub fn rest(&mut self) -> Vec<Message> {
-        let (mut messages, begun) = (Vec::new(), Instant::now());
+        let (mut messages, start) = (Vec::new(), Instant::now());
         loop {
-            // Heartbeats come as long as the connection is open.
-            assert!(begun.elapsed() < 6 * LIMIT, "the server does not close the connection");
+            // Heartbeats arrive while the connection is open.
+            assert!(start.elapsed() < 6 * LIMIT, "the server does not close the connection");
             match self.0.read() {
                 Ok(message) => messages.push(message),
                 Err(error) => {
@@ -156,7 +156,7 @@ impl Viewer {
         }
     }
 
-    /// The next picture of a kind: iteration and JPEG.
+    /// Returns iteration and JPEG of the next picture of a kind.
     pub fn picture(&mut self, kind: u8) -> (u32, Vec<u8>) {
         loop {
             if let Message::Binary(bytes) = self.0.read().unwrap()

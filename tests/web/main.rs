@@ -1,7 +1,7 @@
-//! The live page: its messages, and (with Chromium) what it shows.
+//! The live page: its protocol and, with Chromium, its display.
 //!
 //! The tests with a browser need Debian's package `chromium`, so a plain `cargo test` leaves them out; `tools/test`
-//! installs it and runs `cargo test --test web -- --ignored`. With MIRAGE_SCREENSHOTS=FOLDER they leave pictures.
+//! installs it and runs `cargo test --test web -- --ignored`. MIRAGE_SCREENSHOTS=FOLDER saves screenshots.
 #![cfg(feature = "cli")]
 
 mod browser;

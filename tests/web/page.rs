@@ -1,4 +1,4 @@
-//! The page in Chromium, with a stand-in run behind it.
+//! The page in Chromium, with a simulated run.
 
 use super::browser::Browser;
 use super::stand_in::{StandIn, photo};
@@ -11,11 +11,11 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A run in a thread of its own, which returns its commands.
+/// Starts a simulated run in a thread that returns the received commands.
 fn start(iterations: u32) -> (String, JoinHandle<Vec<Command>>) {
     let (sender, commands) = mpsc::channel();
     let page = LivePage::open(&Options::default(), move |command| {
-        // The receiver is gone only when the run is over.
+        // The receiver is dropped only at the end of the run.
         let _ = sender.send(command);
     })
     .unwrap();
@@ -32,15 +32,15 @@ fn start(iterations: u32) -> (String, JoinHandle<Vec<Command>>) {
 
 #[test]
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
-fn the_page_shows_the_run_and_controls_it() {
+fn page_shows_and_controls_the_run() {
     let (url, run) = start(2000);
     let mut browser = Browser::open(&url);
 
-    // The picture changes, curves grow.
+    // The picture changes and the curves grow.
     browser.wait_until("Number(picture.dataset.version) >= 2 && picture.naturalWidth === 320", LIMIT);
     let version = browser.attribute("#picture", "data-version");
     browser.wait_until(&format!("Number(picture.dataset.version) > {version} + 2"), LIMIT);
-    // Not its name alone: the colours on the screen.
+    // Not only its name: the colours on the screen change too.
     let colours = "(() => { const c = new OffscreenCanvas(16, 16).getContext('2d'); \
                    c.drawImage(picture, 0, 0, 16, 16); return String(c.getImageData(0, 0, 16, 16).data); })()";
     let (early, iteration) = (browser.value(colours), browser.number("#iteration"));
@@ -70,7 +70,7 @@ fn the_page_shows_the_run_and_controls_it() {
         LIMIT,
     );
 
-    // The keyboard moves it too, and Tab leads on.
+    // The keyboard moves it too, and Tab moves to the next control.
     browser.focus("#slider-style");
     browser.press("ArrowRight");
     browser.press("ArrowRight");
@@ -80,7 +80,7 @@ fn the_page_shows_the_run_and_controls_it() {
     browser.press("Tab");
     assert_eq!(browser.value("document.activeElement.id"), "save");
 
-    // A paused run counts no iterations; the same button resumes it.
+    // The iteration stays fixed while paused; the same button resumes the run.
     browser.focus("#pause");
     browser.press("Space");
     browser.wait_until("state.dataset.state === 'paused'", LIMIT);
@@ -106,7 +106,7 @@ fn the_page_shows_the_run_and_controls_it() {
     browser.click("#strip [data-iteration='20']");
     assert!(browser.text("#caption").contains("harbour-0020.png"), "{}", browser.text("#caption"));
 
-    // Before and after.
+    // The comparison with the photo.
     browser.focus("#mode-now");
     browser.press("ArrowRight");
     assert_eq!(browser.value("wipe.hidden"), false);
@@ -122,11 +122,11 @@ fn the_page_shows_the_run_and_controls_it() {
         let found = controls.iter().filter(|(other, _)| other == role).count();
         assert!(found >= count, "{role}: {controls:?}");
     }
-    // The thumbnails' pictures are decoration: their buttons have the names.
+    // The thumbnails' images are decorative; their buttons have names.
     let unnamed = controls.iter().find(|(_, name)| name.trim().is_empty());
     assert_eq!(unnamed, None, "{controls:?}");
 
-    // With reduced motion there are fewer pictures: in 3 s at most 3, of dozens.
+    // With reduced motion the page shows at most 3 pictures in 3 s, out of dozens.
     browser.click("#strip .thumbnail:last-child");
     browser.prefer("prefers-reduced-motion", "reduce");
     let version = "Number(picture.dataset.version)";
@@ -139,7 +139,7 @@ fn the_page_shows_the_run_and_controls_it() {
     browser.press("Home");
     browser.press("ArrowRight");
 
-    // Stop asks once.
+    // Stop asks for confirmation once.
     browser.click("#stop");
     assert_eq!(browser.text("#stop"), "Really stop?");
     browser.press("Escape");
@@ -150,7 +150,7 @@ fn the_page_shows_the_run_and_controls_it() {
     browser.wait_until("state.dataset.state === 'ended'", LIMIT);
     assert!(browser.text("#ending").contains("harbour-mirage.png"));
     assert_eq!(browser.value("document.querySelector('#pause').disabled"), true);
-    assert_eq!(browser.attribute("#picture", "data-iteration"), "20", "the page keeps what it has");
+    assert_eq!(browser.attribute("#picture", "data-iteration"), "20", "the page lost its picture");
 
     let whole: Vec<_> = commands.iter().filter(|command| !matches!(command, Command::Shares(_))).collect();
     assert_eq!(whole, [&Command::Pause, &Command::Resume, &Command::Save, &Command::Stop]);
@@ -174,7 +174,7 @@ fn the_page_shows_the_run_and_controls_it() {
 
 #[test]
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
-fn without_the_token_there_is_no_control() {
+fn page_is_view_only_without_token() {
     let (url, run) = start(100_000);
     let plain = url.split('#').next().unwrap();
     let mut browser = Browser::open(plain);
@@ -186,7 +186,7 @@ fn without_the_token_there_is_no_control() {
     browser.go(&format!("{plain}#token=00000000000000000000000000000000"));
     browser.wait_until("!access.hidden", LIMIT);
 
-    // With it, a second viewer gets all that came before.
+    // With the token, a second viewer receives everything from before.
     browser.wait_until("Number(document.querySelector('#loss-curve').dataset.points) >= 8", LIMIT);
     browser.go(&url);
     browser.wait_until("access.hidden && !document.querySelector('#stop').disabled", LIMIT);
@@ -201,7 +201,7 @@ fn without_the_token_there_is_no_control() {
 
 #[test]
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
-fn it_fits_a_desktop_and_a_phone_in_light_and_dark() {
+fn page_fits_desktop_and_phone_in_light_and_dark() {
     let (url, run) = start(300);
     let mut browser = Browser::open(&url);
     browser.wait_until("Number(iteration.textContent) >= 60", LIMIT);
@@ -244,7 +244,7 @@ fn it_fits_a_desktop_and_a_phone_in_light_and_dark() {
 
 #[test]
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
-fn a_broken_connection_is_shown_and_restored() {
+fn broken_connection_is_shown_and_restored() {
     let (url, run) = start(100_000);
     let (server, token) = url.trim_start_matches("http://").split_once('/').unwrap();
     let mut wire = Wire::lay(server, 0);
@@ -256,7 +256,7 @@ fn a_broken_connection_is_shown_and_restored() {
     browser.wait_until("connection.dataset.state === 'lost'", LIMIT);
     assert!(browser.text("#connection").contains("trying again in"));
     assert_eq!(browser.value("document.querySelector('#pause').disabled"), true);
-    assert_eq!(browser.value("picture.naturalWidth > 0"), true, "the page keeps what it has");
+    assert_eq!(browser.value("picture.naturalWidth > 0"), true, "the page lost its picture");
     browser.keep("desktop-light-lost", 1280, 900);
     let mut wire = Wire::lay(server, port);
     browser.wait_until("connection.dataset.state === 'live'", LIMIT);
@@ -269,7 +269,7 @@ fn a_broken_connection_is_shown_and_restored() {
     wire.cut();
 }
 
-/// A connection to the server that can be cut.
+/// A TCP proxy to the server that can be cut.
 struct Wire {
     port: u16,
     cut: Arc<AtomicBool>,
@@ -292,7 +292,7 @@ impl Wire {
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     std::thread::spawn(move || {
-                        // Ends with either end.
+                        // Ends when either side closes.
                         let _ = std::io::copy(&mut from, &mut to);
                         let _ = to.shutdown(Shutdown::Both);
                     });
@@ -305,11 +305,11 @@ impl Wire {
 
     fn cut(&mut self) {
         self.cut.store(true, Ordering::SeqCst);
-        // Wakes the listener, which then ends.
+        // Wakes the listener so that it ends.
         drop(TcpStream::connect(("127.0.0.1", self.port)));
         self.listening.take().unwrap().join().unwrap();
         for end in self.ends.lock().unwrap().drain(..) {
-            // It may be shut already.
+            // It may already be closed.
             let _ = end.shutdown(Shutdown::Both);
         }
     }

@@ -1,4 +1,4 @@
-//! The page in Chromium before a real run: the program, its default network and a photograph.
+//! The page in Chromium with a real run of the program, its default network and a photo.
 
 use super::browser::Browser;
 use super::common::process::{Running, code};
@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::{ChildStderr, Command, Stdio};
 use std::time::Duration;
 
-/// A software device shared with other tests takes a second for an iteration.
+/// A software device shared with other tests takes about a second per iteration.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A run, killed when dropped.
+/// A running program, killed on drop.
 struct Program {
     child: Running,
     stderr: BufReader<ChildStderr>,
@@ -23,7 +23,7 @@ impl Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mirage"));
         command.current_dir(folder).arg("render").arg(root.join("docs/photos/summer-palace.jpg"));
         command.arg("--weights").arg(root.join("weights/vgg16-narrow.safetensors"));
-        // The functions for the CPU are slow in a program that is not optimised.
+        // A graphics device, because the CPU device is slow in unoptimised builds.
         command.args(["--adapter", "0", "-o", "out.png", "--size", "160", "--web", "0"]);
         command.args(["--scales", "2", "--iterations", "6,100000"]);
         command.args(["--print-every", "4", "--save-at", "2,5,8", "--no-tuning-cache"]);
@@ -35,7 +35,7 @@ impl Program {
         (run, line.trim_start_matches("Live page: ").trim().to_owned())
     }
 
-    /// The next line that begins so.
+    /// Returns the next line with this beginning.
     fn line(&mut self, beginning: &str) -> String {
         let mut all = String::new();
         loop {
@@ -51,7 +51,7 @@ impl Program {
 
 #[test]
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
-fn a_real_run_is_shown_and_controlled() {
+fn real_run_is_shown_and_controlled() {
     let folder = tempfile::tempdir().unwrap();
     let (mut run, url) = Program::start(folder.path());
     let mut browser = Browser::open(&url);
@@ -73,10 +73,10 @@ fn a_real_run_is_shown_and_controlled() {
     assert_eq!(browser.value("document.querySelectorAll('#photo-classes li').length"), 5);
     browser.wait_until("strip.querySelectorAll('[data-iteration]').length === 3", LIMIT);
 
-    // A second viewer comes and goes, which does not disturb the run.
+    // A second viewer connects and leaves without disturbing the run.
     drop(Browser::open(&url));
 
-    // A slider changes what the next report measures: the spatial factor takes over.
+    // Moving a slider changes the measured shares of the next report: the spatial factor dominates.
     let before = browser.number("#measured-spatial");
     browser.set_range("#slider-style", 1.0);
     browser.set_range("#slider-abstract", 1.0);
@@ -85,7 +85,7 @@ fn a_real_run_is_shown_and_controlled() {
     assert!(before < 80.0, "{before} % before");
     browser.wait_until("document.querySelector('#shares-state').dataset.state === 'in-effect'", LIMIT);
 
-    // A paused run counts no iterations, but saves.
+    // A paused run does not iterate but can save.
     browser.click("#pause");
     browser.wait_until("state.dataset.state === 'paused'", LIMIT);
     let paused = browser.text("#iteration");
@@ -104,7 +104,7 @@ fn a_real_run_is_shown_and_controlled() {
     browser.keep("live-desktop-dark", 1280, 900);
     browser.resize(1280, 900);
 
-    // Stop ends the process with exit code 0 and a saved picture, and the page says so.
+    // Stop ends the process with exit code 0 and a saved picture, which the page reports.
     browser.click("#stop");
     browser.click("#stop");
     browser.wait_until("!ending.hidden && ending.textContent.includes('out.png')", LIMIT);
@@ -113,6 +113,6 @@ fn a_real_run_is_shown_and_controlled() {
     image::open(folder.path().join("out.png")).unwrap();
     assert!(folder.path().join("out-checkpoint.safetensors").exists());
     let errors: Vec<String> = browser.errors().to_vec();
-    // Once the program has ended, the browser may report that it is gone.
+    // After the program has ended, the browser may report refused connections.
     assert!(errors.iter().all(|text| text.contains("ERR_CONNECTION_REFUSED")), "{errors:?}");
 }

@@ -1,4 +1,4 @@
-//! The page in Chromium: scales, and groups of any name.
+//! The page in Chromium: scales, and groups with any name.
 
 use super::browser::Browser;
 use super::client::{begin, open, report};
@@ -10,21 +10,21 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Sends a picture, as long as the page shows another one.
+/// Sends a picture and waits until the page shows it.
 fn show(page: &LivePage, browser: &mut Browser, iteration: u32, picture: &Picture) {
     page.picture(iteration, picture);
     let shown = format!("picture.complete && picture.naturalWidth === {}", picture.width);
     browser.wait_until(&shown, LIMIT);
 }
 
-/// Width and height of the picture on the screen.
+/// Returns width and height of the displayed picture.
 fn displayed(browser: &mut Browser) -> serde_json::Value {
     browser.value("(({ width, height }) => [width, height])(picture.getBoundingClientRect())")
 }
 
 #[test]
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
-fn scales_are_shown_and_late_viewers_see_them() {
+fn scales_are_shown_to_early_and_late_viewers() {
     let (page, _commands) = open();
     let url = page.url().to_owned();
     let full = photo(320, 213);
@@ -41,11 +41,11 @@ fn scales_are_shown_and_late_viewers_see_them() {
     page.scale(1);
     browser.wait_until("scale.textContent === 'Scale 2 of 3, 160×107'", LIMIT);
     show(&page, &mut browser, 60, &resize(&full, 160, 107).unwrap());
-    assert_eq!(displayed(&mut browser), size, "pictures of all scales are shown at one size");
+    assert_eq!(displayed(&mut browser), size, "pictures of all scales must be shown at one size");
 
-    // The progress is that of the whole run. 50 of 100 iterations took 50 s with a 16th of the pixels, and 20 at each
-    // of the others are to come; the 10 at the second scale took 10 s. The exact estimate depends on which messages of
-    // progress were skipped, but it counts pixels: by iterations it would be 40 s.
+    // Progress covers the whole run. 50 of 100 iterations took 50 s with a 16th of the pixels, and 10 at the second
+    // scale took 10 s; 20 remain at each of the second and third scales. The exact estimate depends on which progress
+    // messages were skipped, but it counts pixels: by iterations it would be 40 s.
     let mut late = Browser::open(&url);
     for viewer in [&mut browser, &mut late] {
         viewer.wait_until("Number(iteration.textContent) === 60", LIMIT);
@@ -56,7 +56,7 @@ fn scales_are_shown_and_late_viewers_see_them() {
         assert!((position - 387_200.0 / 2_092_800.0).abs() < 1e-6, "{position}");
         let left = viewer.text("#left");
         assert!(left.contains("min") || viewer.number("#left") > 60.0, "{left}");
-        // A line where the second scale begins, none yet for the third.
+        // A line at the beginning of the second scale, and none yet for the third.
         for plot in ["loss-curve", "share-curve"] {
             let lines =
                 format!("[...document.querySelectorAll('#{plot} .scale')].map(line => line.dataset.scale)");
@@ -73,7 +73,7 @@ fn scales_are_shown_and_late_viewers_see_them() {
     show(&page, &mut browser, 90, &full);
     browser.wait_until("document.querySelectorAll('#loss-curve .scale').length === 2", LIMIT);
     assert_eq!(displayed(&mut browser), size);
-    // A run of one scale has none to show.
+    // A run of one scale shows no scale.
     page.begin(&Start::new("photo.jpg", &full, 100));
     browser.wait_until("scale.hidden && document.querySelectorAll('.curve .scale').length === 0", LIMIT);
     assert_eq!(browser.text("#about"), "320×213");
@@ -84,7 +84,7 @@ fn scales_are_shown_and_late_viewers_see_them() {
 
 #[test]
 #[ignore = "needs Debian's package chromium; tools/test installs it and runs this"]
-fn there_is_a_slider_for_each_adjustable_group() {
+fn each_adjustable_group_has_a_slider() {
     let (page, commands) = open();
     let url = page.url().to_owned();
     let picture = photo(32, 20);
@@ -105,7 +105,7 @@ fn there_is_a_slider_for_each_adjustable_group() {
     page.weights(7, &[("layout", 0.6), ("brush strokes", 0.4)], &[]);
     browser.wait_until("document.querySelector('#shares-state').dataset.state === 'in-effect'", LIMIT);
 
-    // Many groups, with names that mean something to JavaScript or HTML, and a weight for each.
+    // Many groups with fixed weights, and names with a meaning in JavaScript or HTML.
     let names: Vec<String> =
         ["__proto__", "constructor", "curve", "<b>bold</b>", "\"'&\\", "a", "b", "c", "d"]
             .map(str::to_owned)

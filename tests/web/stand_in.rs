@@ -1,31 +1,31 @@
-//! A stand-in for a run: it reports to a live page as a run would, and applies its commands.
+//! A simulated run that reports to a live page and applies its commands.
 
 use neural_mirage::image_io::{Picture, resize};
 use neural_mirage::web::{Command, Group, GroupReport, LivePage, Report, Scale, Start};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-/// Of these three the stand-in changes shares; a fourth has a given weight.
+/// The groups with adjustable shares; a fourth has a given weight.
 const NAMES: [&str; 3] = ["spatial", "abstract", "style"];
 const ABOUT: [&str; 3] = ["the photo’s layout", "what the network sees", "textures and colours"];
-/// The scales end after this many iterations, if the run is that long.
+/// Iterations after which the scales end, if the run is that long.
 const ENDS: [u32; 2] = [20, 50];
 
-/// How long the run is and how it goes.
+/// Length and schedule of the simulated run.
 #[derive(Debug, Clone)]
 pub struct StandIn {
     pub photo: Picture,
     pub iterations: u32,
-    /// Time of one iteration.
+    /// Duration of one iteration.
     pub pace: Duration,
-    /// A report every this many iterations.
+    /// Interval of reports, in iterations.
     pub report_every: u32,
-    /// A snapshot every this many iterations.
+    /// Interval of snapshots, in iterations.
     pub snapshot_every: u32,
 }
 
 impl StandIn {
-    /// Runs until the end, or the command to stop. The answer is all commands, pauses and resumptions included.
+    /// Runs until the end or a stop command. Returns all received commands.
     pub fn run(&self, page: LivePage, commands: &Receiver<Command>) -> Vec<Command> {
         let mut shares = [0.3, 0.3, 0.4_f32];
         let scales = self.scales();
@@ -79,7 +79,7 @@ impl StandIn {
                     shares = shares.map(|share| share / sum);
                     page.weights(iteration, &named(shares), &weights(shares));
                 }
-                // A command that the page may get later changes nothing here.
+                // Later commands of the page have no effect.
                 Some(_) | None => {}
             }
             match command {
@@ -127,7 +127,7 @@ impl StandIn {
 }
 
 fn report(iteration: u32, seconds: f64, done: f32, shares: [f32; 3]) -> Report {
-    // Measured shares are near the requested ones.
+    // Measured shares are close to the requested ones.
     let wobble = |at: usize| 1.0 + 0.06 * (iteration as f32 * 0.37 + at as f32 * 2.1).sin();
     let measured = [0, 1, 2].map(|at| shares[at] * wobble(at));
     let sum: f32 = measured.iter().sum();
@@ -172,7 +172,7 @@ fn classes(done: f32) -> Vec<(String, f32)> {
         .into()
 }
 
-/// The photo, more and more bent and banded; the shares are its colour cast, so that a change of them is seen.
+/// Returns the photo, increasingly distorted and banded, with a colour cast that depends on the shares.
 fn paint(photo: &Picture, done: f32, shares: [f32; 3]) -> Picture {
     let (width, height) = (photo.width, photo.height);
     let mut picture = photo.clone();
@@ -193,7 +193,7 @@ fn paint(photo: &Picture, done: f32, shares: [f32; 3]) -> Picture {
     picture
 }
 
-/// An evening at the water, instead of a photo.
+/// Creates a synthetic photo of an evening at the water.
 pub fn photo(width: usize, height: usize) -> Picture {
     let mut rgb = Vec::with_capacity(width * height * 3);
     for row in 0..height {

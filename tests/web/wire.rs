@@ -1,4 +1,4 @@
-//! What goes over the wire, seen by a plain client.
+//! The protocol of the live page, tested with a plain client.
 
 use super::client::{LIMIT, Viewer, address, begin, get, open, raw, report, status};
 use super::common::process::memory;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tungstenite::Message;
 
 #[test]
-fn the_page_is_served_and_may_load_nothing_else() {
+fn page_is_served_with_strict_headers() {
     let (page, _commands) = open();
     let (host, _) = address(&page);
     let answer = get(&host, "/", &format!("Host: {host}\r\n"));
@@ -28,7 +28,7 @@ fn the_page_is_served_and_may_load_nothing_else() {
     ] {
         assert!(head.contains(part), "{part}: {head}");
     }
-    // All that the page refers to is there.
+    // All files that the page refers to exist.
     let script = get(&host, "/main.js", &format!("Host: {host}\r\n"));
     let quoted = |text: &str| -> Vec<String> {
         text.split('"')
@@ -48,7 +48,7 @@ fn the_page_is_served_and_may_load_nothing_else() {
 }
 
 #[test]
-fn other_hosts_and_origins_are_refused() {
+fn foreign_hosts_and_origins_are_refused() {
     let (page, _commands) = open();
     let (host, _) = address(&page);
     let port = host.rsplit(':').next().unwrap().to_owned();
@@ -76,7 +76,7 @@ fn other_hosts_and_origins_are_refused() {
             assert!(!answer.contains("<html"));
         }
     }
-    // The WebSocket too, and without an origin as well.
+    // The WebSocket too, also without an origin.
     let own = format!("http://{host}");
     assert_eq!(status(Viewer::connect(&host, Some(&own), &host)), 101);
     assert_eq!(status(Viewer::connect(&host, Some("http://evil.example"), &host)), 403);
@@ -86,7 +86,7 @@ fn other_hosts_and_origins_are_refused() {
 }
 
 #[test]
-fn only_the_token_controls_the_run() {
+fn control_requires_the_token() {
     let (page, commands) = open();
     let (host, token) = address(&page);
     begin(&page, &photo(32, 20));
@@ -101,7 +101,7 @@ fn only_the_token_controls_the_run() {
         viewer.send(&json!({ "type": "shares", "shares": [["layout", 1], ["brush strokes", 1]] }));
         viewer.text("refused");
     }
-    // Without a hello, and with the right token taken back by a wrong one.
+    // Without a hello, and with a wrong token after the right one.
     let mut viewer = Viewer::connect(&host, Some(&format!("http://{host}")), &host).unwrap();
     viewer.send(&json!({ "type": "stop" }));
     viewer.text("refused");
@@ -111,7 +111,7 @@ fn only_the_token_controls_the_run() {
     assert_eq!(viewer.text("access")["control"], false);
     viewer.send(&json!({ "type": "stop" }));
     viewer.text("refused");
-    assert!(commands.try_recv().is_err(), "nothing got through");
+    assert!(commands.try_recv().is_err(), "a command got through");
 
     let (mut first, mut second) = (Viewer::open(&host, &token), Viewer::open(&host, ""));
     for (text, command) in [
@@ -131,7 +131,7 @@ fn only_the_token_controls_the_run() {
 }
 
 #[test]
-fn malformed_messages_are_refused_and_end_only_their_connection() {
+fn malformed_messages_affect_only_their_connection() {
     let (page, commands) = open();
     let (host, token) = address(&page);
     begin(&page, &photo(32, 20));
@@ -157,10 +157,10 @@ fn malformed_messages_are_refused_and_end_only_their_connection() {
         viewer.text("refused");
     }
     viewer.send(&json!({ "type": "save" }));
-    assert_eq!(commands.recv_timeout(LIMIT).unwrap(), Command::Save, "still served");
-    // Too many of them end the connection.
+    assert_eq!(commands.recv_timeout(LIMIT).unwrap(), Command::Save, "the connection was closed");
+    // Too many invalid messages end the connection.
     for _ in 0..20 {
-        // It may be ended already.
+        // It may already be closed.
         let _ = viewer.0.send(Message::text("{"));
     }
     viewer.rest();
@@ -170,7 +170,7 @@ fn malformed_messages_are_refused_and_end_only_their_connection() {
     for (text, answered) in [(deep.as_str(), true), (huge.as_str(), false)] {
         let mut viewer = Viewer::open(&host, &token);
         viewer.text("access");
-        // The server may close while this is being sent.
+        // The server may close during sending.
         let _ = viewer.0.send(Message::text(text));
         if answered {
             viewer.text("refused");
@@ -178,7 +178,7 @@ fn malformed_messages_are_refused_and_end_only_their_connection() {
             viewer.rest();
         }
     }
-    // Not HTTP, a head without an end, a head beyond all bounds.
+    // Not HTTP, a wrong version, and an oversized head.
     for text in ["\u{1}\u{2}\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", &format!("GET /{huge} HTTP/1.1\r\n\r\n")] {
         let answer = raw(&host, text);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
@@ -188,7 +188,7 @@ fn malformed_messages_are_refused_and_end_only_their_connection() {
 }
 
 #[test]
-fn a_request_that_never_ends_is_given_up() {
+fn unfinished_request_times_out() {
     let (page, _commands) = open();
     let (host, _) = address(&page);
     let mut silent: Vec<TcpStream> = (0..4).map(|_| TcpStream::connect(&host).unwrap()).collect();
@@ -199,7 +199,7 @@ fn a_request_that_never_ends_is_given_up() {
     for mut stream in silent {
         stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
         let mut answer = Vec::new();
-        // An orderly end or a reset, but no time-out.
+        // An orderly end or a reset, but not a timeout.
         if let Err(error) = stream.read_to_end(&mut answer) {
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
         }
@@ -208,7 +208,7 @@ fn a_request_that_never_ends_is_given_up() {
 }
 
 #[test]
-fn all_viewers_get_the_same_and_a_late_one_all_of_it() {
+fn late_viewers_receive_the_whole_run() {
     let (page, _commands) = open();
     let (host, _) = address(&page);
     let picture = photo(320, 213);
@@ -285,7 +285,7 @@ fn all_viewers_get_the_same_and_a_late_one_all_of_it() {
         assert_eq!((scale, paused), (json!(1), json!(true)));
     }
     assert_eq!(photos[0], photos[1]);
-    // Another run on the same page: the first is forgotten.
+    // A second run on the same page replaces the first.
     begin(&page, &photo(32, 20));
     page.report(&report(9));
     let mut third = Viewer::open(&host, "");
@@ -304,7 +304,7 @@ fn all_viewers_get_the_same_and_a_late_one_all_of_it() {
 }
 
 #[test]
-fn the_strip_is_thinned_evenly() {
+fn snapshot_strip_is_thinned_evenly() {
     let (page, _commands) = open();
     let (host, _) = address(&page);
     let picture = photo(32, 20);
@@ -312,7 +312,7 @@ fn the_strip_is_thinned_evenly() {
     for iteration in 1..=200 {
         page.snapshot(iteration, &picture, "", &[]);
     }
-    // The last one is there when all are encoded.
+    // When the last one has arrived, all are encoded.
     let mut waiting = Viewer::open(&host, "");
     while waiting.text("snapshot")["iteration"] != 200 {}
     let mut viewer = Viewer::open(&host, "");
@@ -326,7 +326,7 @@ fn the_strip_is_thinned_evenly() {
 }
 
 #[test]
-fn a_viewer_that_never_reads_delays_no_one() {
+fn stalled_viewer_delays_nobody() {
     const PICTURES: u32 = 2000;
     let (page, _commands) = open();
     let (host, _) = address(&page);
@@ -345,10 +345,10 @@ fn a_viewer_that_never_reads_delays_no_one() {
         page.report(&report(iteration));
         slowest = slowest.max(call.elapsed());
     }
-    // A call copies 0.8 MB. One that waited for a stalled viewer would take the 20 s until it is dropped.
+    // A call copies 0.8 MB. If it waited for a stalled viewer, it would take 20 s until that is dropped.
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
     while good.picture(1).0 != PICTURES {}
-    // Everything in flight, were it kept, would be 2000 pictures of 200 kB.
+    // Unbounded queues would hold 2000 pictures of 200 kB.
     if let (Some(before), Some(after)) = (before, resident()) {
         assert!(after < before + (120 << 20), "{} MB, then {} MB", before >> 20, after >> 20);
     }
@@ -359,14 +359,14 @@ fn a_viewer_that_never_reads_delays_no_one() {
 }
 
 #[test]
-fn a_viewer_that_only_watches_stays_and_a_stalled_one_is_dropped() {
+fn silent_viewer_stays_and_stalled_viewer_is_dropped() {
     let (page, _commands) = open();
     let (host, _) = address(&page);
     begin(&page, &photo(32, 20));
     let mut stalled = Viewer::open(&host, "");
     let mut good = Viewer::open(&host, "");
     let reader = std::thread::spawn(move || good.text("note"));
-    // Steady updates, longer than the 25 s of silence that a viewer is allowed; it answers pings only.
+    // Steady updates for longer than the 25 s of silence allowed to a viewer, which answers only pings.
     for iteration in 0..320 {
         page.progress(iteration, 0.0);
         std::thread::sleep(Duration::from_millis(100));
@@ -379,14 +379,14 @@ fn a_viewer_that_only_watches_stays_and_a_stalled_one_is_dropped() {
 }
 
 #[test]
-fn pictures_are_wanted_only_while_there_are_viewers() {
+fn pictures_are_requested_only_with_viewers() {
     let (page, _commands) = open();
     let (host, _) = address(&page);
     let picture = photo(32, 20);
     begin(&page, &picture);
     assert!(!page.wants_pictures());
     page.picture(1, &picture);
-    // A picture of the time before is there for the first viewer.
+    // The first viewer receives an earlier picture.
     let mut viewer = Viewer::open(&host, "");
     assert_eq!(viewer.picture(1).0, 1);
     let start = Instant::now();
@@ -402,15 +402,15 @@ fn pictures_are_wanted_only_while_there_are_viewers() {
         assert!(start.elapsed() < LIMIT);
         std::thread::sleep(Duration::from_millis(5));
     }
-    // A malformed picture leads to a note.
+    // A malformed picture gives a note.
     page.picture(3, &Picture { width: 5, height: 5, rgb: vec![0.0; 7] });
     let mut viewer = Viewer::open(&host, "");
     assert!(viewer.text("note")["text"].as_str().unwrap().contains("can't be shown"));
 }
 
-/// One too many is refused, until another has left.
+/// A further viewer is refused until another has left.
 #[test]
-fn thirty_two_viewers_can_watch() {
+fn viewers_are_limited_to_32() {
     let (page, _commands) = open();
     let (host, _) = address(&page);
     begin(&page, &photo(32, 20));
@@ -420,7 +420,7 @@ fn thirty_two_viewers_can_watch() {
     assert_eq!(status(connect()), 503);
     viewers.iter_mut().for_each(|viewer| drop(viewer.text("start")));
     drop(viewers.pop());
-    // The server has to notice.
+    // The server needs time to notice.
     let start = Instant::now();
     let found = loop {
         let found = status(connect());
@@ -466,15 +466,15 @@ fn viewers_receive_the_end() {
         let (ending, output) = if by_drop { ("failed", "") } else { ("finished", "mirage.png") };
         for reader in readers {
             let (iteration, end) = reader.join().unwrap();
-            assert_eq!(iteration, 100, "the last picture comes first");
+            assert_eq!(iteration, 100, "the last picture must come before the end");
             assert_eq!((&end["ending"], &end["output"]), (&json!(ending), &json!(output)));
         }
-        assert!(TcpStream::connect(&host).is_err(), "the port is free again");
+        assert!(TcpStream::connect(&host).is_err(), "the port is still in use");
     }
 }
 
 #[test]
-fn a_port_in_use_is_a_usage_error_that_says_what_to_do() {
+fn port_in_use_is_a_usage_error() {
     let (page, _commands) = open();
     let (host, _) = address(&page);
     let port: u16 = host.rsplit(':').next().unwrap().parse().unwrap();

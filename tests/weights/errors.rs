@@ -1,4 +1,4 @@
-//! Files that can't be used: what is said about them.
+//! Error messages for unusable weights files.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::common::synthetic::{FileBuilder, Net};
 
-/// The message for a file that must be refused as [`Error::File`], with its three parts.
+/// Returns the message for a file that must be refused as [`Error::File`] with path, problem and remedy.
 fn refused(path: &Path) -> String {
     let error = Network::open(path, None).expect_err("must be refused");
     let Error::File { path: named, problem, remedy } = &error else { panic!("{error:?}") };
@@ -18,9 +18,9 @@ fn refused(path: &Path) -> String {
     error.to_string()
 }
 
-/// Weights are read when they are needed, so another program may have changed the file since it was opened.
+/// Weights are read lazily, so another program may have changed the file after it was opened.
 #[test]
-fn a_file_that_is_shortened_after_it_was_opened_gives_an_error() {
+fn file_shortened_after_opening_is_an_error() {
     let net = Net::small();
     for mut file in [net.torchvision(), net.caffe(), net.keras("*/kernel", "*/bias")] {
         for half in [false, true] {
@@ -68,7 +68,7 @@ fn assert_says(text: &str, parts: &[&str]) {
 }
 
 #[test]
-fn paths_that_are_no_files() {
+fn paths_without_regular_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     assert_says(
         &refused(&folder.path().join("missing.safetensors")),
@@ -81,7 +81,7 @@ fn paths_that_are_no_files() {
 }
 
 #[test]
-fn files_of_other_kinds() {
+fn files_of_other_kinds_are_refused() {
     assert_says(&refused_bytes(b"PK\x03\x04"), &["not a safetensors file", "convert_weights"]);
     assert_says(&refused_bytes(b"\x89PNG\r\n\x1a\n0000IHDR0000000"), &["not a safetensors file"]);
     assert_says(&refused_bytes(&[0; 100]), &["not a safetensors file"]);
@@ -93,8 +93,8 @@ fn files_of_other_kinds() {
 }
 
 #[test]
-fn lengths_that_overflow() {
-    // Consistent in themselves: tensors that together fill all memory but a few bytes.
+fn overflowing_lengths_are_refused() {
+    // Consistent offsets of tensors that together fill almost the whole address space.
     let each = (1u64 << 61) - 1;
     let tensor = |i: u64| {
         format!(
@@ -109,7 +109,7 @@ fn lengths_that_overflow() {
 }
 
 #[test]
-fn truncated_and_overlong_files() {
+fn truncated_and_overlong_files_are_refused() {
     let bytes = Net::small().caffe().bytes();
     assert_says(&refused_bytes(&bytes[..bytes.len() - 1]), &["truncated", "again"]);
     assert_says(&refused_bytes(&bytes[..100]), &["truncated"]);
@@ -117,7 +117,7 @@ fn truncated_and_overlong_files() {
 }
 
 #[test]
-fn networks_of_other_kinds() {
+fn other_architectures_are_refused() {
     let with = |keys: &[&str]| {
         let mut file = FileBuilder::default();
         for key in keys {
@@ -136,21 +136,21 @@ fn networks_of_other_kinds() {
     assert_says(&with(&["features.0.0.weight"]), &["not named like"]);
     assert_says(&with(&["features.0.weight", "features.3.squeeze.weight"]), &["features.3.squeeze.weight"]);
     assert_says(&refused_bytes(&FileBuilder::default().bytes()), &["no tensors"]);
-    // AlexNet has the keys of a VGG, but a filter that only makes sense with a stride.
+    // AlexNet has the keys of a VGG, but a filter that needs a stride.
     let mut alexnet = FileBuilder::default();
     alexnet.add("features.0.weight", &[2, 3, 11, 11], &[0.0; 726]).add("features.0.bias", &[2], &[0.0; 2]);
     assert_says(&refused_bytes(&alexnet.bytes()), &["11x11"]);
 }
 
-/// Every single tensor of every layout: without it the file is refused, and the error names it.
+/// Removes each tensor of every layout in turn: the file is refused, and the error names the tensor.
 #[test]
 fn missing_tensors_are_named() {
     let net = Net::small();
     let layouts = [net.torchvision(), net.timm(), net.caffe(), net.keras("*/kernel", "*/bias")];
     for file in layouts.iter().chain([&Net::new(&[&[4, 5], &[6]], 2, &[3], true).caffe()]) {
         for key in file.tensors.keys() {
-            // Without its last convolution's only key pair a trunk is simply shorter, so only one
-            // of each pair is taken away here; a batch norm makes its convolution's bias optional.
+            // Without both tensors of the last convolution the network is just shorter, so remove only
+            // one of each pair. A batch norm makes the bias of its convolution optional.
             if key.starts_with("conv") && key.ends_with("bias") && file.tensors.contains_key("bn1_1.bias") {
                 continue;
             }
@@ -187,11 +187,11 @@ fn misshaped_tensors_are_named() {
     let caffe = |name: &str, shape: &[usize]| refused_bytes(&net.caffe().reshape(name, shape).bytes());
     assert_says(&caffe("conv1_2.bias", &[1, 5]), &["conv1_2.bias", "[1, 5]", "[5]"]);
     assert_says(&caffe("conv1_2.weight", &[5, 4, 9]), &["conv1_2.weight", "4 dimensions"]);
-    assert_says(&caffe("conv1_2.weight", &[4, 5, 3, 3]), &["conv1_2.weight", "takes 5 channels", "gives 4"]);
+    assert_says(&caffe("conv1_2.weight", &[4, 5, 3, 3]), &["conv1_2.weight", "expects 5 channels", "has 4"]);
     assert_says(&caffe("conv1_2.weight", &[5, 4, 1, 9]), &["1x9"]);
     assert_says(&caffe("conv2_1.weight", &[3, 5, 6, 3]), &["6x3"]);
     assert_says(&caffe("fc6.weight", &[192]), &["fc6.weight", "2 dimensions"]);
-    assert_says(&caffe("fc7.weight", &[8, 7]), &["fc7.weight", "takes 7 features", "gives 8"]);
+    assert_says(&caffe("fc7.weight", &[8, 7]), &["fc7.weight", "expects 7 features", "has 8"]);
     assert_says(&caffe("fc6.weight", &[16, 12]), &["fc6.weight", "not a square map", "6 channels"]);
     assert_says(&caffe("fc6.weight", &[64, 3]), &["fc6.weight", "not a square map"]);
     let timm = |name: &str, shape: &[usize]| refused_bytes(&net.timm().reshape(name, shape).bytes());
@@ -202,17 +202,17 @@ fn misshaped_tensors_are_named() {
 }
 
 #[test]
-fn images_of_other_channel_counts_and_long_heads_are_refused() {
+fn unsupported_input_channels_and_heads_are_refused() {
     let mut net = Net::new(&[&[4]], 1, &[3], false);
     net.blocks[0][0].input = 1;
     net.blocks[0][0].filter.truncate(4 * 9);
-    assert_says(&refused_bytes(&net.caffe().bytes()), &["takes 1 channels", "gives 3"]);
+    assert_says(&refused_bytes(&net.caffe().bytes()), &["expects 1 channels", "has 3"]);
     let net = Net::new(&[&[4]], 1, &[3, 3, 3, 3], false);
     assert_says(&refused_bytes(&net.torchvision().bytes()), &["4 fully connected"]);
 }
 
 #[test]
-fn other_number_formats_empty_tensors_and_doubled_keys_are_refused() {
+fn bad_dtypes_empty_tensors_and_duplicate_keys_are_refused() {
     let net = Net::small();
     let f64 = net.caffe().convert("F64", |key| key == "conv1_1.bias").bytes();
     assert_says(&refused_bytes(&f64), &["conv1_1.bias", "F64"]);
@@ -225,13 +225,13 @@ fn other_number_formats_empty_tensors_and_doubled_keys_are_refused() {
 }
 
 #[test]
-fn senseless_metadata_are_refused() {
+fn invalid_metadata_is_refused() {
     for (key, value) in [("preprocessing", "resnet"), ("batch_norm_eps", "-1"), ("batch_norm_eps", "NaN")] {
         let mut file = Net::small().caffe();
         file.metadata.insert(key.into(), value.into());
         assert_says(&refused_bytes(&file.bytes()), &[value]);
     }
-    // The option makes a senseless statement harmless.
+    // The option overrides invalid metadata.
     let folder = tempfile::tempdir().unwrap();
     let mut file = Net::small().caffe();
     file.metadata.insert("preprocessing".into(), "resnet".into());
@@ -239,7 +239,7 @@ fn senseless_metadata_are_refused() {
 }
 
 #[test]
-fn values_that_are_not_finite_name_their_tensor() {
+fn non_finite_values_name_their_tensor() {
     for (dtype, bad) in [
         ("F32", f32::NAN.to_le_bytes().to_vec()),
         ("F32", f32::NEG_INFINITY.to_le_bytes().to_vec()),
@@ -283,7 +283,7 @@ fn negative_variances_are_refused() {
     assert_says(&error.to_string(), &["bn1_1.running_var", "negative variance"]);
 }
 
-/// Opens a file and reads all that it holds; any outcome but a panic will do.
+/// Opens a file and reads all its tensors. Any outcome except a panic is fine.
 fn exercise(path: &Path) {
     let Ok(network) = Network::open(path, None) else { return };
     let _ = (network.check_finite(), network.summary(), network.index_of("x"), network.classes());
@@ -318,7 +318,7 @@ proptest! {
     #[test]
     fn corrupted_bytes_never_panic(
         mut bytes in any_layout(),
-        // Most of the damage goes to the header, where it does most harm.
+        // Most of the damage is in the header, where it has the greatest effect.
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), prop::bool::weighted(0.8)), 1..12),
     ) {
         let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -332,7 +332,7 @@ proptest! {
         exercise(&path);
     }
 
-    /// Numbers in the header are replaced by other numbers: the JSON stays whole.
+    /// Replaces numbers in the header by other numbers, so the JSON stays valid.
     #[test]
     fn wrong_numbers_in_the_header_never_panic(
         bytes in any_layout(),

@@ -1,4 +1,4 @@
-//! Weights files in every layout and state of repair, and the default network.
+//! Weights files in every layout, damaged files, and the default network.
 
 use std::path::Path;
 
@@ -14,11 +14,11 @@ use crate::common::synthetic::{FileBuilder, Net, Numbers};
 
 fn open(file: &FileBuilder) -> Network {
     let folder = tempfile::tempdir().unwrap();
-    // The file stays open, and readable after the folder is removed.
+    // The file stays open, so it is readable after the folder is removed.
     Network::open(&file.write(folder.path()), None).unwrap()
 }
 
-/// The same network in every layout, with the layout that should be recognised.
+/// Returns the same network in every layout, with the expected layout.
 fn every_layout(net: &Net) -> Vec<(KeyLayout, FileBuilder)> {
     vec![
         (KeyLayout::Torchvision, net.torchvision()),
@@ -39,11 +39,11 @@ fn floats(matrix: Matrix) -> Vec<f32> {
 }
 
 fn close(found: &[f32], expected: &[f32], tolerance: f32) -> bool {
-    // A NaN makes the comparison false, and so fails the test.
+    // NaN makes the comparison false, so the test fails.
     found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() <= tolerance)
 }
 
-/// Compares all weights with the logical ones, exactly where no batch norm is folded.
+/// Compares all weights with the logical ones, exactly.
 fn assert_weights(network: &Network, net: &Net, what: &str) {
     for (conv, logical) in network.convs().zip(net.blocks.iter().flatten()) {
         assert_eq!((conv.in_channels, conv.out_channels), (logical.input, logical.out), "{what}");
@@ -61,7 +61,7 @@ fn assert_weights(network: &Network, net: &Net, what: &str) {
 }
 
 #[test]
-fn every_layout_gives_the_same_layers_and_weights() {
+fn all_layouts_load_the_same_network() {
     let net = Net::small();
     for (layout, file) in every_layout(&net) {
         let network = open(&file);
@@ -109,7 +109,7 @@ fn every_layout_gives_the_same_layers_and_weights() {
 }
 
 #[test]
-fn half_and_brain_floats_and_mixtures_are_read_exactly() {
+fn f16_bf16_and_mixed_files_are_read_exactly() {
     let net = Net::small();
     for (layout, file) in every_layout(&net) {
         for (dtype, name) in [(DType::F16, "F16"), (DType::Bf16, "BF16")] {
@@ -150,7 +150,7 @@ fn batch_norm_is_folded_in_every_layout() {
                 let (filter, bias) = (conv.filter().unwrap(), conv.bias().unwrap());
                 assert!(conv.has_batch_norm());
                 for o in 0..logical.out {
-                    // On any input, the folded convolution must equal the convolution, then the norm.
+                    // On any input, the folded convolution must equal the convolution followed by the batch norm.
                     let size = logical.input * 9;
                     let x = Numbers::new(o as u32).take(size);
                     let dot =
@@ -165,7 +165,7 @@ fn batch_norm_is_folded_in_every_layout() {
         }
         assert_eq!(open(&file).convs_per_block(), [2, 1]);
     }
-    // A convolution without a bias of its own, as is usual ahead of a batch norm.
+    // A convolution without a bias, as usual before a batch norm.
     let mut file = net.torchvision();
     let with = open(&file).convs().next().unwrap().bias().unwrap();
     file.tensors.get_mut("features.0.bias").unwrap().bytes.fill(0);
@@ -176,7 +176,7 @@ fn batch_norm_is_folded_in_every_layout() {
 }
 
 #[test]
-fn the_head_may_have_none_to_three_layers() {
+fn heads_of_zero_to_three_layers_are_read() {
     let names: [&[&str]; 4] = [
         &[],
         &["pool1_3x3", "fc6", "prob"],
@@ -187,7 +187,7 @@ fn the_head_may_have_none_to_three_layers() {
         let net = Net::new(&[&[4]], 3, fc, false);
         for (layout, file) in every_layout(&net) {
             let network = open(&file);
-            // Without a head, timm's files look like torchvision's.
+            // Without a head, timm's files are identical to torchvision's.
             let expected =
                 if fc.is_empty() && layout == KeyLayout::Timm { KeyLayout::Torchvision } else { layout };
             assert_eq!(network.layout, expected);
@@ -201,7 +201,7 @@ fn the_head_may_have_none_to_three_layers() {
 
 #[test]
 fn keras_flattening_is_undone() {
-    // The product that Keras computes: the map flattened by row, column, channel, times [in, out].
+    // Keras flattens the map by row, column, channel and multiplies by a matrix of [in, out].
     let net = Net::new(&[&[5]], 3, &[4], false);
     let file = net.keras("*/kernel", "*/bias");
     let (channels, side, out) = (5, 3, 4);
@@ -228,7 +228,7 @@ fn keras_flattening_is_undone() {
 }
 
 #[test]
-fn all_published_depths_are_recognised_by_the_numbering_alone() {
+fn published_depths_are_recognised() {
     for (name, convs, norm) in [
         ("VGG-11", [1, 1, 2, 2, 2], false),
         ("VGG-13", [2, 2, 2, 2, 2], false),
@@ -251,7 +251,7 @@ fn all_published_depths_are_recognised_by_the_numbering_alone() {
 }
 
 #[test]
-fn other_odd_filters_keep_the_size() {
+fn odd_filter_sizes_keep_the_map_size() {
     let mut net = Net::new(&[&[4], &[5]], 1, &[2], false);
     for (side, conv) in [5, 1].into_iter().zip(net.blocks.iter_mut().flatten()) {
         conv.side = side;
@@ -268,7 +268,7 @@ fn other_odd_filters_keep_the_size() {
 }
 
 #[test]
-fn preprocessing_comes_from_the_option_then_the_file_then_the_layout() {
+fn preprocessing_is_from_option_then_file_then_layout() {
     let folder = tempfile::tempdir().unwrap();
     let mut file = Net::small().torchvision();
     file.metadata.insert("preprocessing".into(), "caffe".into());
@@ -286,7 +286,7 @@ fn preprocessing_comes_from_the_option_then_the_file_then_the_layout() {
 }
 
 #[test]
-fn unknown_layers_are_answered_with_the_known_ones() {
+fn unknown_layer_lists_known_ones() {
     let network = open(&Net::small().caffe());
     assert_eq!(network.index_of("relu1_2").unwrap(), 3);
     let error = network.index_of("relu12").unwrap_err();
@@ -306,9 +306,9 @@ fn unrelated_tensors_are_ignored_and_reported() {
     assert!(network.summary().unwrap().contains("mean_image"));
 }
 
-/// A network inside the program is the same as its file.
+/// An embedded network is read like its file.
 #[test]
-fn bytes_in_memory_are_read_like_a_file() {
+fn network_in_memory_matches_its_file() {
     let folder = tempfile::tempdir().unwrap();
     for file in [Net::small().caffe(), Net::small().torchvision()] {
         let path = folder.path().join("net.safetensors");
@@ -325,7 +325,7 @@ fn bytes_in_memory_are_read_like_a_file() {
             assert_eq!(a.weight.to_f32().unwrap(), b.weight.to_f32().unwrap());
         }
         assert!(memory.summary().unwrap().contains("narrow"));
-        // As much is refused as in a file, and errors name it.
+        // The same errors are reported, with its name.
         for length in [0, 7, 100, bytes.len() - 1] {
             let text = Network::open_at(&Location::Embedded(&bytes[..length]), None).unwrap_err().to_string();
             assert!(text.starts_with("narrow: "), "{text}");
@@ -333,9 +333,9 @@ fn bytes_in_memory_are_read_like_a_file() {
     }
 }
 
-/// The shipped weights, and what their manifest says of them.
+/// The shipped weights match their manifest.
 #[test]
-fn the_default_network_is_the_one_in_the_manifest() {
+fn default_network_matches_manifest() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights");
     let manifest = std::fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
     let hash = |file: &str| {

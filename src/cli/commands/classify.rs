@@ -1,4 +1,4 @@
-//! `mirage classify`: what the network sees.
+//! `mirage classify`: prints the classes that the network sees in pictures.
 
 use crate::cli::args::{LabelArgs, NetworkArgs, SIDES};
 use crate::cli::class_names::ClassNames;
@@ -21,20 +21,21 @@ use std::path::{Path, PathBuf};
 /// Options of `mirage classify`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ClassifyArgs {
-    /// The pictures: PNG, JPEG, WebP, TIFF, GIF or BMP; of all but the first, the distance from the first is printed too
+    /// The pictures: PNG, JPEG, WebP, TIFF, GIF or BMP; for each after the first, the distance from the first is
+    /// printed too
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
     /// Number of classes to print
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     top: u32,
-    /// Longest side to which pictures are resized for the network, in pixels
+    /// Longest side, in pixels, that pictures are resized to for the network
     #[arg(long, value_name = "PIXELS", default_value_t = 320, value_parser = clap::value_parser!(u32).range(SIDES))]
     size: u32,
     #[command(flatten)]
     network: NetworkArgs,
     #[command(flatten)]
     class_names: LabelArgs,
-    /// Pooling of the network: max, with which it was trained, avg or avg2
+    /// Pooling of the network: max, as it was trained with, avg or avg2
     #[arg(long, value_name = "KIND", default_value = "max", help_heading = "Network")]
     pooling: Pooling,
     #[command(flatten)]
@@ -85,7 +86,7 @@ pub(in crate::cli) fn run(args: &ClassifyArgs) -> Result<()> {
     Ok(())
 }
 
-/// The distance of a picture's classes from another's, as text.
+/// Formats the distance of a picture's classes from another's.
 fn distance_text(distance: f32, other: &Path) -> String {
     format!("{distance:.3} from {} (0: the same classes, 1: none in common)", shown(&other))
 }

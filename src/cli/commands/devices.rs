@@ -1,4 +1,4 @@
-//! `mirage devices`: the devices that can be used.
+//! `mirage devices`: lists the available devices.
 
 use crate::cli::output::escape::one_line;
 use crate::cli::output::format::bytes;
@@ -29,7 +29,7 @@ pub(in crate::cli) fn run() -> Result<()> {
 
 fn describe_cpu(processor: &Processor, default: &str) -> String {
     let Processor { name, threads, instructions } = processor;
-    let line = |what: &str, value: &str| format!("\n   {what:<18} {value}");
+    let line = |name: &str, value: &str| format!("\n   {name:<18} {value}");
     [
         format!("cpu: {}{default}", one_line(name)),
         line("type", "the CPU itself, without a graphics driver"),
@@ -55,9 +55,9 @@ fn describe(adapter: &AdapterSummary, default: &str) -> String {
     let yes_no = |is_there| if is_there { "yes" } else { "no" };
     let driver = one_line(&format!("{} {}", info.driver, info.driver_info)).into_owned();
     let mut text = format!("{index}: {}{default}", one_line(&info.name));
-    let mut line = |what: &str, value: String| {
+    let mut line = |name: &str, value: String| {
         // Writing to a String can't fail.
-        let _ = write!(text, "\n   {what:<18} {value}");
+        let _ = write!(text, "\n   {name:<18} {value}");
     };
     line("backend", info.backend.to_string());
     line("type", kind.to_owned());

@@ -1,5 +1,5 @@
-//! `mirage completions` and `mirage man`: what a package installs besides the program. Hidden, because packages are made
-//! once and by few.
+//! `mirage completions` and `mirage man`: files that packages install besides the program. Hidden from --help, because
+//! only packagers need them.
 
 use crate::cli::files::disk::check_whole;
 use crate::cli::output::streams;
@@ -20,7 +20,7 @@ pub(in crate::cli) struct CompletionsArgs {
 /// Options of `mirage man`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ManArgs {
-    /// Folder for the pages, made if it isn't there: mirage.1, and mirage-render.1 and so on for each command
+    /// Folder for the pages, created if missing: mirage.1, mirage-render.1 and so on, one for each command
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
     /// Replace existing pages [default: refuse to]
@@ -40,7 +40,7 @@ pub(in crate::cli) fn completions(args: &CompletionsArgs, program: Command) -> R
 pub(in crate::cli) fn manual(args: &ManArgs, program: Command) -> Result<()> {
     let folder = &args.folder;
     make_folder(folder)?;
-    // clap would replace what is there, and follow links: the pages go to a folder of their own first.
+    // clap would replace existing files and follow links, so the pages go to a temporary folder first.
     let made =
         tempfile::tempdir().map_err(Error::io(&std::env::temp_dir(), "making a temporary folder in"))?;
     clap_mangen::generate_to(program, made.path()).map_err(Error::io(folder, "writing the manual"))?;
@@ -57,7 +57,7 @@ pub(in crate::cli) fn manual(args: &ManArgs, program: Command) -> Result<()> {
     pages.iter().try_for_each(write)
 }
 
-/// A page whose indented lines, the examples, are shown line by line. They would be run together otherwise.
+/// Returns a page in which indented lines, the examples, are shown line by line. They would otherwise be joined.
 fn unfilled(page: &str) -> String {
     let (mut text, mut is_indented) = (String::new(), false);
     for line in page.lines() {
@@ -72,7 +72,7 @@ fn unfilled(page: &str) -> String {
     text + if is_indented { ".fi\n" } else { "" }
 }
 
-/// A command without its hidden commands and options.
+/// Returns a command without its hidden commands and options.
 fn visible(command: &Command) -> Command {
     let commands = command.get_subcommands().filter(|command| !command.is_hide_set()).map(visible);
     let mut shown = Command::new(command.get_name().to_owned()).subcommands(commands);

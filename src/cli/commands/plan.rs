@@ -1,4 +1,4 @@
-//! `mirage plan`: how much memory and time a run takes, without the run.
+//! `mirage plan`: estimates the memory and time of a run without running it.
 
 use crate::cli::args::RenderArgs;
 use crate::cli::checked_run::CheckedRun;
@@ -10,14 +10,12 @@ use crate::cli::output::streams;
 use crate::cli::output::table::Table;
 use crate::error::{Error, Result};
 use crate::graph::Engine;
-use crate::mirage::MemoryClasses;
-use crate::mirage::MemoryPhase;
-use crate::mirage::Scale;
+use crate::mirage::{MemoryClasses, MemoryPhase, Scale};
 use clap::Args;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// Options of `mirage plan`: those of `mirage render`, and one more.
+/// Options of `mirage plan`: those of `mirage render`, and `--json`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct PlanArgs {
     #[command(flatten)]
@@ -37,7 +35,12 @@ pub(in crate::cli) fn run(args: &PlanArgs) -> Result<()> {
     for note in tiles.iter().chain(&checked.notes).chain(&notes).filter(|_| !quiet) {
         streams::note(note);
     }
-    let mut forecast = Forecast::new(&engine, &checked, render.files.memory.map(|memory| memory.0))?;
+    let mut forecast = Forecast::new(
+        &engine,
+        &checked,
+        render.files.memory.map(|memory| memory.0),
+        render.computing.verify,
+    )?;
     let fits = match forecast.check(&engine, &checked, true) {
         Ok(()) => None,
         Err(Error::Usage(reason)) => Some(reason),
@@ -55,7 +58,7 @@ fn size([height, width]: [usize; 2]) -> String {
     format!("{width}x{height}")
 }
 
-/// The plan as tables and lines. `refused` says why the run would be refused, if it would.
+/// Formats the plan as tables and lines. `refused` is the reason why the run would be refused, if any.
 fn text(forecast: &Forecast, engine: &Engine, checked: &CheckedRun, refused: Option<&str>) -> String {
     let memory = &forecast.memory;
     let mut parts =
@@ -64,18 +67,18 @@ fn text(forecast: &Forecast, engine: &Engine, checked: &CheckedRun, refused: Opt
         parts.push(table(forecast, "memory", MemoryPhase::classes));
     } else {
         parts.push(table(forecast, "on the device", |phase| phase.device));
-        parts.push(table(forecast, "in memory", |phase| phase.host));
+        parts.push(table(forecast, "in host memory", |phase| phase.host));
     }
     let mut lines =
         vec![peak_line("Peak", &memory.peak(), &forecast.device(), forecast.budgets.device.as_ref())];
     if !memory.is_shared {
         let host = memory.host_peak();
-        lines.push(peak_line("Peak in memory", &host, &host.host, forecast.budgets.host.as_ref()));
+        lines.push(peak_line("Peak in host memory", &host, &host.host, forecast.budgets.host.as_ref()));
     }
     lines.push(format!("Reading the pictures: {}", bytes(forecast.reading)));
     if let (Some(speed), Some(seconds)) = (forecast.speed, forecast.seconds()) {
         lines.push(format!(
-            "Time: about {} for {} iterations, each {} s and {} s a megapixel that it computes, measured at sizes up to {} pixels",
+            "Time: about {} for {} iterations: {} s per iteration plus {} s per megapixel (timed up to {} px)",
             duration(seconds),
             checked.iterations,
             number(speed.per_iteration),
@@ -90,12 +93,12 @@ fn text(forecast: &Forecast, engine: &Engine, checked: &CheckedRun, refused: Opt
     parts.join("\n\n")
 }
 
-fn peak_line(what: &str, phase: &MemoryPhase, classes: &MemoryClasses, budget: Option<&Budget>) -> String {
-    let of = budget.map_or_else(|| "how much may be taken is not known".to_owned(), Budget::to_string);
-    format!("{what}: {} at scale {} ({}); {of}", bytes(classes.total()), phase.scale + 1, phase.phase)
+fn peak_line(title: &str, phase: &MemoryPhase, classes: &MemoryClasses, budget: Option<&Budget>) -> String {
+    let of = budget.map_or_else(|| "the limit is unknown".to_owned(), Budget::to_string);
+    format!("{title}: {} at scale {} ({}); {of}", bytes(classes.total()), phase.scale + 1, phase.phase)
 }
 
-/// Memory by scale, with the part of the run that takes most of it, and by class.
+/// Tabulates the memory of each scale by class, in its phase with the highest total.
 fn table(forecast: &Forecast, title: &str, classes: impl Fn(&MemoryPhase) -> MemoryClasses) -> String {
     let memory = &forecast.memory;
     let names = MemoryClasses::default().list().map(|(name, _)| name);
@@ -118,10 +121,10 @@ fn table(forecast: &Forecast, title: &str, classes: impl Fn(&MemoryPhase) -> Mem
 
 fn head<'a>(title: &'a str, names: [&'a str; 7]) -> [&'a str; 10] {
     let [a, b, c, d, e, f, g] = names;
-    [title, "peak during", a, b, c, d, e, f, g, "in all"]
+    [title, "peak during", a, b, c, d, e, f, g, "total"]
 }
 
-/// The plan as JSON; all sizes are bytes.
+/// Returns the plan as JSON; all sizes are in bytes.
 fn json_of(forecast: &Forecast, engine: &Engine, checked: &CheckedRun, refused: Option<&str>) -> Value {
     let memory = &forecast.memory;
     let phase = |phase: &MemoryPhase| {

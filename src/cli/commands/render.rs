@@ -21,27 +21,23 @@ use crate::error::{Error, Result};
 use crate::gpu::Trace;
 use crate::graph::Engine;
 use crate::image_io::Picture;
-use crate::mirage::CheckpointFile;
-use crate::mirage::Controls;
-use crate::mirage::Ending;
-use crate::mirage::GRADIENT_LIMIT;
-use crate::mirage::LOSS_LIMIT;
-use crate::mirage::Observer;
-use crate::mirage::RunResult;
-use crate::mirage::Session;
-use crate::mirage::Shares;
+use crate::mirage::{
+    CheckpointFile, Controls, CpuIteration, Ending, GRADIENT_LIMIT, LOSS_LIMIT, Observer, Request, RunResult,
+    Session, Shares,
+};
+use crate::vgg::Network;
 use crate::workbench::{Verified, verify};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Paints, and returns the exit code.
+/// Paints the picture, and returns the exit code.
 pub(in crate::cli) fn run(args: &RenderArgs) -> Result<u8> {
     continue_from(args, EarlierRun::default())
 }
 
-/// Paints with what is taken from an earlier run, and returns the exit code.
+/// Paints the picture, continuing an earlier run, and returns the exit code.
 pub(in crate::cli) fn continue_from(args: &RenderArgs, mut earlier: EarlierRun) -> Result<u8> {
     let (args, tiles) = auto_size::fitted(args)?;
     let args = &*args;
@@ -66,26 +62,26 @@ struct RenderRun {
     verbose: bool,
     verify: bool,
     quiet: bool,
-    /// The user's limit of the memory.
+    /// Memory limit set by the user, in bytes.
     memory: Option<u64>,
-    /// True once the run's memory and time were stated.
+    /// True once the run's memory and time were printed.
     stated: bool,
-    /// Iteration and place of a picture that was saved although the run failed.
+    /// Iteration and path of a picture that was saved although the run failed.
     rescued: Option<(u32, PathBuf)>,
     /// Iteration of the last good picture of a run that failed.
     failed_at: Option<u32>,
-    /// How often a lost device may be opened again.
+    /// Number of times that a lost device may be reopened.
     retry: u32,
-    /// The shares at the checkpoint that a lost device's run goes on from: the live page may have set them.
+    /// Shares at the checkpoint from which the run continues after a lost device: the live page may have changed them.
     shares: Option<Shares>,
-    /// Where to write a trace.
+    /// Path of the trace.
     trace: Option<PathBuf>,
-    /// True if files that exist may be replaced.
+    /// True if existing files may be replaced.
     overwrite: bool,
 }
 
 impl RenderRun {
-    /// A run that goes on from what is taken from an earlier one, whose state stays there.
+    /// Sets up a run that continues `earlier`, except for its state.
     fn new(args: &RenderArgs, earlier: &mut EarlierRun) -> Result<Self> {
         let begun = Instant::now();
         let interrupt = Interrupt::install();
@@ -112,10 +108,10 @@ impl RenderRun {
             .map(|port| Page::open(port, watching, title, &controls, &checked, &status))
             .transpose()?;
         if let Some(page) = &page {
-            // Without it the page can't be found, so even a quiet run prints it.
+            // The page can't be found without its address, so even a quiet run prints it.
             let mut line = format!("Live page: {}", page.url());
             if watching.web_host.is_unspecified() {
-                line += "\nOn another device, replace its address by the IP address of this machine.";
+                line += "\nFrom another device, use the IP address of this machine instead.";
             }
             if watching.quiet { streams::eprint(&line) } else { terminal.lines.print(&line) }
         }
@@ -155,7 +151,7 @@ impl RenderRun {
         self.terminal.lines.spin("Preparing the device and the network");
         let mut tracing = None;
         let done = self.paint_traced(&args.device, start, &mut tracing);
-        // What is on a lost device does not come back, and one that hangs would be waited for once more.
+        // A lost device's trace can't be read back, and reading it from a hung one would hang again.
         let lost = matches!(&done, Err(error) if error.is_of_lost_device());
         if let (Some(path), Some((engine, trace)), false) = (&self.trace, tracing, lost) {
             // The trace of a failed run is saved too.
@@ -178,8 +174,8 @@ impl RenderRun {
         done
     }
 
-    /// Paints; `tracing` gets the trace as soon as there is one, so that it outlives a failure. A device that is lost or
-    /// hangs is opened again as often as the user allows.
+    /// Paints. `tracing` receives the trace as soon as it starts, so that it outlives a failure. A lost or hung device
+    /// is reopened as often as the user allows.
     fn paint_traced(
         &mut self,
         device: &DeviceArgs,
@@ -192,9 +188,9 @@ impl RenderRun {
             if !error.is_of_lost_device() || self.interrupt.requested() {
                 break;
             }
-            let note = format!("{error}. Opening it again ({retry} of {})", self.retry);
+            let note = format!("{error}. Reopening it ({retry} of {})", self.retry);
             self.terminal.lines.warn(&note);
-            // For the log and the page, which start anew.
+            // For the log and the page, which start again.
             self.status.borrow_mut().notes.push(note);
             if let Some(checkpoint) = self.checkpoints.saved() {
                 let file = match CheckpointFile::open(checkpoint) {
@@ -215,7 +211,7 @@ impl RenderRun {
         attempt
     }
 
-    /// Paints on a device that is opened for it. If that fails, the last good picture is saved.
+    /// Opens the device and paints on it. If that fails, saves the last good picture.
     fn attempt(
         &mut self,
         device: &DeviceArgs,
@@ -245,8 +241,8 @@ impl RenderRun {
         }
     }
 
-    /// All observers, each after those whose results it uses: metadata and warnings first, then the files that carry
-    /// the metadata, then those that show all of these.
+    /// Returns all observers, each after those whose results it uses: metadata and warnings first, then the files that
+    /// carry the metadata, then those that show all of these.
     fn observers(&mut self) -> Observers<'_> {
         let mut list: Vec<&mut dyn Observer> = vec![
             &mut self.metadata,
@@ -261,14 +257,14 @@ impl RenderRun {
         Observers(list)
     }
 
-    /// Opens the device, states what the run after `done` iterations will take, and prepares it.
+    /// Opens the device, prints the memory and time that the run will take after `done` iterations, and prepares it.
     fn prepare(
         &mut self,
         device: &DeviceArgs,
         done: u32,
         tracing: &mut Option<(Arc<Engine>, Arc<Trace>)>,
     ) -> Result<Session> {
-        // Hashing a full-size network takes a second or two: meanwhile the device gets ready.
+        // Hashing a full-size network takes a second or two, so it runs while the device is prepared.
         let network = &self.checked.network;
         let mut request = self.checked.request.clone();
         if let Some(shares) = &self.shares {
@@ -285,17 +281,17 @@ impl RenderRun {
             for note in notes.into_iter().chain(preprocessing::doubt(&engine, network)?) {
                 terminal.note(&note);
                 let notes = &mut self.status.borrow_mut().notes;
-                // Each time that the device is opened again.
+                // A device that is reopened repeats its notes.
                 if !notes.contains(&note) {
                     notes.push(note);
                 }
             }
             if states {
-                let mut forecast = Forecast::new(&engine, &self.checked, self.memory)?;
+                let mut forecast = Forecast::new(&engine, &self.checked, self.memory, self.verify)?;
                 forecast.check(&engine, &self.checked, true)?;
                 forecast.done = done;
-                // A device that is lost after so many submissions, for tests, is to be lost in the run.
-                // Its two iterations are no part of a trace, which shows what is compiled.
+                // Not with --lose-device-after, which must lose the device during the run, nor with a trace, which
+                // shows compilation: timing would compile the kernels before it.
                 if !self.quiet && device.lose_device_after.is_none() && self.trace.is_none() {
                     forecast.time(&engine, &self.checked)?;
                 }
@@ -304,16 +300,17 @@ impl RenderRun {
             if self.trace.is_some() {
                 *tracing = Some((engine.clone(), engine.start_trace()));
             }
-            let session = Session::new(&engine, network, request)?;
-            if self.verify {
-                let timing = Instant::now();
-                let Verified { kernels, tests } = verify(&engine, session.nodes())?;
-                let seconds = timing.elapsed().as_secs_f64();
-                terminal.print(&format!("Verified {kernels} kernels in {tests} tests, {seconds:.1} s"));
-                // The CPU device has nothing to be compared with.
-                if engine.gpu().is_some() {
-                    terminal.print(&compared(&session)?);
+            // The CPU device is itself the reference.
+            let expected = match self.verify {
+                true => {
+                    terminal.print(&verified(&engine, network, &request)?);
+                    engine.gpu().map(|_| CpuIteration::compute(&engine, network, &request)).transpose()?
                 }
+                false => None,
+            };
+            let session = Session::new(&engine, network, request)?;
+            if let Some(expected) = &expected {
+                terminal.print(&compared(&session, expected)?);
             }
             let sha256 = hash.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             Ok::<_, Error>((session, sha256))
@@ -394,36 +391,42 @@ impl RenderRun {
         }
     }
 
-    /// Saves the film of a run that failed for good, and says how to resume it.
+    /// Saves the film of a run that failed for good, and prints how to resume it.
     fn finish_rescue(&mut self) {
         let Some(iteration) = self.failed_at else { return };
         self.finish_film(iteration);
         self.note_checkpoint();
     }
 
-    /// Says how the run can go on, if it can.
+    /// Prints how to resume the run, if there is a checkpoint.
     fn note_checkpoint(&self) {
         if let Some(checkpoint) = self.checkpoints.saved() {
             self.terminal.lines.note(&format!("to resume: mirage resume {}", quoted(checkpoint)));
         }
     }
 
-    /// What the picture after these iterations carries.
+    /// Returns the metadata of the picture after these iterations.
     fn texts(&self, iterations: u32) -> Vec<(String, String)> {
         self.status.borrow().metadata.texts(&self.checked.options, iterations)
     }
 }
 
-/// Compares an iteration with the CPU device's; the figures as a line.
-fn compared(session: &Session) -> Result<String> {
+/// Tests the kernels that a run uses. A session on the counting engine lists them.
+fn verified(engine: &Arc<Engine>, network: &Arc<Network>, request: &Request) -> Result<String> {
     let timing = Instant::now();
-    let agreement = session.compare_with_cpu()?;
+    let session = Session::new(&engine.counting(), network, request.clone())?;
+    let Verified { kernels, tests } = verify(engine, session.nodes())?;
+    let seconds = timing.elapsed().as_secs_f64();
+    Ok(format!("Verified {kernels} kernels in {tests} tests, {seconds:.1} s"))
+}
+
+/// Compares an iteration with the CPU device's, and returns the figures as a line.
+fn compared(session: &Session, expected: &CpuIteration) -> Result<String> {
+    let agreement = session.compare_with(expected)?;
     let [height, width] = agreement.size;
     Ok(format!(
-        "Compared an iteration at {width}x{height} pixels with the CPU's: the gradient is {:.1e} apart (at most {GRADIENT_LIMIT:.0e}), \
-         losses {:.1e} (at most {LOSS_LIMIT:.0e}), {:.1} s",
-        agreement.gradient,
-        agreement.loss,
-        timing.elapsed().as_secs_f64()
+        "Compared an iteration at {width}x{height} pixels with the CPU's: the gradient differs by {:.1e} (limit {GRADIENT_LIMIT:.0e}), \
+         losses by {:.1e} (limit {LOSS_LIMIT:.0e})",
+        agreement.gradient, agreement.loss,
     ))
 }

@@ -12,9 +12,8 @@ use crate::cli::record::trusted::{self, RecordKind};
 use crate::cli::resumed_run::ResumedRun;
 use crate::error::{Error, Result};
 use crate::image_io;
-use crate::mirage::CheckpointFile;
-use crate::mirage::Shares;
 use crate::mirage::optimizer::{self, Optimizer, Settings};
+use crate::mirage::{CheckpointFile, Shares};
 use crate::ops::Shape;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use serde_json::{Map, Value};
@@ -35,19 +34,25 @@ impl Args for ResumeArgs {
             .value_name("CHECKPOINT")
             .required(true)
             .value_parser(value_parser!(PathBuf))
-            .help("The checkpoint: a file beside the picture, named after it");
+            .help("The checkpoint, which is saved beside the picture as NAME-checkpoint.safetensors");
         let photo = Arg::new("photo")
             .long("photo")
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
             .help_heading("Input and output")
-            .help("The photo, if it was moved [default: where it was]");
+            .help("The photo, if it was moved [default: its recorded path]");
         option_words::command()
+            .mut_arg("output", |arg| {
+                arg.help(
+                    "Output file; its extension sets the format: .png, .jpg, .webp or .tiff [default: the run's name, \
+                     beside the checkpoint, with a number if the options change the picture]",
+                )
+            })
             .get_arguments()
             .filter(|arg| arg.get_id() != "photo")
             .fold(command.arg(file).arg(photo), |command, arg| command.arg(arg.clone()))
             .before_help(
-                "Options that are not given stay as the run had them; the defaults below are those of a new run.",
+                "Options that are not given keep the run's values; the defaults below are those of a new run.",
             )
     }
 
@@ -76,25 +81,25 @@ pub(in crate::cli) fn run(args: &ResumeArgs) -> Result<u8> {
     render::continue_from(&render, earlier)
 }
 
-/// The options of the continued run, and what it takes from the run so far.
+/// Returns the options of the continued run, and the earlier run.
 fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, EarlierRun)> {
     let given = &args.given;
     if is_given(given, "init") {
         return Err(Error::usage(
-            "--init is for a new run, and this one goes on from its checkpoint: leave it out, or start anew with `mirage render`",
+            "--init is for a new run, and this one continues from its checkpoint: leave it out, or start a new run with `mirage render`",
         ));
     }
     let trusted::Accepted { mut options, mut notes } =
         trusted::accept(&args.file, RecordKind::Checkpoint, &saved.options, given)?;
     if !is_given(given, "photo") {
         let photo = options.get("photo").and_then(Value::as_str).ok_or_else(|| {
-            Error::file(&args.file, "it does not state the photo of its run", "Give it with --photo")
+            Error::file(&args.file, "it does not name the photo of its run", "Give it with --photo")
         })?;
         let photo = path_of_text(photo);
         if !photo.exists() {
             return Err(Error::file(
                 &photo,
-                "the photo of this run does not exist any more",
+                "the photo of this run no longer exists",
                 "Give it with --photo",
             ));
         }
@@ -115,8 +120,8 @@ fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, E
         let mut output = output(&args.file, &recorded);
         if !is_same_place(&output, &recorded) {
             notes.push(format!(
-                "the record states {} as output, but a resumed run writes beside its checkpoint: the picture goes to {} (-o \
-                 chooses another place)",
+                "the recorded output is {}, but a resumed run writes beside its checkpoint: the picture will be {} (choose another \
+                 place with -o)",
                 shown(&recorded),
                 shown(&output)
             ));
@@ -133,12 +138,12 @@ fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, E
     let state = EarlierState {
         replaced: replaced_optimizer(&saved.options, &render),
         measures_weights_anew: changes(Change::BranchesAndRemeasures),
-        // The step that the run had come to was a part of another one.
+        // The halvings so far apply to another learning rate.
         forgets_halvings: is_given(given, "learning_rate"),
         file: saved.file,
     };
     let earlier = EarlierRun {
-        // Each file was compared by itself.
+        // Each file was already compared.
         pictures: None,
         notes,
         network,
@@ -150,7 +155,7 @@ fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, E
     Ok((render, earlier))
 }
 
-/// The optimiser of the run so far, if another one goes on, or one that keeps other tensors.
+/// Returns the optimiser so far, if the run continues with another one, or with one that keeps other tensors.
 fn replaced_optimizer(recorded: &Map<String, Value>, args: &RenderArgs) -> Option<Arc<dyn Optimizer>> {
     let name = recorded.get("optimizer")?.as_str()?;
     let now = &args.optimisation;
@@ -167,8 +172,8 @@ fn replaced_optimizer(recorded: &Map<String, Value>, args: &RenderArgs) -> Optio
     (name != now.optimizer || tensors(&*before) != tensors(&*after)).then_some(before)
 }
 
-/// The picture of a resumed run: beside the checkpoint and named after it, as `out-checkpoint.safetensors` is
-/// after `out.png`. Only the format is the record's.
+/// Returns the picture's path in a resumed run: beside the checkpoint and named after it, as `out.png` for
+/// `out-checkpoint.safetensors`. Only the format is the recorded one.
 fn output(checkpoint: &Path, recorded: &Path) -> PathBuf {
     let name = checkpoint.file_stem().unwrap_or_default();
     let stem = without_ending(name, "-checkpoint");
@@ -179,20 +184,20 @@ fn output(checkpoint: &Path, recorded: &Path) -> PathBuf {
     checkpoint.with_file_name(name)
 }
 
-/// A name without its ending, if it has that.
+/// Removes an ending from a name; `None` if the name lacks it.
 #[cfg(unix)]
 fn without_ending(name: &OsStr, ending: &str) -> Option<OsString> {
     use std::os::unix::ffi::OsStrExt as _;
     name.as_bytes().strip_suffix(ending.as_bytes()).map(|name| OsStr::from_bytes(name).to_owned())
 }
 
-/// A name without its ending, if it has that. From a name that is not valid Unicode no part can be removed.
+/// Removes an ending from a name; `None` if the name lacks it or is not valid Unicode.
 #[cfg(not(unix))]
 fn without_ending(name: &OsStr, ending: &str) -> Option<OsString> {
     name.to_str().and_then(|name| name.strip_suffix(ending)).map(OsString::from)
 }
 
-/// True if both paths are of one name in one folder.
+/// True if both paths have the same name in the same folder.
 fn is_same_place(one: &Path, other: &Path) -> bool {
     let folder = |path: &Path| {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -201,8 +206,8 @@ fn is_same_place(one: &Path, other: &Path) -> bool {
     one.file_name() == other.file_name() && folder(one).is_some() && folder(one) == folder(other)
 }
 
-/// Sets the balance to the one at the end of the run, which the live page may have changed. Where raw weights are given
-/// now, the others are those in force.
+/// Sets the balance to the one in force at the checkpoint, which the live page may have changed. If raw weights are
+/// given, the others keep their values at the checkpoint.
 fn balance(given: &[OptionWords], options: &mut Map<String, Value>, file: &CheckpointFile) {
     let raw = || options::names(|row| row.raw_weight);
     if raw().any(|name| is_given(given, name)) {
@@ -215,7 +220,7 @@ fn balance(given: &[OptionWords], options: &mut Map<String, Value>, file: &Check
         }
         options.remove("balance");
     } else if !file.shares().0.is_empty() {
-        // Groups that take no part are not in the state, and keep the shares that they were given.
+        // Unused groups are not in the state, and keep their recorded shares.
         let given: Option<Shares> =
             options.get("balance").and_then(Value::as_str).and_then(|text| text.parse().ok());
         let mut shares = file.shares().clone();

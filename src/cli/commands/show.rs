@@ -1,4 +1,4 @@
-//! `mirage show`: how a picture was made, or how the runs of two pictures differ.
+//! `mirage show`: prints how a picture was made, or how the runs of two pictures differ.
 
 use crate::cli::output::escape::{path_text, quoted, shown};
 use crate::cli::output::format::{duration, named_percent, number, percent};
@@ -18,7 +18,7 @@ pub(in crate::cli) struct ShowArgs {
     /// A picture that mirage painted, or a snapshot
     #[arg(value_name = "PICTURE")]
     picture: PathBuf,
-    /// Another picture: print only what differs
+    /// Another picture: print only the differences
     #[arg(value_name = "OTHER")]
     other: Option<PathBuf>,
     /// Print everything as JSON: one object, or an array of two [default: off]
@@ -26,7 +26,7 @@ pub(in crate::cli) struct ShowArgs {
     json: bool,
 }
 
-/// Prints.
+/// Prints the record of a picture, or the differences between two.
 pub(in crate::cli) fn run(args: &ShowArgs) -> Result<()> {
     let one = History::of(&args.picture)?;
     let other = args.other.as_deref().map(History::of).transpose()?;
@@ -38,7 +38,7 @@ pub(in crate::cli) fn run(args: &ShowArgs) -> Result<()> {
     })
 }
 
-/// What is printed of one picture, as text and as JSON.
+/// Returns the output for one picture, as text and as JSON.
 pub(in crate::cli) fn printed(picture: &Path) -> Result<[String; 2]> {
     let history = History::of(picture)?;
     Ok([history.text(), Value::Object(history.json()).to_string()])
@@ -85,7 +85,7 @@ impl History {
         all
     }
 
-    /// Everything besides the options, as rows of name and text.
+    /// Returns everything besides the options, as rows of name and text.
     fn rows(&self) -> Vec<(String, String)> {
         let fact = |name: &str| self.fact(name).unwrap_or("unknown").to_owned();
         let seconds = self.fact("seconds").and_then(|text| text.parse::<f64>().ok());
@@ -97,7 +97,7 @@ impl History {
             ("duration".to_owned(), seconds.map_or("unknown".to_owned(), duration)),
         ];
         if let Some(weights) = self.fact("weights") {
-            // To be copied to a command line.
+            // Quoted for copying to a command line.
             let words: Vec<String> = weights.split_whitespace().map(word).collect();
             rows.push(("weights at the end".to_owned(), words.join(" ")));
         }
@@ -160,7 +160,7 @@ impl History {
         format!("{}\n{rows}\noptions\n{}", shown(&self.path), aligned(&self.options()))
     }
 
-    /// What differs: rows with both values.
+    /// Returns the rows that differ, with both values.
     fn difference(&self, other: &Self) -> String {
         let mut rows = both(&self.options(), &other.options());
         let options = rows.len();
@@ -176,7 +176,7 @@ impl History {
     }
 }
 
-/// A word of a command line: options that the program wrote need no quotes.
+/// Quotes a word of a command line; options that the program wrote need no quotes.
 fn word(word: &str) -> String {
     if word.starts_with("--") && !word.chars().any(|c| !c.is_ascii_alphanumeric() && c != '-') {
         word.to_owned()
@@ -189,9 +189,9 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// The rows in which two tables differ, in the order of the first.
+/// Returns the rows in which two tables differ, in the order of the first.
 fn both<'a>(one: &'a [(String, String)], other: &'a [(String, String)]) -> Vec<(String, String)> {
-    // Of two rows of one name the first counts.
+    // If two rows have the same name, the first counts.
     let by_name = |rows: &'a [(String, String)]| -> HashMap<&'a str, &'a str> {
         rows.iter().rev().map(|(name, text)| (name.as_str(), text.as_str())).collect()
     };
@@ -207,7 +207,7 @@ fn both<'a>(one: &'a [(String, String)], other: &'a [(String, String)]) -> Vec<(
         .collect()
 }
 
-/// Rows of name and text, indented.
+/// Formats rows of name and text as indented columns.
 fn aligned(rows: &[(String, String)]) -> String {
     let mut table = Table::of([Align::Left; 2]);
     for (name, text) in rows {
@@ -221,11 +221,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn differences_have_both_values() {
+    fn differences_show_both_values() {
         let rows = |list: &[(&str, &str)]| {
             list.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect::<Vec<_>>()
         };
-        // A value may be a dash, too, as that of an option without one.
+        // A value may also be a dash, like that of a missing option.
         let one = rows(&[("a", "1"), ("b", "2"), ("c", "3"), ("e", "-")]);
         let other = rows(&[("a", "1"), ("b", "9"), ("d", "4"), ("e", "5")]);
         let expected = [("b", "2  |  9"), ("c", "3  |  -"), ("e", "-  |  5"), ("d", "-  |  4")];

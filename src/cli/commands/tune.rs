@@ -1,4 +1,4 @@
-//! `mirage tune`: measures kernels and records the fastest.
+//! `mirage tune`: times the kernels and saves the fastest choices.
 
 use crate::cli::args::{NetworkArgs, SIDES};
 use crate::cli::output::escape::shown;
@@ -8,10 +8,8 @@ use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, DeviceOptions};
 use crate::graph::Engine;
 use crate::image_io::Picture;
-use crate::mirage::Request;
-use crate::mirage::Scales;
-use crate::mirage::Session;
 use crate::mirage::preset::Preset;
+use crate::mirage::{Request, Scales, Session};
 use crate::tune::{Cache, Tuned, tune_all, uses};
 use clap::Args;
 use std::path::PathBuf;
@@ -25,16 +23,16 @@ pub(in crate::cli) struct TuneArgs {
     /// Pooling of the network: max, avg or avg2
     #[arg(long, value_name = "KIND", default_value = "avg2", help_heading = "Network")]
     pooling: Pooling,
-    /// Longest side of the pictures to tune for, in pixels, at 3:2; serves sizes near it too
+    /// Longest side, in pixels, of the pictures to tune for, at 3:2; also serves sizes near it
     #[arg(long, value_name = "PIXELS", default_value_t = 320, value_parser = clap::value_parser!(u32).range(SIDES))]
     size: u32,
-    /// Graphics device by number or part of its name, from `mirage devices` [default: the most capable]
+    /// Graphics device, by its number or part of its name in `mirage devices` [default: the most capable]
     #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
     adapter: Option<AdapterChoice>,
-    /// For runs with --exact [default: off]
+    /// Tune for runs with --exact [default: off]
     #[arg(long, help_heading = "Device")]
     exact: bool,
-    /// For runs with this --precision; half lets kernels on cooperative matrices take part
+    /// Tune for runs with this --precision; half includes kernels that use cooperative matrices
     #[arg(long, value_name = "KIND", default_value = "single", help_heading = "Device")]
     precision: Precision,
     /// File for the measurements [default: tuning.json in the user's cache folder]
@@ -42,7 +40,7 @@ pub(in crate::cli) struct TuneArgs {
     tuning_cache: Option<PathBuf>,
 }
 
-/// Tunes, and saves after each op, so that an interruption loses little.
+/// Tunes the kernels, and saves after each op, so that an interruption loses little.
 pub(in crate::cli) fn run(args: &TuneArgs) -> Result<()> {
     let path = args.tuning_cache.clone().or_else(Cache::default_path).ok_or_else(|| {
         Error::usage(
@@ -52,7 +50,7 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> Result<()> {
     let network = Arc::new(args.network.open()?);
     let width = args.size as usize;
     let height = (width * 2 / 3).max(1);
-    // What it shows makes no difference to the time; not all the same, so that no loss is zero.
+    // The content does not affect the time, but must not be uniform: no loss may be zero.
     let value = |index: usize| (index * 37 % 101) as f32 * 0.01;
     let photo = Picture { width, height, rgb: (0..width * height * 3).map(value).collect() };
     let mut request = Request::new(photo);
@@ -65,7 +63,7 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> Result<()> {
     }
 
     if let (_, Some(note)) = Cache::load(&path) {
-        // In the user's cache folder it is this program's own; elsewhere it may be anything.
+        // In the user's cache folder the file is this program's own; elsewhere it may be anyone's.
         if args.tuning_cache.is_some() {
             return Err(Error::file(
                 &path,
@@ -86,7 +84,7 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> Result<()> {
         streams::note(note);
     }
     if engine.gpu().is_none() {
-        return streams::print("The CPU device has one kernel for each op: there is nothing to choose.");
+        return streams::print("The CPU device has one kernel for each op: there is nothing to tune.");
     }
     let uses = {
         let session = Session::new(&engine, &network, request)?;
@@ -111,13 +109,13 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> Result<()> {
         cache.add_to(&path)
     })?;
     streams::print(&format!(
-        "{changed} of {} now use another kernel than by default. Kept in {}",
+        "{changed} of {} now use a kernel other than the default. Saved in {}",
         uses.len(),
         shown(&path)
     ))
 }
 
-/// `texture 1.25 ms, winograd 0.90 ms: winograd`, with those that were refused.
+/// Formats a result as `texture 1.25 ms, winograd 0.90 ms: winograd`, with the kernels that were left out.
 fn line(found: &Tuned) -> String {
     let Some(selection) = &found.selection else {
         return format!("nothing to choose from ({})", refusals(found));

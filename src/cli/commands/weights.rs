@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 /// Options of `mirage weights`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct WeightsArgs {
-    /// The safetensors file to describe, narrow, or vgg16 or vgg19 once fetched [default: the network that a run
-    /// uses: MIRAGE_WEIGHTS, or the one that comes with the program]
+    /// The safetensors file to describe; or narrow, vgg16 or vgg19 (once fetched) [default: the network that runs use:
+    /// MIRAGE_WEIGHTS, or the one that comes with the program]
     #[arg(value_name = "FILE", conflicts_with = "fetch")]
     file: Option<PathBuf>,
     /// Download a published full-size network, vgg16 or vgg19; an interrupted download is resumed
@@ -22,15 +22,15 @@ pub(in crate::cli) struct WeightsArgs {
     /// Folder to download to [default: the program's folder, where --weights vgg19 finds it]
     #[arg(long, value_name = "FOLDER", requires = "fetch")]
     dir: Option<PathBuf>,
-    /// Replace another file that has the network's name [default: refuse to]
+    /// Replace an existing file of the network's name [default: refuse to]
     #[arg(long, requires = "fetch")]
     overwrite: bool,
-    /// Preprocessing to assume: caffe or torchvision [default: what the file says]
+    /// Preprocessing to assume: caffe or torchvision [default: as the file says]
     #[arg(long, value_name = "NAME")]
     preprocessing: Option<Preprocessing>,
 }
 
-/// Describes or downloads.
+/// Describes or downloads a network.
 pub(in crate::cli) fn run(args: &WeightsArgs) -> Result<()> {
     if let Some(name) = &args.fetch {
         return download(name, args.dir.as_deref(), args.overwrite);
@@ -39,7 +39,7 @@ pub(in crate::cli) fn run(args: &WeightsArgs) -> Result<()> {
         args.file.clone().or_else(|| std::env::var_os(crate::cli::args::WEIGHTS_VARIABLE).map(Into::into));
     let network = Network::find(named.as_deref(), args.preprocessing)?;
     streams::print(&network.summary()?)?;
-    // After the summary, which may show why the values are broken.
+    // After the summary, which may show why values are not finite.
     network.check_finite()
 }
 
@@ -69,11 +69,11 @@ fn download(name: &str, folder: Option<&Path>, overwrite: bool) -> Result<()> {
     streams::print(&format!("Use it with --weights {option}, or set MIRAGE_WEIGHTS={option}"))
 }
 
-/// The network that comes with the program needs no download: prints where it is.
+/// Prints where the built-in network is. It needs no download.
 fn narrow(folder: Option<&Path>) -> Result<()> {
     const NAME: &str = locate::NARROW;
     if folder.is_some() {
-        return Err(Error::usage(format!("{NAME} is not downloaded, so --dir has no meaning with it")));
+        return Err(Error::usage(format!("{NAME} is not downloaded: leave out --dir")));
     }
     let location = locate::find_weights(Some(Path::new(NAME)))?;
     let place = match &location {

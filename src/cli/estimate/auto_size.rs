@@ -1,24 +1,22 @@
-//! `--size auto` and `--tile auto`: the numbers with which a run keeps within the memory that it may take.
+//! `--size auto` and `--tile auto`: chooses the values that keep a run within its memory limit.
 
-use super::forecast::{Budgets, FIRST_SIZES, largest_fitting};
+use super::forecast::{Budgets, FIRST_SIZES, Tiles, largest_fitting, tiles};
 use crate::cli::args::RenderArgs;
 use crate::cli::checked_run::CheckedRun;
 use crate::cli::output::format::bytes;
 use crate::cli::values::{SizeArg, TileArg};
 use crate::error::{Error, Result};
 use crate::graph::Engine;
-use crate::mirage::MemoryPlan;
-use crate::mirage::Request;
-use crate::mirage::Tiling;
+use crate::mirage::{MemoryPlan, Request, Tiling};
 use crate::vgg::Network;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// The arguments with their size, and with the side of their tiles if the whole picture takes too much memory, as they
-/// are recorded: a run that is resumed computes the same, whatever memory is free then. With a note on the tiles.
+/// Returns the arguments with the chosen size, and the chosen tiles if the whole picture takes too much memory. They
+/// are recorded, so a resumed run computes the same, whatever memory is free then. Also returns a note on the tiles.
 ///
 /// # Errors
-/// [`Error::Usage`] if no size fits or the system does not report what is free; else as for a run.
+/// [`Error::Usage`] if no size fits or the system does not report its free memory; otherwise as for a run.
 pub(in crate::cli) fn fitted(args: &RenderArgs) -> Result<(Cow<'_, RenderArgs>, Option<String>)> {
     let is_sized = args.files.size == SizeArg::Auto;
     let is_tiled = args.computing.tile.0 == Tiling::Auto;
@@ -46,7 +44,8 @@ fn check(args: &RenderArgs) -> Result<CheckedRun> {
     CheckedRun::with(args, None, None, || args.network.open().map(|network| (Arc::new(network), false)))
 }
 
-/// At the first of a few sizes that the network's layers take: a panorama may be too low.
+/// Checks the run at the first of a few sizes that the network's layers accept: a panorama may be too low at the
+/// others.
 fn check_at_any_size(args: &RenderArgs) -> Result<CheckedRun> {
     let mut args = args.clone();
     let mut check_at = |size: u32| {
@@ -62,11 +61,11 @@ fn check_at_any_size(args: &RenderArgs) -> Result<CheckedRun> {
     found
 }
 
-/// The largest size that fits.
+/// Returns the largest size that fits.
 fn size(engine: &Engine, checked: &CheckedRun, budgets: &Budgets) -> Result<u32> {
     if *budgets == (Budgets { device: None, host: None }) {
         return Err(Error::usage(
-            "--size auto: this system doesn't say how much memory is free. State with --memory how much the run may take",
+            "--size auto: this system does not report its free memory. Set a limit with --memory",
         ));
     }
     let (width, height) = checked.photo_stored;
@@ -74,11 +73,27 @@ fn size(engine: &Engine, checked: &CheckedRun, budgets: &Budgets) -> Result<u32>
     let [planned_height, planned_width] = checked.request.size();
     let first = planned_width.max(planned_height) as u32;
     let largest = largest_fitting(engine, &checked.network, &checked.request, budgets, [first, most])?;
-    largest.ok_or_else(|| Error::usage("--size auto: no size fits into the memory that the run may take"))
+    if let Some(size) = largest {
+        return Ok(size);
+    }
+    // Reported for the size at which the run was checked.
+    let memory = MemoryPlan::new(engine, &checked.network, &checked.request)?;
+    let why = match budgets.exceeded(&memory) {
+        Some((needed, budget)) => {
+            format!(
+                ": at {planned_width}x{planned_height} pixels this run needs {}, and {budget}",
+                bytes(needed)
+            )
+        }
+        None => String::new(),
+    };
+    Err(Error::usage(format!(
+        "--size auto: no size fits{why}. Raise --memory or close other programs; --tile auto needs less"
+    )))
 }
 
-/// The whole picture if it fits, else the largest tiles that do, with the reason. If no tiles fit, nothing is chosen: the run
-/// is then refused, with the sizes.
+/// Returns no tiling if the whole picture fits, else the largest tiles that fit, with the reason. If none fit, returns
+/// those that need the least memory: the run is then refused, with the sizes.
 fn tiling(
     engine: &Engine,
     network: &Arc<Network>,
@@ -88,7 +103,7 @@ fn tiling(
     let needed = |tiling: Tiling| {
         match MemoryPlan::new(engine, network, &Request { tiling, ..request.clone() }) {
             Ok(memory) => Ok(Some(memory)),
-            // A tensor is larger than the device takes at once.
+            // A tensor exceeds the device's limits.
             Err(Error::OutOfMemory { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -99,16 +114,15 @@ fn tiling(
     // Tiles that the device itself needs are chosen when the run is prepared.
     let Some(whole) = needed(Tiling::Auto)? else { return Ok((Tiling::Auto, None)) };
     let Some((most, budget)) = budgets.exceeded(&whole) else { return Ok((Tiling::Auto, None)) };
-    for side in Tiling::Auto.sides(request.size()).into_iter().flatten() {
-        let side = side as u32;
-        if needed(Tiling::Side(side))?.is_some_and(|memory| budgets.exceeded(&memory).is_none()) {
+    Ok(match tiles(engine, network, request, budgets)? {
+        Tiles::Fit(side) => {
             let reason = format!(
                 "the feature maps of the whole picture need {}, and {budget}: the picture is cut into tiles of {side} pixels a side, \
-                 which takes longer",
+                 which is slower",
                 bytes(most)
             );
-            return Ok((Tiling::Side(side), Some(reason)));
+            (Tiling::Side(side), Some(reason))
         }
-    }
-    Ok((Tiling::Auto, None))
+        Tiles::Exceed(side) => (Tiling::Side(side), None),
+    })
 }

@@ -1,4 +1,4 @@
-//! What a run will take, said and checked before it starts: memory by class, and time.
+//! Forecast of a run, printed and checked before it starts: memory by class, and time.
 
 use super::free_memory::Free;
 use super::largest_size;
@@ -6,26 +6,22 @@ use crate::cli::checked_run::CheckedRun;
 use crate::cli::output::format::{bytes, duration};
 use crate::error::{Error, Result};
 use crate::graph::Engine;
-use crate::mirage::MemoryClasses;
-use crate::mirage::MemoryPlan;
-use crate::mirage::Request;
-use crate::mirage::Speed;
-use crate::mirage::Tiling;
+use crate::mirage::{MemoryClasses, MemoryPlan, Request, Speed, Tiling};
 use crate::vgg::Network;
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
-/// With `--size auto` the first of these that the network's layers take is tried first, in pixels.
+/// Sizes in pixels. `--size auto` starts with the first of them that the network's layers accept.
 pub(in crate::cli) const FIRST_SIZES: [u32; 3] = [512, 2048, 8192];
 
-/// The limit of a [`Budget`] that the user states.
+/// Name of the limit that the user sets.
 const GIVEN: &str = "--memory";
 
-/// Memory that may be taken.
+/// A memory limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) struct Budget {
     pub bytes: u64,
-    /// Whose limit it is.
+    /// Source of the limit.
     pub of: String,
 }
 
@@ -35,17 +31,17 @@ impl Display for Budget {
     }
 }
 
-/// The memory that a device's run may take. None where the system does not report it.
+/// Memory limits of a run on a device; `None` where the system does not report one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) struct Budgets {
-    /// Of the device's memory, which the CPU device and software drivers share with the host.
+    /// Limit of the device's memory, which the CPU device and software drivers share with the host.
     pub device: Option<Budget>,
-    /// Of the host's memory, where the device has its own.
+    /// Limit of the host's memory, if the device has its own.
     pub host: Option<Budget>,
 }
 
 impl Budgets {
-    /// Those of this process on a device; `limit` is the user's.
+    /// Returns the limits of this process on a device; `limit` is the user's.
     pub(in crate::cli) fn of(engine: &Engine, limit: Option<u64>) -> Self {
         let given = limit.map(|bytes| Budget { bytes, of: GIVEN.to_owned() });
         let free = Free::of_this_process();
@@ -58,7 +54,7 @@ impl Budgets {
         Self { device: given.or(own), host: free }
     }
 
-    /// The budget that a plan exceeds, with what it needs of it.
+    /// Returns the budget that a plan exceeds, with the memory that it needs.
     pub(in crate::cli) fn exceeded(&self, memory: &MemoryPlan) -> Option<(u64, &Budget)> {
         let host = if memory.is_shared { 0 } else { memory.host_peak().host.total() };
         let needs = [(memory.needed(), &self.device), (host, &self.host)];
@@ -68,27 +64,34 @@ impl Budgets {
     }
 }
 
-/// What a run will take.
+/// Memory and time that a run will take.
 #[derive(Debug)]
 pub(in crate::cli) struct Forecast {
     pub memory: MemoryPlan,
     pub budgets: Budgets,
-    /// Bytes that reading the pictures took, before anything else.
+    /// Peak memory of reading the pictures, before the run, in bytes.
     pub reading: u64,
-    /// What iterations cost, if that was measured.
+    /// Time of the iterations, if it was measured.
     pub speed: Option<Speed>,
-    /// Iterations that a resumed run has done.
+    /// Number of iterations that a resumed run has done.
     pub done: u32,
 }
 
 impl Forecast {
-    /// The forecast for a run on this device.
+    /// Creates the forecast of a run on this device.
     ///
     /// # Errors
-    /// As [`MemoryPlan::new`].
-    pub(in crate::cli) fn new(engine: &Engine, checked: &CheckedRun, limit: Option<u64>) -> Result<Self> {
+    /// See [`MemoryPlan::new`].
+    pub(in crate::cli) fn new(
+        engine: &Engine,
+        checked: &CheckedRun,
+        limit: Option<u64>,
+        verify: bool,
+    ) -> Result<Self> {
+        let (network, request) = (&checked.network, &checked.request);
+        let memory = MemoryPlan::new(engine, network, request)?;
         Ok(Self {
-            memory: MemoryPlan::new(engine, &checked.network, &checked.request)?,
+            memory: if verify { memory.verified(engine, network, request)? } else { memory },
             budgets: Budgets::of(engine, limit),
             reading: checked.reading,
             speed: None,
@@ -96,11 +99,11 @@ impl Forecast {
         })
     }
 
-    /// Measures what iterations cost. That takes the whole picture at small sizes: where a run in tiles may not take as much
-    /// memory, no time is stated.
+    /// Times the iterations. That takes the whole picture at small sizes, so a run in tiles gets no time if its memory
+    /// limit does not allow it.
     ///
     /// # Errors
-    /// As [`Speed::measure`].
+    /// See [`Speed::measure`].
     pub(in crate::cli) fn time(&mut self, engine: &Arc<Engine>, checked: &CheckedRun) -> Result<()> {
         let is_tiled = checked.request.tiling != Tiling::Whole;
         if is_tiled {
@@ -116,19 +119,18 @@ impl Forecast {
         Ok(())
     }
 
-    /// Seconds of the run, if its speed was measured.
+    /// Returns the time of the run in seconds, if its speed was measured.
     pub(in crate::cli) fn seconds(&self) -> Option<f64> {
         Some(self.speed?.seconds(&self.memory.scales, self.done))
     }
 
-    /// The most memory that the run takes of the device, with what it holds then; of the host too where that is the
-    /// device.
+    /// Returns the peak memory on the device, by class; with the host's memory if they are shared.
     pub(in crate::cli) fn device(&self) -> MemoryClasses {
         let peak = self.memory.peak();
         if self.memory.is_shared { peak.classes() } else { peak.device }
     }
 
-    /// One line: memory by class, and the time.
+    /// Returns one line with the memory by class, and the time.
     pub(in crate::cli) fn line(&self) -> String {
         let device = self.device();
         let mut line = if self.memory.is_shared {
@@ -149,10 +151,11 @@ impl Forecast {
         line
     }
 
-    /// Refuses a run that takes more memory than there is. Only for a `single` one can size and tiles be found.
+    /// Refuses a run that needs more memory than there is. For a `single` run, suggests choosing size and tiles
+    /// automatically.
     ///
     /// # Errors
-    /// [`Error::Usage`] with the sizes, the largest that would fit among them.
+    /// [`Error::Usage`] with the sizes, including the largest that would fit.
     pub(in crate::cli) fn check(&self, engine: &Engine, checked: &CheckedRun, single: bool) -> Result<()> {
         let Some((needed, budget)) = self.budgets.exceeded(&self.memory) else { return Ok(()) };
         let [height, width] = checked.request.size();
@@ -167,32 +170,70 @@ impl Forecast {
             Some(size) => format!("--size {size} is the largest that fits"),
             None => "no size fits".to_owned(),
         };
+        let is_tiled = match checked.request.tiling {
+            Tiling::Side(side) => format!(" in tiles of {side} pixels"),
+            _ => String::new(),
+        };
+        let (network, request) = (&checked.network, &checked.request);
+        let fits_in_tiles =
+            || Ok::<_, Error>(matches!(tiles(engine, network, request, &self.budgets)?, Tiles::Fit(_)));
         let tiles = match checked.request.tiling {
+            Tiling::Whole if !fits_in_tiles()? => "",
             Tiling::Whole if single => ", or cut the picture into tiles with --tile auto",
             Tiling::Whole => ", or cut the pictures into tiles with --tile",
             _ => "",
         };
-        // --memory is the device's.
+        // --memory limits only the device's memory.
         let is_host = self.budgets.host.as_ref().is_some_and(|host| std::ptr::eq(host, budget));
         let remedy = match budget.of.as_str() {
             GIVEN => format!("Raise --memory{tiles}"),
             _ if is_host => format!("Close other programs{tiles}"),
-            _ => format!("Close other programs{tiles}, or state with --memory how much the run may take"),
+            _ => format!("Close other programs{tiles}, or set the limit with --memory"),
         };
         Err(Error::usage(format!(
-            "at {width}x{height} pixels this run needs {}, and {budget}: {advice}. {remedy}",
+            "at {width}x{height} pixels this run needs {}{is_tiled}, and {budget}: {advice}. {remedy}",
             bytes(needed)
         )))
     }
 }
 
-/// `weights 12 MiB, staging 3 MiB`, without what takes nothing.
+/// Formats classes as `weights 12 MiB, staging 3 MiB`, without empty ones.
 fn parts(classes: &MemoryClasses) -> String {
     let parts = classes.list().into_iter().filter(|(_, size)| *size > 0);
     parts.map(|(name, size)| format!("{name} {}", bytes(size))).collect::<Vec<_>>().join(", ")
 }
 
-/// The largest size up to `most` at which a run keeps within the budgets; `first` is tried first.
+/// Sides of tiles, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cli) enum Tiles {
+    /// The largest that keep the run within its budgets.
+    Fit(u32),
+    /// None do; these need the least memory.
+    Exceed(u32),
+}
+
+/// Finds tiles for a run that exceeds its budgets as a whole.
+pub(in crate::cli) fn tiles(
+    engine: &Engine,
+    network: &Arc<Network>,
+    request: &Request,
+    budgets: &Budgets,
+) -> Result<Tiles> {
+    let mut least = (u64::MAX, Tiling::LEAST);
+    for side in Tiling::Auto.sides(request.size()).into_iter().flatten() {
+        let side = side as u32;
+        match MemoryPlan::new(engine, network, &Request { tiling: Tiling::Side(side), ..request.clone() }) {
+            Ok(memory) if budgets.exceeded(&memory).is_none() => return Ok(Tiles::Fit(side)),
+            Ok(memory) => least = least.min((memory.needed(), side)),
+            // A tensor exceeds the device's limits.
+            Err(Error::OutOfMemory { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Tiles::Exceed(least.1))
+}
+
+/// Finds the largest size up to `most` at which a run keeps within the budgets; `first` is tried first.
 pub(in crate::cli) fn largest_fitting(
     engine: &Engine,
     network: &Arc<Network>,
@@ -203,13 +244,13 @@ pub(in crate::cli) fn largest_fitting(
     let limit = budgets.device.as_ref().map_or(u64::MAX, |budget| budget.bytes);
     largest_size::search(limit, most, first, |size| {
         match MemoryPlan::new(engine, network, &request.at_size(size as usize)) {
-            // Where the host has too little, so does the search's number.
+            // If only the host's budget is exceeded, report more than the device's limit.
             Ok(memory) => Ok(match budgets.exceeded(&memory) {
                 Some((needed, _)) => needed.max(limit.saturating_add(1)),
                 None => memory.needed(),
             }),
-            // A tensor is larger than the device takes at once; or the picture is too small for the network, and so are all
-            // smaller ones.
+            // A tensor exceeds the device's limits; or the picture is too small for the network, and so are all smaller
+            // ones.
             Err(Error::OutOfMemory { .. } | Error::Usage(_)) => Ok(u64::MAX),
             Err(error) => Err(error),
         }
@@ -239,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_states_all_classes_and_the_time() {
+    fn line_lists_all_classes_and_the_time() {
         let mut cpu = forecast(Profile::cpu(), None, None);
         let line = cpu.line();
         for words in ["weights", "activations and gradients", "optimiser", "targets", "pictures", "program"] {
@@ -253,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_exceeds_a_budget_is_found() {
+    fn exceeded_budgets_are_detected() {
         let needed = forecast(Profile::cpu(), None, None).memory.needed();
         for (bytes, fits) in [(needed, true), (needed - 1, false)] {
             let cpu = forecast(Profile::cpu(), Some(bytes), Some(1));

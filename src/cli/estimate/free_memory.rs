@@ -1,24 +1,24 @@
-//! How much memory this process can still take before the system kills it: what the machine has free, or less where a
-//! control group limits it.
+//! Memory that this process can still take before the system kills it: the machine's free memory, or less if a control
+//! group limits it.
 
 use std::path::{Path, PathBuf};
 
-/// Memory that can be taken.
+/// Free memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) struct Free {
-    /// Bytes, with what this process has already.
+    /// Bytes, including those that this process already uses.
     pub bytes: u64,
-    /// What sets the limit.
+    /// Source of the limit.
     pub limit: &'static str,
 }
 
 impl Free {
-    /// That of this process; `None` where the system does not report it.
+    /// Returns the free memory of this process; `None` where the system does not report it.
     pub(in crate::cli) fn of_this_process() -> Option<Self> {
         if cfg!(target_os = "linux") { Self::below(Path::new("/")) } else { None }
     }
 
-    /// As the files below `root` say.
+    /// Reads the files of a system below `root`.
     fn below(root: &Path) -> Option<Self> {
         let own = kibibytes(&root.join("proc/self/status"), "VmRSS:").unwrap_or(0);
         let machine = kibibytes(&root.join("proc/meminfo"), "MemAvailable:")?;
@@ -31,7 +31,7 @@ impl Free {
     }
 }
 
-/// The folders of the memory control groups that this process is in, and of those around them.
+/// Returns the folders of the memory control groups that contain this process, parents included.
 fn groups(root: &Path) -> Vec<PathBuf> {
     let text = std::fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mut found = Vec::new();
@@ -47,7 +47,8 @@ fn groups(root: &Path) -> Vec<PathBuf> {
             _ => continue,
         };
         let mount = root.join(mount);
-        // In a container the path may be that of the host, which isn't there; the mount itself is then the group.
+        // In a container the path may be that of the host, which does not exist here; the mount itself is then the
+        // group.
         let group = mount.join(path.trim_start_matches('/'));
         let around = group.ancestors().take_while(|folder| folder.starts_with(&mount));
         found.extend(around.map(Path::to_path_buf));
@@ -55,11 +56,12 @@ fn groups(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Bytes that a group's limit leaves. Cached files that are not in use count as free: the kernel drops them first.
+/// Returns the bytes left below a group's limit. Cached files that are not in use count as free: the kernel drops them
+/// first.
 fn left(folder: &Path) -> Option<u64> {
     let number =
         |name: &str| -> Option<u64> { std::fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok() };
-    // In version 2 a group without a limit has the word `max`, in version 1 a number near 2^63.
+    // A group without a limit has the word `max` in version 2, a number near 2^63 in version 1.
     let (limit, used, cached) = match number("memory.max") {
         Some(limit) => (limit, number("memory.current")?, "inactive_file"),
         None => (number("memory.limit_in_bytes")?, number("memory.usage_in_bytes")?, "total_inactive_file"),
@@ -69,7 +71,7 @@ fn left(folder: &Path) -> Option<u64> {
     Some(limit.saturating_sub(used.saturating_sub(cached)))
 }
 
-/// The bytes of a line `NAME   123 kB`.
+/// Reads the line `NAME   123 kB` of a file, as bytes.
 fn kibibytes(path: &Path, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -80,7 +82,7 @@ fn kibibytes(path: &Path, name: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// A system with these files.
+    /// Creates a system with these files.
     fn system(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {
@@ -96,7 +98,7 @@ mod tests {
     const STATUS: (&str, &str) = ("proc/self/status", "Name:\tmirage\nVmRSS:\t  100 kB\n");
 
     #[test]
-    fn without_limits_the_machine_counts_with_what_the_process_has() {
+    fn without_cgroup_limits_machine_memory_counts() {
         for more in [
             &[][..],
             &[("proc/self/cgroup", "0::/\n")],
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_group_counts_without_its_cached_files() {
+    fn tightest_cgroup_counts_without_file_cache() {
         let version2 = [
             MEMORY,
             STATUS,
@@ -146,7 +148,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_process_has_some() {
+    fn free_memory_of_this_process_is_positive() {
         let free = Free::of_this_process().unwrap();
         assert!(free.bytes > 1 << 20, "{free:?}");
     }

@@ -1,15 +1,14 @@
-//! The largest size of which something fits that grows with the pixels.
+//! Searches for the largest size that fits, for a need that grows with the number of pixels.
 
 use crate::error::Result;
 
-/// Sizes are multiples of this many pixels, but for the largest that is allowed.
+/// Sizes are multiples of this many pixels, except the largest allowed one.
 const STEP: u32 = 16;
-/// Trials after which the interval that is left is halved.
+/// Number of trials after which the search bisects.
 const SECANTS: usize = 6;
 
-/// The largest size up to `most` of which `needed` is at most `limit`, by a few trials, of which the first is `first`.
-/// `None` if no size of at least [`STEP`] fits. Trials of sizes that exceed the limit by much are avoided: they may be
-/// costly.
+/// Returns the largest size up to `most` for which `needed` is at most `limit`, or `None` if no size of at least
+/// [`STEP`] fits. Uses few trials, starting with `first`. Avoids trials far above the limit, which may be costly.
 ///
 /// # Errors
 /// Those of `needed`.
@@ -20,7 +19,7 @@ pub(in crate::cli) fn search(
     mut needed: impl FnMut(u32) -> Result<u64>,
 ) -> Result<Option<u32>> {
     let (mut fits, mut exceeds): (Option<u32>, Option<u32>) = (None, None);
-    // Pixels and what they need, of the last two trials.
+    // Pixels and needed bytes of each trial.
     let mut trials: Vec<(f64, f64)> = Vec::new();
     let mut size = first.min(most);
     loop {
@@ -38,7 +37,7 @@ pub(in crate::cli) fn search(
         if least > largest {
             return Ok(match exceeds {
                 Some(_) => fits,
-                // Only `most` itself, which is no multiple, is left.
+                // Only `most` itself, which is not a multiple of `STEP`, is left.
                 None => {
                     if needed(most)? <= limit {
                         Some(most)
@@ -54,13 +53,13 @@ pub(in crate::cli) fn search(
                 let slope = (now - before) / (other - one);
                 other + (limit as f64 - now) / slope
             }
-            // One trial shows little of what is the same at all sizes: try a size twice as long at most.
+            // One trial can't separate the part that is the same at all sizes: at most double the side.
             [.., (pixels, bytes)] => (pixels * limit as f64 / bytes).min(pixels * 4.0),
             [] => 0.0,
         };
         let guess = guess.max(0.0).sqrt().min(f64::from(most)) as u32;
         let guess = if guess >= most { most } else { guess / STEP * STEP };
-        // What is needed may jump, where a device binds no more at once: then halving is faster.
+        // The need may jump at the device's binding limits: bisection is then faster.
         let halves = trials.len() > SECANTS || bytes == u64::MAX;
         let middle = (least + largest) / 2 / STEP * STEP;
         size = if halves { middle } else { guess }.clamp(least, largest);
@@ -82,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_size_is_found_in_a_few_trials() {
+    fn largest_size_is_found_in_few_trials() {
         for constant in [0, 1 << 20, 100 << 20, 500 << 20] {
             for (at, per_pixel) in [(16, 900), (48, 1000), (256, 777), (272, 1), (1000, 2000), (4096, 60_000)]
             {
@@ -91,7 +90,7 @@ mod tests {
                 assert_eq!(size, Some(at_step(at)), "{constant} {at} {per_pixel}");
                 assert!(trials <= 9, "{trials} trials for {constant} {at} {per_pixel}");
                 assert!(largest <= 2 * at_step(at).max(256), "tried {largest} for {at}");
-                // A byte less, and it is one step less.
+                // One byte less gives one step less.
                 let less = found(limit - 1, 30_000, constant, per_pixel).0;
                 assert_eq!(less, Some(at_step(at) - STEP).filter(|size| *size > 0));
             }
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn no_size_is_larger_than_allowed() {
+    fn size_never_exceeds_the_maximum() {
         for most in [1, 15, 16, 100, 256, 257, 300, 1000, 4001] {
             assert_eq!(found(u64::MAX, most, 5, 7).0, Some(most));
         }

@@ -1,4 +1,4 @@
-//! Memory and time of a run: estimated, checked against what is free, and fitted to a limit.
+//! Memory and time of a run: estimated, checked against the free memory, and fitted to a limit.
 
 pub(in crate::cli) mod auto_size;
 pub(in crate::cli) mod forecast;

@@ -1,5 +1,5 @@
-//! What is asked of the disk before a run: whether two names are of one file, whether another run writes there, how much
-//! room there is.
+//! Checks of the disk before a run: whether two names are the same file, whether another run writes to a name, how much
+//! space is left.
 
 use crate::error::{Error, Result};
 use crate::files::{check_name, check_place, is_stream, parent, temporary};
@@ -10,11 +10,11 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Finds out, before the work for it is done, whether [`write_whole`](crate::files::write_whole) can write here; leaves
-/// nothing behind.
+/// Checks, before the work is done, that [`write_whole`](crate::files::write_whole) can write here; leaves nothing
+/// behind.
 ///
 /// # Errors
-/// [`Error::File`] for what is in the way.
+/// [`Error::File`] naming the obstacle.
 pub(in crate::cli) fn check_whole(path: &Path, replace: bool) -> Result<()> {
     if is_stream(path) {
         return Ok(());
@@ -24,8 +24,8 @@ pub(in crate::cli) fn check_whole(path: &Path, replace: bool) -> Result<()> {
     temporary(path, &target).map(drop)
 }
 
-/// True if both paths lead to one file, however they do: through links, by another name of the file, in another case
-/// where that makes no difference. Files that don't exist yet are the same if they will be.
+/// True if both paths lead to one file: through links, by another name of the file, or in another case where case does
+/// not matter. Files that don't exist yet are the same if they will be.
 pub(in crate::cli) fn is_same(one: &Path, other: &Path) -> bool {
     match (identity(one), identity(other)) {
         (Some(one), Some(other)) => one == other,
@@ -36,13 +36,13 @@ pub(in crate::cli) fn is_same(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// What a file is known by, whatever its name.
+/// Returns what identifies a file, whatever its name.
 #[cfg(unix)]
 fn identity(path: &Path) -> Option<(u64, u64)> {
     path.metadata().ok().map(|found| number(&found))
 }
 
-/// Disk and number of a file.
+/// Returns device and inode number of a file.
 #[cfg(unix)]
 fn number(found: &std::fs::Metadata) -> (u64, u64) {
     use std::os::unix::fs::MetadataExt as _;
@@ -54,11 +54,11 @@ fn identity(path: &Path) -> Option<PathBuf> {
     path.canonicalize().ok()
 }
 
-/// Where a file that doesn't exist will be: its folder without links, and its name in lower case, as some disks take
-/// all cases for the same.
+/// Returns where a file that doesn't exist will be: its folder without links, and its name in lower case, as some disks
+/// ignore case.
 fn place(path: &Path) -> Option<(PathBuf, String)> {
     let mut path = path.to_owned();
-    // Links to what doesn't exist; as many as systems follow.
+    // Follow dangling links; 40 is the usual limit of systems.
     for _ in 0..40 {
         let Ok(target) = path.read_link() else { break };
         path = parent(&path).join(target);
@@ -66,14 +66,14 @@ fn place(path: &Path) -> Option<(PathBuf, String)> {
     Some((parent(&path).canonicalize().ok()?, path.file_name()?.to_string_lossy().to_lowercase()))
 }
 
-/// The bytes that a new file in this folder may have, if that is known: what is left on the disk, or less where the
-/// process has a limit of its own.
+/// Returns the largest possible size of a new file in this folder in bytes, if known: the free space of the disk, or
+/// less if the process has a limit of its own.
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "std has no call for the free space of a disk")]
 pub(in crate::cli) fn room(folder: &Path) -> Option<u64> {
     use std::os::unix::ffi::OsStrExt as _;
     let path = std::ffi::CString::new(folder.as_os_str().as_bytes()).ok()?;
-    // SAFETY: all zeros are valid values of both structs; the pointers are to them and to a text that ends in zero.
+    // SAFETY: all zeros are valid values of both structs; the pointers are to them and to a NUL-terminated string.
     let (disk, limit) = unsafe {
         let mut disk: libc::statvfs = std::mem::zeroed();
         let mut limit: libc::rlimit = std::mem::zeroed();
@@ -81,7 +81,7 @@ pub(in crate::cli) fn room(folder: &Path) -> Option<u64> {
         let limited = libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) == 0;
         (found.then_some(disk), limited.then_some(limit))
     };
-    // Some network disks state no size.
+    // Some network disks report no size.
     let disk = disk.filter(|disk| disk.f_blocks > 0);
     #[allow(clippy::unnecessary_cast, reason = "the types differ from system to system")]
     let left = disk.map(|disk| (disk.f_bavail as u64).saturating_mul(disk.f_frsize as u64));
@@ -90,16 +90,16 @@ pub(in crate::cli) fn room(folder: &Path) -> Option<u64> {
     left.into_iter().chain(most).min()
 }
 
-/// The bytes that a new file in this folder may have, if that is known.
+/// Returns the largest possible size of a new file in this folder in bytes, if known.
 #[cfg(not(unix))]
 pub(in crate::cli) fn room(_: &Path) -> Option<u64> {
     None
 }
 
-/// A name that this run writes to, and no other run meanwhile.
+/// A name reserved for this run, so that no other run writes to it.
 ///
-/// It is a lock on a hidden file beside the name, which the system releases however the process ends. The file is
-/// removed in the end; one that is left, by a process that was killed, locks nothing.
+/// A reservation is a lock on a hidden file beside the name. The system releases it however the process ends. The file
+/// is removed at the end; one left by a killed process locks nothing.
 #[derive(Debug)]
 pub(in crate::cli) struct Reservation {
     path: PathBuf,
@@ -107,29 +107,29 @@ pub(in crate::cli) struct Reservation {
     _file: File,
 }
 
-/// The files of all locks of this process, for an end that drops nothing.
+/// Lock files of this process, for an exit that runs no destructors.
 static TAKEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// New files that are removed at such an end if they are empty.
+/// New files, which are removed at such an exit if they are empty.
 static NEW: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Removes the files of this process's locks, which hold until it ends, and new files that are empty. A signal may come
-/// while a lock is being taken: what is in use then is left behind, and locks nothing.
+/// Removes this process's lock files, whose locks hold until it ends, and new files that are empty. If a signal comes
+/// while a lock is being taken, the lock files are left behind, and lock nothing.
 pub(in crate::cli) fn remove_leftovers() {
     if let Ok(taken) = TAKEN.try_lock() {
         taken.iter().for_each(|path| drop(std::fs::remove_file(path)));
     }
-    // Held until the process ends: no other is created then.
+    // Held until the process ends, so that no further file is created.
     let new = ManuallyDrop::new(NEW.lock().unwrap_or_else(PoisonError::into_inner));
     let is_empty =
         |path: &&PathBuf| path.symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
     new.iter().filter(is_empty).for_each(|path| drop(std::fs::remove_file(path)));
 }
 
-/// Creates a file. A signal that ends the program at once removes it, if nothing was written by then.
+/// Creates a file. A signal that ends the program at once removes the file if it is still empty.
 ///
 /// # Errors
-/// If the system refuses, or something is there already.
+/// If the system refuses, or the path exists.
 pub(in crate::cli) fn create(path: &Path) -> std::io::Result<File> {
     let mut new = NEW.lock().unwrap_or_else(PoisonError::into_inner);
     let file = File::options().read(true).write(true).create_new(true).open(path)?;
@@ -138,8 +138,8 @@ pub(in crate::cli) fn create(path: &Path) -> std::io::Result<File> {
 }
 
 impl Reservation {
-    /// Takes a name, for the file `written`, which `option` names; `None` where no lock can be had, as on some network
-    /// disks.
+    /// Reserves a name, for the file `written` that `option` names; `None` where locks are not supported, as on some
+    /// network disks.
     ///
     /// # Errors
     /// [`Error::File`] if another run has it.
@@ -173,13 +173,14 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // While it is locked: a process that has just opened it then sees that it is gone. One that stays is harmless.
+        // Removed while locked, so that a process that has just opened it sees that it is gone. A leftover file is
+        // harmless.
         let _ = std::fs::remove_file(&self.path);
         TAKEN.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| *path != self.path);
     }
 }
 
-/// Opens the file of a lock, or makes it; `None` if that can't be, or it is something else than a file.
+/// Opens or creates a lock file; `None` if that fails, or the path is not an ordinary file.
 fn open_lock(path: &Path) -> Option<File> {
     let mut options = File::options();
     options.read(true).write(true);
@@ -195,7 +196,7 @@ pub(in crate::cli) fn is_at(file: &File, path: &Path) -> bool {
     matches!((file.metadata(), path.metadata()), (Ok(file), Ok(named)) if number(&file) == number(&named))
 }
 
-/// Where open files can't lose their names, it has.
+/// Always true: open files can't lose their names on these systems.
 #[cfg(not(unix))]
 pub(in crate::cli) fn is_at(_: &File, _: &Path) -> bool {
     true
@@ -207,7 +208,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn one_file_is_known_by_all_its_names() {
+    fn aliases_of_a_file_are_the_same_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::create_dir(path("inner")).unwrap();
@@ -230,13 +231,13 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn the_room_on_a_disk_is_known() {
+    fn free_disk_space_is_reported() {
         assert!(room(Path::new(".")).is_some_and(|room| room > 0));
         assert!(room(Path::new("/nonexistent/folder")).is_none_or(|room| room > 0));
     }
 
     #[test]
-    fn a_name_is_taken_once_and_nothing_is_left() {
+    fn reservation_is_exclusive_and_leaves_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let name = folder.path().join("out");
         let first = Reservation::take(&name, &name, "-o").unwrap();
@@ -256,7 +257,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_lock_that_was_left_and_one_that_leads_elsewhere_take_nothing() {
+    fn stale_lock_is_ignored_and_symlink_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         let name = folder.path().join("out");
         let lock = Reservation::take(&name, &name, "-o").unwrap().unwrap().path.clone();

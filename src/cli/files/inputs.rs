@@ -1,4 +1,4 @@
-//! The files that a run reads, without the network, and what they held when it read them.
+//! Files that a run reads, except the network, and hashes of their content.
 
 use crate::cli::args::{FactorArgs, RenderArgs};
 use crate::cli::output::escape::path_text;
@@ -14,13 +14,13 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// The images that each factor takes instead of the photo.
+/// Returns the images that each factor uses instead of the photo.
 pub(in crate::cli) fn images_of(args: &RenderArgs) -> [(&'static str, &[PathBuf]); 3] {
     let FactorArgs { spatial_image, abstract_image, style_image, .. } = &args.factors;
     [(preset::SPATIAL, spatial_image), (preset::ABSTRACT, abstract_image), (preset::STYLE, style_image)]
 }
 
-/// The pictures that a run reads, the photo first.
+/// Returns the pictures that a run reads, the photo first.
 pub(in crate::cli) fn pictures(args: &RenderArgs) -> Vec<PathBuf> {
     let mut pictures = vec![args.photo.clone()];
     pictures.extend(images_of(args).into_iter().flat_map(|(_, images)| images.iter().cloned()));
@@ -30,14 +30,14 @@ pub(in crate::cli) fn pictures(args: &RenderArgs) -> Vec<PathBuf> {
     pictures
 }
 
-/// The files that a run reads: the pictures, then the names of the classes.
+/// Returns the files that a run reads: the pictures, then the names of the classes.
 pub(in crate::cli) fn files(args: &RenderArgs) -> Vec<PathBuf> {
     let mut files = pictures(args);
     files.extend(args.class_names.labels.clone());
     files
 }
 
-/// Shows whether a file was written to.
+/// Modification time and size of a file, which show whether it was written to.
 type Stamp = (Option<SystemTime>, u64);
 
 /// Files that are about to be read.
@@ -48,16 +48,16 @@ pub(in crate::cli) struct Unread {
 }
 
 impl Unread {
-    /// Those of a run.
+    /// Lists the files of a run.
     pub(in crate::cli) fn of(args: &RenderArgs) -> Self {
         let files = files(args).into_iter().map(|path| (path.clone(), stamp(&path))).collect();
         Self { files, pictures: pictures(args).len() }
     }
 
-    /// The files once they were read.
+    /// Returns the files with their hashes, after they were read.
     ///
     /// # Errors
-    /// [`Error::File`] naming one that was written meanwhile, or that can't be read any more.
+    /// [`Error::File`] naming a file that was written meanwhile, or that can't be read any more.
     pub(in crate::cli) fn read(self) -> Result<Inputs> {
         let read = |(path, before): (PathBuf, Option<Stamp>)| {
             let sha256 = hash(&path, "Start again, or choose another file")?;
@@ -82,25 +82,25 @@ fn changed(path: &Path) -> Error {
     Error::file(path, "this file was changed while it was read", "Start again")
 }
 
-/// The files that a run has read, with the SHA-256 of each.
+/// Files that a run has read, with the SHA-256 of each.
 #[derive(Debug)]
 pub(in crate::cli) struct Inputs {
     files: Vec<(PathBuf, String)>,
-    /// How many of them, at the beginning, are pictures.
+    /// Number of pictures among them; they come first.
     pictures: usize,
 }
 
 impl Inputs {
-    /// The SHA-256 of each of the [`pictures`], which decide what is painted, with commas between them.
+    /// Returns the SHA-256 of each of the [`pictures`], on which the result depends, separated by commas.
     pub(in crate::cli) fn of_pictures(&self) -> String {
         let pictures = self.files.iter().take(self.pictures);
         pictures.map(|(_, sha256)| sha256.as_str()).collect::<Vec<_>>().join(",")
     }
 
-    /// The SHA-256 of each file, by its absolute path.
+    /// Returns the SHA-256 of each file, by its absolute path.
     ///
     /// # Errors
-    /// [`Error::Io`] if the current folder is gone.
+    /// [`Error::Io`] if the current folder no longer exists.
     pub(in crate::cli) fn by_path(&self) -> Result<Map<String, Value>> {
         let entry = |(path, sha256): &(PathBuf, String)| {
             let whole = std::path::absolute(path).map_err(Error::io(path, "finding the file"))?;
@@ -109,10 +109,10 @@ impl Inputs {
         self.files.iter().map(entry).collect()
     }
 
-    /// Checks that earlier runs found the same in these files, and adds them to what is known.
+    /// Checks that earlier runs read the same content from these files, and adds them to `known`.
     ///
     /// # Errors
-    /// [`Error::File`] naming one that was written meanwhile.
+    /// [`Error::File`] naming a file that was written meanwhile.
     pub(in crate::cli) fn check_same(&self, known: &mut HashMap<PathBuf, String>) -> Result<()> {
         for (path, sha256) in &self.files {
             if known.entry(path.clone()).or_insert_with(|| sha256.clone()) != sha256 {
@@ -123,7 +123,7 @@ impl Inputs {
     }
 }
 
-/// SHA-256 of an ordinary file.
+/// Returns the SHA-256 of an ordinary file.
 ///
 /// # Errors
 /// [`Error::File`] with this remedy if it can't be read.
@@ -134,7 +134,7 @@ pub(in crate::cli) fn hash(path: &Path, remedy: &str) -> Result<String> {
     if !found.is_file() {
         return Err(unusable("it is not an ordinary file".to_owned()));
     }
-    // No more than the stated length: some files of /proc have hundreds of gigabytes, and state none.
+    // Reads no more than the reported length: some files of /proc have hundreds of gigabytes, and report none.
     let file = File::open(path).map_err(unreadable)?.take(found.len());
     let mut file = BufReader::with_capacity(1 << 16, file);
     let mut hash = Sha256::new();
@@ -155,7 +155,7 @@ mod tests {
     use crate::cli::record::option_words::parse;
 
     #[test]
-    fn files_that_change_are_noticed() {
+    fn changed_files_are_detected() {
         let folder = tempfile::tempdir().unwrap();
         let [photo, labels] = ["photo.png", "labels.txt"].map(|name| folder.path().join(name));
         std::fs::write(&photo, "a photo").unwrap();

@@ -1,5 +1,5 @@
-//! Checks, before a run, that all its files can be written, that nothing is lost by it, and that no other run writes them
-//! too.
+//! Checks, before a run, that all its files can be written, that they replace nothing by accident, and that no other
+//! run writes them.
 
 use super::disk::{Reservation, is_same, room};
 use super::run_files::{Files, check_free, check_place};
@@ -9,27 +9,26 @@ use crate::cli::output::format::bytes;
 use crate::error::{Error, Result};
 use crate::files::{check_name, is_stream, parent};
 use crate::image_io::{self, BitDepth};
-use crate::mirage::Request;
-use crate::mirage::Schedule;
+use crate::mirage::{Request, Schedule};
 use crate::ops::Shape;
 use std::path::Path;
 
-/// What a picture's record takes, at most.
+/// Maximum size of a picture's record, in bytes.
 const RECORD: u64 = 8 << 10;
 
-/// The files of a run, checked.
+/// Result of the checks.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Places {
-    /// Kept as long as the run goes on.
+    /// Held until the run ends.
     pub reservations: Vec<Reservation>,
     /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// A file of the run, what it is called, and the option that names it.
+/// A file of the run, its description, and the option that names it.
 type Written<'a> = (&'a Path, &'static str, &'static str);
 
-/// Checks everything. `schedule` says what a run saves that makes the iterations from `first` to `last`.
+/// Checks all files. `schedule` says which are saved in the iterations from `first` to `last`.
 ///
 /// # Errors
 /// [`Error::File`] naming the first file that can't be written, may not be replaced, or that the run reads.
@@ -49,9 +48,9 @@ pub(in crate::cli) fn check(
     extras.extend(watching.trace.as_deref().map(|trace| (trace, "the trace", "--trace")));
 
     let mut places = Places::default();
-    // First, so that what exists is nothing that another run is about to write. The picture's name without its extension
-    // stands for snapshots and checkpoint, which are named after it; the other two keep a film, log or trace of another
-    // run away.
+    // Reserved first, so that no other run writes to the names while they are checked. The picture's name without its
+    // extension stands for snapshots and checkpoint, which are named after it; the other two keep a film, log or trace
+    // of another run away.
     let output = files.output.as_path();
     let mut names = vec![
         (output.with_extension(""), output, "-o"),
@@ -61,7 +60,7 @@ pub(in crate::cli) fn check(
     let ordinary = extras.iter().filter(|(path, ..)| !is_stream(path));
     names.extend(ordinary.map(|(path, _, option)| (path.to_path_buf(), *path, *option)));
     for (index, (name, path, option)) in names.iter().enumerate() {
-        // The same name twice is a mistake that the next checks name.
+        // A name that occurs twice is reported by the next checks.
         if !names[..index].iter().any(|(earlier, ..)| is_same(earlier, name)) {
             places.reservations.extend(Reservation::take(name, path, option)?);
         }
@@ -107,7 +106,7 @@ fn check_extra(
     check_place(path, what, option)
 }
 
-/// Refuses a picture for which there is no room; for what a run can do without, a note is enough.
+/// Refuses a picture for which there is no space. For files that a run can do without, adds a note.
 fn check_room(
     args: &RenderArgs,
     request: &Request,
@@ -118,21 +117,21 @@ fn check_room(
     let (width, height) = (request.photo.width, request.photo.height);
     let raw = (width * height * 3) as u64;
     let depth = if args.files.bit_depth.bits() == BitDepth::Sixteen { 2 } else { 1 };
-    // Noise hardly gets smaller by compression.
+    // Noise hardly compresses.
     let picture = raw * depth + RECORD;
     let folder = parent(&files.output);
     let left = room(folder);
     if let Some(left) = left.filter(|left| *left < picture) {
         return Err(Error::file(
             &files.output,
-            format!("the picture may take {}, but there is room for {} only", bytes(picture), bytes(left)),
-            "Make room, or choose another place with -o",
+            format!("the picture may take {}, but only {} is free", bytes(picture), bytes(left)),
+            "Free some space, or choose another place with -o",
         ));
     }
     let mut note = |what: &str, size: u64, folder: &Path, left: Option<u64>| {
         if let Some(left) = left.filter(|left| *left < size) {
             notes.push(format!(
-                "{what} takes about {}, but in {} there is room for {} only: unless you make room, the run goes on \
+                "{what} takes about {}, but {} has only {} free: unless you free some space, the run continues \
                  without it",
                 bytes(size),
                 shown(folder),
@@ -147,7 +146,7 @@ fn check_room(
         note("a checkpoint", (state + 2 * raw) * 4, folder, left);
     }
     if let Some(film) = &args.watching.film {
-        // Of what its frames are without compression; a rough guess.
+        // Compressed size relative to the raw frames; a rough guess.
         let share = match film.extension().and_then(|extension| extension.to_str()) {
             Some("apng") => 0.6,
             Some("gif") => 0.3,

@@ -1,4 +1,4 @@
-//! Finished work that can't be written where it should be.
+//! Saves finished work that can't be written to its place.
 
 use crate::cli::output::escape::shown;
 use crate::error::{Error, Result};
@@ -6,8 +6,8 @@ use crate::files::parent;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// Writes a file somewhere else than at `path`: under the same name in a new folder with a random name,
-/// beside the path or else in the system's folder for temporary files. Returns where it is, if that succeeds.
+/// Writes a file elsewhere than at `path`: under the same name in a new folder with a random name, beside the path or
+/// else in the system's folder for temporary files. Returns its path, if that succeeds.
 pub(in crate::cli) fn rescue(path: &Path, mut write: impl FnMut(&Path) -> Result<()>) -> Option<PathBuf> {
     let name = path.file_name().unwrap_or(OsStr::new("rescued"));
     let mut builder = tempfile::Builder::new();
@@ -15,7 +15,7 @@ pub(in crate::cli) fn rescue(path: &Path, mut write: impl FnMut(&Path) -> Result
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
     [parent(path), &std::env::temp_dir()].into_iter().find_map(|base| {
-        // Removes itself if nothing can be written.
+        // The folder is removed if writing fails.
         let folder = builder.tempdir_in(base).ok()?;
         let place = folder.path().join(name);
         write(&place).ok()?;
@@ -24,8 +24,8 @@ pub(in crate::cli) fn rescue(path: &Path, mut write: impl FnMut(&Path) -> Result
     })
 }
 
-/// The error for a picture that couldn't be written to its place: where it is instead, or that it is nowhere. The request was
-/// fine and the work was done, so this is not a usage error.
+/// Returns the error for a picture that couldn't be written to its place, saying where it is instead, if anywhere. The
+/// request was valid and the work was done, so this is not a usage error.
 pub(in crate::cli) fn not_saved(path: &Path, error: &Error, rescued: Option<&Path>) -> Error {
     let outcome = match rescued {
         Some(place) => format!("the picture is in {}", shown(place)),
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_rescued_beside_its_place_or_in_the_temporary_folder_or_not_at_all() {
+    fn file_is_rescued_beside_target_or_in_temp_folder() {
         let folder = tempfile::tempdir().unwrap();
         let write = |place: &Path| std::fs::write(place, "work").map_err(Error::io(place, "writing"));
         for (path, beside) in

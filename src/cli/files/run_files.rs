@@ -1,4 +1,4 @@
-//! Files of a run: reads pictures, names and writes the output.
+//! Reads the pictures of a run, names its files, and writes its output.
 
 use super::disk::is_same;
 use super::rescue::{not_saved, rescue};
@@ -16,12 +16,12 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The shorter side of a photo must have at least this many pixels.
+/// Minimum length of a photo's shorter side, in pixels.
 const SMALLEST_PHOTO: usize = 16;
-/// The numbers of snapshots have at least this many digits, so that their names sort by iteration.
+/// Minimum number of digits in snapshot names, so that they sort by iteration.
 const DIGITS: usize = 4;
 
-/// How a picture is read of which one of at most `longest` pixels a side is wanted.
+/// Returns the options for reading a picture that is needed with at most `longest` pixels a side.
 pub(in crate::cli) fn reading(longest: usize, alpha: AlphaArg) -> ReadOptions {
     ReadOptions { longest: Some(longest), background: alpha.background(), ..ReadOptions::default() }
 }
@@ -29,17 +29,17 @@ pub(in crate::cli) fn reading(longest: usize, alpha: AlphaArg) -> ReadOptions {
 /// A picture that was read.
 #[derive(Debug)]
 pub(in crate::cli) struct Loaded {
-    /// At the size of the run.
+    /// The picture, at the size of the run.
     pub picture: Picture,
-    /// How opaque it is, if it is not opaque everywhere.
+    /// Its alpha, if it is not opaque everywhere.
     pub alpha: Option<Alpha>,
-    /// Width and height in its file.
+    /// Width and height in its file, in pixels.
     pub stored: (usize, usize),
-    /// Bytes that reading it took at most.
+    /// Peak memory of reading it, in bytes.
     pub memory: u64,
 }
 
-/// Reads a photo and fits it to the size of the run. Notes on what reading it changed go to `notes`.
+/// Reads a photo and fits it to the size of the run. Adds notes on changes to `notes`.
 pub(in crate::cli) fn load(path: &Path, options: &ReadOptions, notes: &mut Vec<String>) -> Result<Loaded> {
     let Decoded { picture, alpha, size: stored, memory, .. } = read(path, options, notes)?;
     let (width, height) = stored;
@@ -52,7 +52,7 @@ pub(in crate::cli) fn load(path: &Path, options: &ReadOptions, notes: &mut Vec<S
     }
     let (width, height) = image_io::fit(width, height, options.longest.unwrap_or(width.max(height)));
     let alpha = alpha.map(|alpha| alpha.resize(width, height)).transpose()?;
-    // Sides are resized one after the other: beside the picture there is one of a new width and the old height.
+    // Width is resized before height: beside the picture there is one with the new width and the old height.
     let resized = (picture.rgb.len() + 3 * width * picture.height + 3 * width * height) as u64 * 4;
     let picture = image_io::resize(&picture, width, height)?;
     Ok(Loaded { picture, alpha, stored, memory: memory.max(resized) })
@@ -81,20 +81,20 @@ fn read(path: &Path, options: &ReadOptions, notes: &mut Vec<String>) -> Result<D
     Ok(decoded)
 }
 
-/// Where a run writes.
+/// Output files of a run.
 #[derive(Debug)]
 pub(in crate::cli) struct Files {
-    /// The finished picture.
+    /// Path of the finished picture.
     pub output: PathBuf,
     digits: usize,
     options: WriteOptions,
-    /// Pictures have the alpha of the photo, if it has any.
+    /// True if pictures keep the photo's alpha, if it has any.
     keeps_alpha: bool,
-    /// A resumed run, which may replace its own files.
+    /// The resumed run, if any, which may replace its own files.
     resumed: Option<ResumedRun>,
-    /// Pictures that were written, which may be replaced: by those of a run that goes back.
+    /// Pictures that were written. They may be replaced if the run goes back.
     written: RefCell<HashSet<PathBuf>>,
-    /// What the run reads, and never replaces.
+    /// Files that the run reads, and never replaces.
     read: Vec<PathBuf>,
 }
 
@@ -102,12 +102,13 @@ pub(in crate::cli) struct Files {
 #[derive(Debug)]
 pub(in crate::cli) struct Unsaved {
     pub error: Error,
-    /// Where it is instead.
+    /// Path of the rescued picture, if any.
     pub rescued: Option<PathBuf>,
 }
 
 impl Files {
-    /// Names from the arguments; nothing is touched. `alpha` is the photo's; the run reads `read`.
+    /// Derives names from the arguments; touches no file. `alpha` is the photo's; `read` lists the files that the run
+    /// reads.
     pub(in crate::cli) fn new(
         args: &FileArgs,
         photo: &Path,
@@ -132,12 +133,12 @@ impl Files {
         Self { output, digits, options, keeps_alpha, resumed, written: RefCell::default(), read }
     }
 
-    /// The alpha that pictures are saved with.
+    /// Returns the alpha that pictures are saved with.
     pub(in crate::cli) fn alpha(&self) -> Option<Arc<Alpha>> {
         self.options.alpha.clone()
     }
 
-    /// The snapshot of an iteration: the picture's name with a number, e.g. `out-0010.png`.
+    /// Returns the path of a snapshot: the picture's name with the iteration, e.g. `out-0010.png`.
     pub(in crate::cli) fn snapshot(&self, iteration: u32) -> PathBuf {
         let mut name = self.output.file_stem().unwrap_or_default().to_owned();
         name.push(format!("-{iteration:0width$}", width = self.digits));
@@ -148,26 +149,26 @@ impl Files {
         self.output.with_file_name(name)
     }
 
-    /// [`Files::snapshot`], or another name if that is taken: names of snapshots that the live page asks for are not
-    /// checked before the run.
+    /// Returns [`Files::snapshot`], or another name if that is taken: the names of snapshots that the live page
+    /// requests are not checked before the run.
     pub(in crate::cli) fn free_snapshot(&self, iteration: u32) -> PathBuf {
         let path = self.snapshot(iteration);
         let is_free = path.symlink_metadata().is_err() || (self.replaces(&path) && !self.reads(&path));
         if is_free { path } else { free_name(&path) }
     }
 
-    /// The checkpoint, beside the picture, e.g. `out-checkpoint.safetensors`.
+    /// Returns the path of the checkpoint, beside the picture, e.g. `out-checkpoint.safetensors`.
     pub(in crate::cli) fn checkpoint(&self) -> PathBuf {
         let mut name = self.output.file_stem().unwrap_or_default().to_owned();
         name.push("-checkpoint.safetensors");
         self.output.with_file_name(name)
     }
 
-    /// Checks that all pictures and the checkpoint can be written, and that none replaces what the run reads. `is_due`
-    /// says after which iterations there is a snapshot.
+    /// Checks that all pictures and the checkpoint can be written, and that none replaces a file that the run reads.
+    /// `is_due` returns true for iterations with a snapshot.
     ///
     /// # Errors
-    /// [`Error::File`] for the first that can't.
+    /// [`Error::File`] for the first that fails.
     pub(in crate::cli) fn check(&self, is_due: impl Fn(u32) -> bool) -> Result<()> {
         self.check_picture(&self.output)?;
         if self.keeps_alpha && !image_io::holds_alpha(&self.output)? {
@@ -179,7 +180,7 @@ impl Files {
         }
         image_io::check_writable(&self.output, &self.options_for(&self.output))?;
         let checkpoint = self.checkpoint();
-        // A run that goes on from its checkpoint renews it.
+        // A resumed run replaces its checkpoint.
         if !self.resumed.as_ref().is_some_and(|run| run.wrote(&checkpoint)) {
             self.check_picture(&checkpoint)?;
         }
@@ -208,13 +209,13 @@ impl Files {
         })
     }
 
-    /// The iteration of whose snapshot this is the path, if there is one.
+    /// Returns the iteration whose snapshot has this path, if any.
     pub(in crate::cli) fn iteration_of(&self, path: &Path) -> Option<u32> {
         let iteration = self.iteration(path.file_name()?)?;
         is_same(path, &self.snapshot(iteration)).then_some(iteration)
     }
 
-    /// The iteration whose snapshot has this file name, if there is one.
+    /// Returns the iteration whose snapshot has this file name, if any.
     fn iteration(&self, name: &OsStr) -> Option<u32> {
         let name_without = Path::new(name).file_stem()?.to_string_lossy();
         let iteration = name_without.rsplit_once('-')?.1.parse().ok()?;
@@ -226,7 +227,7 @@ impl Files {
         check_free(path, self.replaces(path), "-o")
     }
 
-    /// An error if the run reads this file; `option` names it.
+    /// Returns an error if the run reads this file; `option` is named in the message.
     pub(in crate::cli) fn check_not_read(&self, path: &Path, option: &str) -> Result<()> {
         match self.read.iter().find(|read| is_same(read, path)) {
             None => Ok(()),
@@ -253,7 +254,7 @@ impl Files {
         WriteOptions { overwrite: self.replaces(path), ..self.options.clone() }
     }
 
-    /// Writes a picture with its record inside.
+    /// Writes a picture with its record.
     pub(in crate::cli) fn write(
         &self,
         path: &Path,
@@ -266,10 +267,10 @@ impl Files {
     }
 
     /// Writes the finished picture. If that fails (the folder was removed, the disk is full), it is rescued to another
-    /// place, so that the work is not lost.
+    /// place, so the work is not lost.
     ///
     /// # Errors
-    /// The reason of the failure, with the place of the rescued picture if there is one.
+    /// The reason of the failure, with the path of the rescued picture, if any.
     pub(in crate::cli) fn write_output(
         &self,
         picture: &Picture,
@@ -282,7 +283,7 @@ impl Files {
     }
 }
 
-/// The first free name after this one: `out-2.png` after `out.png`.
+/// Returns the first free name after this one: `out-2.png` after `out.png`.
 pub(in crate::cli) fn free_name(path: &Path) -> PathBuf {
     let name = |number: u32| {
         let mut name = path.file_stem().unwrap_or_default().to_owned();
@@ -297,7 +298,7 @@ pub(in crate::cli) fn free_name(path: &Path) -> PathBuf {
     (2..1000).map(name).find(free).unwrap_or_else(|| name(1000))
 }
 
-/// An error if the file exists and may not be replaced.
+/// Returns an error if the file exists and may not be replaced.
 pub(in crate::cli) fn check_free(path: &Path, overwrite: bool, option: &str) -> Result<()> {
     // Not `exists`: that follows links, and a dangling link is not free either.
     let found = path.symlink_metadata().is_ok_and(|found| !found.is_dir());
@@ -311,8 +312,7 @@ pub(in crate::cli) fn check_free(path: &Path, overwrite: bool, option: &str) -> 
     ))
 }
 
-/// Checks that a file can be written beside the picture; leaves nothing behind. `what` and `option` name it
-/// in messages.
+/// Checks that a file can be written; leaves nothing behind. `what` and `option` name it in messages.
 ///
 /// # Errors
 /// [`Error::File`] if it can't.
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_pictures() {
+    fn output_and_snapshot_names() {
         assert_eq!(files(None, 150).output, Path::new("my photo.v2-mirage.png"));
         assert_eq!(files(Some("a/b.tiff"), 150).snapshot(10), Path::new("a/b-0010.tiff"));
         assert_eq!(files(Some("ü.x.png"), 20_000).snapshot(10), Path::new("ü.x-00010.png"));
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_the_run_reads_is_never_replaced() {
+    fn input_file_is_never_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let photo = folder.path().join("photo.png");
         std::fs::write(&photo, "x").unwrap();
@@ -402,7 +402,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn snapshots_of_names_that_are_no_text_are_known() {
+    fn snapshots_with_non_utf8_names_are_found() {
         use std::os::unix::ffi::OsStrExt as _;
         let folder = tempfile::tempdir().unwrap();
         let mut files = files(None, 10);
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn unusable_places_are_found_first() {
+    fn unusable_paths_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.jsonl");
         let check = |path: &Path| check_place(path, "the log", "--log");

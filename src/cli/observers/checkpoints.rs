@@ -10,25 +10,25 @@ use crate::mirage::{Event, Observer, State};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-/// Saves each state in one file: the newest replaces the one before. A state that can't be saved is a problem of the run,
-/// not its end; it is rescued to another place.
+/// Saves each state in one file, which replaces the previous one. A failure is reported without ending the run; the
+/// state is rescued to another place.
 #[derive(Debug)]
 pub(in crate::cli) struct Checkpoints {
     path: PathBuf,
     texts: RunTexts,
     status: SharedStatus,
-    /// True if the file that has the name may be replaced: it is this run's.
+    /// True if an existing file with this name may be replaced, because it is this run's.
     replaces: bool,
-    /// The newest checkpoint, wherever it is.
+    /// Path of the newest checkpoint.
     saved: Option<PathBuf>,
     failed: bool,
 }
 
 impl Checkpoints {
-    /// For a run. A file that has the name already is replaced only with `replaces`.
+    /// Creates the observer of a run. An existing file is replaced only with `replaces`.
     ///
     /// # Errors
-    /// As [`RunTexts::new`].
+    /// See [`RunTexts::new`].
     pub(in crate::cli) fn new(
         path: PathBuf,
         replaces: bool,
@@ -39,12 +39,12 @@ impl Checkpoints {
         Ok(Self { path, texts, status: status.clone(), replaces, saved: None, failed: false })
     }
 
-    /// The newest checkpoint, if one was saved.
+    /// Returns the path of the newest checkpoint, if one was saved.
     pub(in crate::cli) fn saved(&self) -> Option<&Path> {
         self.saved.as_deref()
     }
 
-    /// Returns where it is, if it could be saved, and what went wrong, unless the last one failed too.
+    /// Saves a state. Returns its path, if it could be saved, and a message if it couldn't and the previous one could.
     fn save(&mut self, state: &State) -> (Option<PathBuf>, Option<String>) {
         let status = self.status.borrow();
         let write = |path: &Path, replaces: bool| {
@@ -56,12 +56,12 @@ impl Checkpoints {
             return (self.saved.clone(), None);
         };
         let before = self.saved.take();
-        // The place to which one was rescued already is this run's own.
+        // The place of an earlier rescue is this run's own.
         let again = before.clone().filter(|before| *before != self.path && write(before, true).is_ok());
         let rescued = again.or_else(|| rescue(&self.path, |place| write(place, false)));
         let is_new = !std::mem::replace(&mut self.failed, true);
         let place = rescued.as_ref().map(|place| format!("; it is in {}", shown(place)));
-        // One from before is still there.
+        // The previous one still exists.
         self.saved = rescued.clone().or(before);
         let problem = is_new.then(|| format!("no checkpoint: {error}{}", place.unwrap_or_default()));
         (rescued, problem)

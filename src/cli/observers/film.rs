@@ -1,4 +1,4 @@
-//! `--film`: the pictures of a run as an animation.
+//! `--film`: records the pictures of a run as an animation.
 
 use super::status::SharedStatus;
 use crate::cli::checked_run::CheckedRun;
@@ -11,10 +11,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// How long a frame is shown, in milliseconds: 150 iterations make 72 frames, 6 seconds.
+/// Duration of a frame, in milliseconds: 150 iterations make 72 frames, 6 seconds.
 const FRAME: u32 = 80;
 
-/// Records the frames of a film. A frame that can't be recorded is a problem of the run, not its end.
+/// Records the frames of a film. A frame that can't be recorded is reported without ending the run.
 #[derive(Debug)]
 pub(in crate::cli) struct FilmRecorder {
     path: PathBuf,
@@ -25,10 +25,10 @@ pub(in crate::cli) struct FilmRecorder {
 }
 
 impl FilmRecorder {
-    /// Starts a film of the pictures that the schedule names.
+    /// Starts a film of the pictures in the schedule.
     ///
     /// # Errors
-    /// As [`Film::create`].
+    /// See [`Film::create`].
     pub(in crate::cli) fn start(
         path: &Path,
         overwrite: bool,
@@ -48,7 +48,7 @@ impl FilmRecorder {
     /// Writes the film, if it has a frame, or rescues it to another place. Returns a line for the user.
     ///
     /// # Errors
-    /// As [`Film::finish`], with the place to which the film was rescued.
+    /// See [`Film::finish`]. The error has the path of the rescued film.
     pub(in crate::cli) fn finish(mut self, texts: &[(String, String)]) -> Result<String> {
         let frames = self.film.frames();
         if frames == 0 {

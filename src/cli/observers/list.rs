@@ -4,8 +4,8 @@ use crate::error::Result;
 use crate::mirage::{Event, Observer};
 use std::ops::ControlFlow;
 
-/// Passes each event to each of its observers, in order: one that reads the [`RunStatus`](super::status::RunStatus)
-/// comes after those that write what it reads.
+/// Passes each event to its observers in order: one that reads the [`RunStatus`](super::status::RunStatus) comes after
+/// those that write it.
 pub(in crate::cli) struct Observers<'a>(pub Vec<&'a mut dyn Observer>);
 
 impl Observer for Observers<'_> {
@@ -28,7 +28,7 @@ mod tests {
     use std::cell::RefCell;
 
     #[test]
-    fn every_observer_sees_every_event_in_order_and_one_is_enough_to_stop() {
+    fn all_observers_see_events_and_any_can_stop() {
         let seen = RefCell::new(Vec::new());
         let observer = |name: &'static str, stops_at: u32| {
             let seen = &seen;
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_ends_the_event() {
+    fn error_stops_later_observers() {
         let mut fails = |_: Event<'_>| Err(Error::usage("no"));
         let mut unreached = |_: Event<'_>| -> Result<ControlFlow<()>> { panic!("reached") };
         let mut list = Observers(vec![&mut fails, &mut unreached]);

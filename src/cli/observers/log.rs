@@ -1,4 +1,4 @@
-//! `--log`: one JSON object a line, written at once so that other programs can follow the run.
+//! `--log`: one JSON object per line, written at once so that other programs can follow the run.
 
 use super::log_lines::LogLines;
 use super::status::SharedStatus;
@@ -17,11 +17,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// One line. Numbers that are NaN or infinite become `null`: JSON has no others.
+/// One line. Numbers that are NaN or infinite become `null`, as JSON can't represent them.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 enum Line<'a> {
-    /// All is prepared.
+    /// The run is prepared and starts.
     Start {
         version: &'a str,
         device: &'a str,
@@ -35,7 +35,7 @@ enum Line<'a> {
     },
     /// Raw weights were set from shares.
     Balance { iteration: u32, balance: String, weights: Vec<WeightLine> },
-    /// A scale begins: the first of `scales` is 1.
+    /// A scale starts; `scale` counts from 1.
     Scale { iteration: u32, scale: usize, scales: usize, size: Size, device_memory: u64 },
     /// A report: 0 is the start picture, N the picture after N steps.
     Iteration {
@@ -43,12 +43,12 @@ enum Line<'a> {
         seconds: f64,
         total: f64,
         terms: Vec<TermLine<'a>>,
-        /// Of the sum of mean absolute gradients, by group.
+        /// Shares of the sum of mean absolute gradients, by group.
         shares: BTreeMap<String, f32>,
-        /// Of the sum of weighted losses, by group.
+        /// Shares of the sum of weighted losses, by group.
         loss_shares: BTreeMap<String, f64>,
         classes: Vec<Class>,
-        /// From the photo's classes: 0 is the same, 1 nothing in common.
+        /// Distance from the photo's classes: 0 is the same, 1 nothing in common.
         class_distance: Option<f32>,
         /// Mean absolute change of a colour value in an iteration.
         change: Option<f32>,
@@ -57,7 +57,7 @@ enum Line<'a> {
     Snapshot { iteration: u32, path: String, classes: Vec<Class>, class_distance: Option<f32> },
     /// A checkpoint is on disk.
     Checkpoint { iteration: u32, path: String },
-    /// Something went wrong at `iteration`; the run goes on from the picture after `to` iterations.
+    /// A fault at `iteration`; the run continues from the picture after `to` iterations.
     Setback { iteration: u32, to: u32, halvings: u32, message: String },
     /// The run was paused or resumed.
     Paused { iteration: u32, paused: bool },
@@ -65,7 +65,7 @@ enum Line<'a> {
     Warning { iteration: u32, message: &'a str },
     /// The picture is on disk.
     End { ending: &'a str, iterations: u32, seconds: f64, output: String },
-    /// The run failed; `output` is there if a picture could be saved all the same.
+    /// The run failed; `output` is set if a picture could still be saved.
     Error { message: String, exit_code: u8, iteration: Option<u32>, output: Option<String> },
 }
 
@@ -99,7 +99,7 @@ struct TermLine<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// The line of a report.
+    /// Returns the line of a report.
     fn report(report: &'a Report, names: &ClassNames) -> Self {
         let term = |term: &'a crate::mirage::TermLoss| TermLine {
             factor: term.group.clone(),
@@ -124,7 +124,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// The line of measured weights.
+    /// Returns the line of measured weights.
     fn weighted(iteration: u32, shares: &Shares, weights: &Weights) -> Self {
         let measured = weights.0.iter().filter_map(|weight| {
             let factor = weight.group.clone();
@@ -133,14 +133,14 @@ impl<'a> Line<'a> {
         Self::Balance { iteration, balance: shares.to_string(), weights: measured.collect() }
     }
 
-    /// The line of a run that goes back.
+    /// Returns the line of a run that goes back.
     fn setback(setback: &Setback) -> Self {
         let Setback { fault, iteration, to, halvings, .. } = setback;
         let message = fault.to_string();
         Self::Setback { iteration: *iteration, to: *to, halvings: *halvings, message }
     }
 
-    /// The line of a scale that begins.
+    /// Returns the line of a scale that starts.
     fn scale(started: &ScaleStarted) -> Self {
         let [height, width] = started.scale.size;
         Self::Scale {
@@ -153,18 +153,18 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Writes the log. One that can't be written is a problem of the run, not its end.
+/// Writes the log. A failure is reported without ending the run.
 #[derive(Debug)]
 pub(in crate::cli) struct Log {
     lines: LogLines,
     checked: Rc<CheckedRun>,
     status: SharedStatus,
-    /// Problems that were written.
+    /// Number of problems written so far.
     problems_seen: usize,
 }
 
 impl Log {
-    /// Opens the log, empty. `-` is standard output. What exists is replaced only with `overwrite`.
+    /// Opens an empty log. `-` is standard output. An existing file is replaced only with `overwrite`.
     ///
     /// # Errors
     /// [`Error::Io`] if the system refuses.
@@ -178,7 +178,7 @@ impl Log {
         Ok(Self { lines, checked: checked.clone(), status: status.clone(), problems_seen: 0 })
     }
 
-    /// The run ended with its picture saved.
+    /// Writes the end of a run whose picture is saved.
     pub(in crate::cli) fn end(&mut self, ending: &str, outcome: &RunResult) {
         self.problems(outcome.iterations);
         self.write(&Line::End {
@@ -190,7 +190,7 @@ impl Log {
         self.finish();
     }
 
-    /// The run failed; `rescued` says after which iteration a picture was saved all the same, and where.
+    /// Writes the failure of a run; `rescued` has the iteration and path of a picture that could still be saved.
     pub(in crate::cli) fn error(&mut self, error: &Error, rescued: Option<(u32, PathBuf)>) {
         let (iteration, output) = rescued.unzip();
         let (message, exit_code) = (error.to_string(), error.exit_code());
@@ -205,7 +205,7 @@ impl Log {
     }
 
     fn write(&mut self, line: &Line<'_>) {
-        // Maps with keys that are texts, and no values that JSON lacks: this can't fail.
+        // All keys are strings, and JSON can represent all values: this can't fail.
         let Ok(text) = serde_json::to_string(line) else { return };
         if let Some(problem) = self.lines.write(&text) {
             self.status.borrow_mut().problems.push(problem);
@@ -287,7 +287,7 @@ mod tests {
     use crate::mirage::TermLoss;
 
     #[test]
-    fn an_iteration_has_the_stated_form_and_survives_nan() {
+    fn iteration_line_has_documented_fields_even_with_nan() {
         let report = Report {
             iteration: 0,
             seconds: 0.5,

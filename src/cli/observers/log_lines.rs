@@ -1,4 +1,4 @@
-//! Where the lines of a log go.
+//! Destination of a log's lines.
 
 use crate::cli::files::disk::{create, is_at};
 use crate::cli::files::rescue::rescue;
@@ -10,21 +10,21 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
-/// Writes each line at once. A file that can't be written any more is rescued, with the lines so far; a pipe whose reader
-/// is gone ends the log.
+/// Writes each line at once. If a file can't be written any more, the log is rescued to another place, with the lines
+/// so far. If the reader of a pipe is gone, the log ends.
 #[derive(Debug)]
 pub(super) enum LogLines {
     Stdout,
     /// A pipe or a device.
     Stream(PathBuf, File),
-    /// A file with this many bytes of whole lines.
+    /// A file, and its number of bytes in whole lines.
     File(PathBuf, File, u64),
     /// Nothing can be written any more.
     Ended,
 }
 
 impl LogLines {
-    /// Opens the log, empty. `-` is standard output. What exists is replaced only with `overwrite`.
+    /// Opens an empty log. `-` is standard output. An existing file is replaced only with `overwrite`.
     ///
     /// # Errors
     /// [`Error::Io`] if the system refuses.
@@ -45,7 +45,7 @@ impl LogLines {
         Ok(Self::File(path.to_owned(), file, 0))
     }
 
-    /// Writes one line, whole. Returns what went wrong, if something did.
+    /// Writes one whole line. Returns a message if that failed.
     pub(super) fn write(&mut self, line: &str) -> Option<String> {
         let written = match self {
             Self::Ended => return None,
@@ -59,12 +59,12 @@ impl LogLines {
         };
         let error = written.err()?;
         Some(match self.move_on(Some(line)) {
-            Some(place) => format!("{error}; the log goes on in {}", shown(&place)),
+            Some(place) => format!("{error}; the log continues in {}", shown(&place)),
             None => format!("the log ends here: {error}"),
         })
     }
 
-    /// The log is complete. One whose file was removed meanwhile is rescued; returns what went wrong, if something did.
+    /// Completes the log. If its file was removed meanwhile, it is rescued. Returns a message if something went wrong.
     pub(super) fn finish(&mut self) -> Option<String> {
         let Self::File(path, file, _) = self else { return None };
         if is_at(file, path) {
@@ -75,7 +75,7 @@ impl LogLines {
         Some(place.map_or(removed.clone(), |place| format!("{removed}; it is in {}", shown(&place))))
     }
 
-    /// Goes on in another place, with all lines so far and perhaps one more, or ends. Returns the place.
+    /// Continues the log in another place, with all lines so far and perhaps one more, or ends it. Returns the place.
     fn move_on(&mut self, line: Option<&str>) -> Option<PathBuf> {
         let Self::File(path, mut file, length) = std::mem::replace(self, Self::Ended) else { return None };
         let mut moved = None;
@@ -95,14 +95,14 @@ impl LogLines {
     }
 }
 
-/// Adds a line to a file of `length` bytes. After an error the file has that length again.
+/// Appends a line to a file of `length` bytes. After an error the file is cut to that length.
 fn append(file: &mut File, length: &mut u64, line: &str) -> std::io::Result<()> {
     let line = format!("{line}\n");
     let written = file.write_all(line.as_bytes());
     if written.is_ok() {
         *length += line.len() as u64;
     } else {
-        // A part of a line would be no line of JSON.
+        // A partial line would not be valid JSON.
         let _ = file.set_len(*length);
     }
     written
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_not_replaced_without_leave() {
+    fn existing_file_is_kept_without_overwrite() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.jsonl");
         std::fs::write(&path, "precious").unwrap();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_moves_with_all_its_lines() {
+    fn moved_log_keeps_all_lines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.jsonl");
         let mut log = LogLines::open(&path, false).unwrap();
@@ -138,7 +138,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_log_that_was_removed_is_found_again() {
+    fn removed_log_is_saved_elsewhere() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.jsonl");
         let mut log = LogLines::open(&path, false).unwrap();
@@ -155,7 +155,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_device_that_takes_nothing_ends_the_log_with_a_word() {
+    fn full_device_ends_the_log_with_a_warning() {
         let mut log = LogLines::open(Path::new("/dev/full"), false).unwrap();
         assert!(log.write("1").is_some_and(|problem| problem.contains("the log ends here: /dev/full")));
         assert_eq!(log.write("2"), None);

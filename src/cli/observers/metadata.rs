@@ -7,7 +7,7 @@ use crate::mirage::{Event, Observer};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-/// Writes [`RunMetadata`](crate::cli::record::metadata::RunMetadata); comes before the observers that save it.
+/// Updates [`RunMetadata`](crate::cli::record::metadata::RunMetadata). Comes before the observers that save it.
 #[derive(Debug)]
 pub(in crate::cli) struct MetadataRecorder {
     pub checked: Rc<CheckedRun>,

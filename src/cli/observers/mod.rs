@@ -1,4 +1,4 @@
-//! The observers of a run: each handles the events that concern it.
+//! The observers of a run. Each handles the events that concern it.
 
 mod checkpoints;
 mod film;

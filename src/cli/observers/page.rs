@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-/// The page of a run.
+/// Shows a run on its live page.
 #[derive(Debug)]
 pub(in crate::cli) struct Page {
     page: LivePage,
@@ -24,17 +24,17 @@ pub(in crate::cli) struct Page {
     title: String,
     /// True while the run is paused.
     paused: bool,
-    /// Problems that were shown.
+    /// Number of problems shown so far.
     problems_seen: usize,
-    /// Notes that were shown: a run whose device is opened again starts with the same.
+    /// Notes shown so far: a run whose device is reopened starts with the same ones.
     notes_seen: HashSet<String>,
 }
 
 impl Page {
-    /// Opens the page on a port. Its viewers' commands go to the controls.
+    /// Opens the page on a port. Its viewers' commands are passed to `controls`.
     ///
     /// # Errors
-    /// If the port can't be listened on.
+    /// If the port can't be opened.
     pub(in crate::cli) fn open(
         port: u16,
         args: &WatchingArgs,
@@ -62,18 +62,18 @@ impl Page {
         })
     }
 
-    /// Address of the page, with the token.
+    /// Returns the address of the page, with the token.
     pub(in crate::cli) fn url(&self) -> &str {
         self.page.url()
     }
 
-    /// The run is over.
+    /// Shows that the run is over.
     pub(in crate::cli) fn end(mut self, ending: &str, output: &str) {
         self.problems();
         self.page.end(ending, output);
     }
 
-    /// Shows what went wrong since the last time.
+    /// Shows new problems.
     fn problems(&mut self) {
         for problem in self.status.borrow().new_problems(&mut self.problems_seen) {
             self.page.note(&problem);
@@ -160,8 +160,8 @@ impl Observer for Page {
     }
 }
 
-/// The groups of an objective for the page. Shares can be set for the groups that have one; in a run with given weights
-/// only, for the groups that compare with a target.
+/// Returns the groups of an objective for the page. Shares can be set for the groups that have one; in a run with raw
+/// weights only, for the groups that compare with a target.
 fn groups(present: &[mirage::Group]) -> Vec<Group<'_>> {
     let shares = effective_shares(present);
     let mut listed = Vec::new();
@@ -174,7 +174,7 @@ fn groups(present: &[mirage::Group]) -> Vec<Group<'_>> {
     listed
 }
 
-/// What a group of the preset is about.
+/// Describes a group of the preset.
 fn about(group: &str) -> &'static str {
     match group {
         SPATIAL => "the photo’s layout",
@@ -185,7 +185,7 @@ fn about(group: &str) -> &'static str {
     }
 }
 
-/// The shares of the groups that were measured, as fractions of 1.
+/// Returns the shares of the measured groups as fractions of 1.
 fn fractions<'a>(shares: &mirage::Shares, measured: &[(&'a str, f32)]) -> Vec<(&'a str, f32)> {
     let share = |name: &str| shares.get(name).unwrap_or(0.0);
     let sum: f32 = measured.iter().map(|(name, _)| share(name)).sum();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_shows_the_effective_shares_of_the_groups_that_take_part() {
+    fn page_shows_effective_shares_of_active_groups() {
         let mut request = request();
         // A group without losses takes no part.
         request.groups[1].losses.clear();
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn given_weights_can_be_replaced_by_shares_where_there_is_a_target() {
+    fn groups_with_given_weights_and_targets_are_adjustable() {
         let mut request = request();
         for group in &mut request.groups {
             group.strength = Strength::Weight(2.0);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_of_any_name_are_shown() {
+    fn groups_with_any_name_are_shown() {
         let mut request = request();
         let mut more = Preset::default().groups().swap_remove(2);
         more.name = "brush strokes".into();

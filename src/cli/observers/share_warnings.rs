@@ -7,33 +7,33 @@ use crate::mirage::{Event, Group, Observer, Report, Shares, Strength};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
-/// A group with a smaller share of the gradient hardly counts.
+/// Groups with a smaller share of the gradient hardly count.
 const LEAST: f32 = 0.01;
-/// Beside a group with a larger share the others hardly count.
+/// The other groups hardly count if one has a larger share.
 const MOST: f32 = 0.98;
 
-/// Watches the shares of a run, and gives each warning once. It writes the status's warnings, so it comes before the
+/// Checks the shares of a run, and emits each warning once. Writes the status's warnings, so it comes before the
 /// observers that show them.
 #[derive(Debug)]
 pub(in crate::cli) struct ShareWarnings {
     status: SharedStatus,
     /// True if shares are set, false if raw weights are.
     has_shares: bool,
-    /// Groups that are to have no share.
+    /// Groups whose share is set to 0.
     without: HashSet<String>,
-    /// Group, and whether its share was too large, of each warning so far.
+    /// Warnings so far: the group, and whether its share was too large.
     given: HashSet<(String, bool)>,
 }
 
 impl ShareWarnings {
-    /// For a run with these groups.
+    /// Creates the observer of a run with these groups.
     pub(in crate::cli) fn new(groups: &[Group], status: &SharedStatus) -> Self {
         let has_shares = groups.iter().any(|group| matches!(group.strength, Strength::Share(_)));
         let without = without(&Shares::of(groups));
         Self { status: status.clone(), has_shares, without, given: HashSet::new() }
     }
 
-    /// Warnings about a report.
+    /// Returns the new warnings about a report.
     fn warnings(&mut self, report: &Report) -> Vec<String> {
         let shares = &report.gradient_shares;
         // One group alone always has all of the gradient, and where all gradients are zero there are no shares.
@@ -66,7 +66,7 @@ impl ShareWarnings {
     }
 }
 
-/// The groups whose share is 0.
+/// Returns the groups whose share is 0.
 fn without(shares: &Shares) -> HashSet<String> {
     shares.0.iter().filter(|(_, share)| *share == 0.0).map(|(name, _)| name.clone()).collect()
 }
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_zero_is_as_asked_for() {
+    fn requested_zero_share_gives_no_warning() {
         let mut watch = watch();
         watch.without = without(&"spatial=20,abstract=0,style=80".parse().unwrap());
         assert!(watch.warnings(&report(&[("spatial", 0.2), ("abstract", 0.0), ("style", 0.8)])).is_empty());
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn each_extreme_is_warned_of_once_with_its_option() {
+    fn each_extreme_share_is_warned_about_once() {
         let mut watch = watch();
         let even = report(&[("spatial", 0.01), ("abstract", 0.01), ("style", 0.98)]);
         assert!(watch.warnings(&even).is_empty());
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn with_shares_the_warning_is_of_the_balance_and_shown_by_the_report_only() {
+    fn share_warnings_name_balance_and_appear_in_report() {
         let mut watch = watch();
         watch.has_shares = true;
         let lopsided = report(&[("spatial", 0.985), ("abstract", 0.009), ("style", 0.006)]);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn one_group_alone_or_none_is_no_reason() {
+    fn single_group_gives_no_warning() {
         let mut watch = watch();
         assert!(watch.warnings(&report(&[("style", 1.0)])).is_empty());
         assert!(watch.warnings(&report(&[("style", 0.0), ("spatial", 0.0)])).is_empty());

@@ -7,8 +7,8 @@ use crate::mirage::{Event, Observer};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-/// Saves each snapshot beside the finished picture, with the run's metadata. One that can't be saved is a problem of the
-/// run, not its end.
+/// Saves each snapshot beside the finished picture, with the run's metadata. A failure is reported without ending the
+/// run.
 #[derive(Debug)]
 pub(in crate::cli) struct Snapshots {
     checked: Rc<CheckedRun>,
@@ -38,7 +38,7 @@ impl Observer for Snapshots {
                 }
                 Err(error) => {
                     status.snapshot = None;
-                    // A full disk fails all that follow: once is enough.
+                    // On a full disk all later ones fail too: one message is enough.
                     if !std::mem::replace(&mut self.failed, true) {
                         status.problems.push(format!("no snapshot: {error}"));
                     }

@@ -1,4 +1,4 @@
-//! What the user sees of a run on standard error: a bar on a terminal, plain lines elsewhere.
+//! Output of a run on standard error: a bar on a terminal, plain lines elsewhere.
 
 use super::status::SharedStatus;
 use crate::cli::args::WatchingArgs;
@@ -26,21 +26,21 @@ pub(in crate::cli) struct RunTerminal {
     checked: Rc<CheckedRun>,
     status: SharedStatus,
     begun: Instant,
-    /// The device on which a resumed run was before; empty for a new run.
+    /// Device that a resumed run used before; empty for a new run.
     pub earlier_device: String,
-    /// With `--verbose`: the time of each layer, and the seconds that it took to measure.
+    /// With `--verbose`: the time of each layer, and the seconds that measuring took.
     pub layer_times: Option<(Vec<LayerTime>, f64)>,
     /// True with `--verbose` until the first report.
     awaits_report: bool,
     pace: Pace,
     /// The groups' losses in the last report, for the bar.
     losses: String,
-    /// Problems that were printed.
+    /// Number of problems printed so far.
     problems_seen: usize,
 }
 
 impl RunTerminal {
-    /// For a run whose command started at `begun`.
+    /// Creates the observer of a run whose command started at `begun`.
     pub(in crate::cli) fn new(
         args: &WatchingArgs,
         checked: &Rc<CheckedRun>,
@@ -61,7 +61,7 @@ impl RunTerminal {
         }
     }
 
-    /// Prints the problems that are new.
+    /// Prints new problems.
     pub(in crate::cli) fn print_problems(&mut self) {
         for problem in self.status.borrow().new_problems(&mut self.problems_seen) {
             self.lines.problem(&problem);
@@ -116,7 +116,7 @@ impl RunTerminal {
         ));
         self.lines.print(&format!("kernels: {}", tally(&started.variants)));
         self.lines.print(&format!(
-            "time of each layer by itself, without the optimiser's step ({seconds:.1} s to measure):"
+            "time of each layer, measured separately, without the optimiser's step ({seconds:.1} s to measure):"
         ));
         self.lines.print(&table(layers));
     }
@@ -199,8 +199,8 @@ impl Observer for RunTerminal {
                 self.pace.restart(setback.to);
             }
             Event::Paused { iteration, paused } => {
-                let what = if paused { "Paused" } else { "Resumed" };
-                self.lines.print(&format!("{what} after iteration {iteration}"));
+                let state = if paused { "Paused" } else { "Resumed" };
+                self.lines.print(&format!("{state} after iteration {iteration}"));
             }
             Event::Picture { .. } | Event::State(_) => {}
         }
@@ -208,7 +208,7 @@ impl Observer for RunTerminal {
     }
 }
 
-/// How many nodes use each variant, e.g. `12 conv/texture, 5 pool`.
+/// Counts the nodes that use each variant, e.g. `12 conv/texture, 5 pool`.
 fn tally(variants: &[(String, &'static str)]) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for (_, variant) in variants {
@@ -217,7 +217,7 @@ fn tally(variants: &[(String, &'static str)]) -> String {
     counts.iter().map(|(variant, count)| format!("{count} {variant}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Milliseconds and kernels of each layer, forward and backward, aligned, with a line of sums.
+/// Tabulates milliseconds and kernels of each layer, forward and backward, with a line of sums.
 fn table(layers: &[LayerTime]) -> String {
     let sum = |part: fn(&LayerTime) -> Option<&PartTime>| -> f64 {
         layers.iter().filter_map(part).map(|part| part.seconds).sum()
@@ -248,7 +248,7 @@ fn table(layers: &[LayerTime]) -> String {
     table.to_string()
 }
 
-/// A device's description without the number of the CPU device's threads, which no result depends on.
+/// Returns a device's description without the thread count of the CPU device, which affects no result.
 fn without_threads(device: &str) -> String {
     let is_threads = |part: &str| {
         let number = part.strip_suffix(" threads").or(part.strip_suffix(" thread"));
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_with_another_number_of_threads_is_the_same() {
+    fn thread_count_does_not_distinguish_devices() {
         let cpu = |threads: &str| format!("AMD EPYC, 2 GHz (CPU, {threads}, AVX2)");
         assert_eq!(without_threads(&cpu("1 thread")), "AMD EPYC, 2 GHz (CPU, AVX2)");
         assert_eq!(without_threads(&cpu("16 threads")), without_threads(&cpu("1 thread")));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layers_are_aligned_and_summed() {
+    fn layer_times_are_aligned_and_summed() {
         let part =
             |variants: &[&'static str], seconds| Some(PartTime { variants: variants.to_vec(), seconds });
         let layers = [

@@ -1,14 +1,14 @@
 //! Text for terminals, shells and records.
 //!
-//! All text passes [`escaped`] where it is written to stdout or stderr; names inside a line pass [`one_line`] or
-//! [`shown`] first, so that they can't start a new line. Paths that are no text get a text that leads back to them.
+//! All text passes [`escaped`] where it is written to stdout or stderr. Names inside a line pass [`one_line`] or
+//! [`shown`] first, so that they can't start a new line. Paths that are not valid Unicode are encoded reversibly.
 
 use crate::escape::{escape, is_control};
 pub(in crate::cli) use crate::escape::{one_line, shown};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-/// What the text of a path begins with that is no plain text; see [`path_text`].
+/// Prefix of an encoded path; see [`path_text`].
 const BYTES: &str = "bytes:";
 
 /// True if a text has a control character, line breaks included.
@@ -16,13 +16,13 @@ pub(in crate::cli) fn has_control(text: &str) -> bool {
     text.chars().any(is_control)
 }
 
-/// The text with each control character but line breaks and tabs as `\u001b`: JSON's form, so that a line of JSON
-/// keeps its meaning.
+/// Escapes control characters, except line breaks and tabs, as `\u001b`. That is JSON's form, so a line of JSON keeps
+/// its meaning.
 pub(in crate::cli) fn escaped(text: &str) -> Cow<'_, str> {
     escape(text, |c| is_control(c) && c != '\n' && c != '\t')
 }
 
-/// The text, or its beginning if it has more than `most` characters.
+/// Returns the text, or its beginning if it has more than `most` characters.
 pub(in crate::cli) fn cut(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         None => text.to_owned(),
@@ -30,7 +30,8 @@ pub(in crate::cli) fn cut(text: &str, most: usize) -> String {
     }
 }
 
-/// The text, or its beginning and its end, where a message says what to do, if it has more than `most` characters.
+/// Returns the text. If it has more than `most` characters, returns its beginning and its end, where a message says
+/// what to do.
 pub(in crate::cli) fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     let count = text.chars().count();
     if count <= most {
@@ -42,7 +43,7 @@ pub(in crate::cli) fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     format!("{beginning}… ({} characters left out) …{end}", count - most).into()
 }
 
-/// A path or word as a shell takes it.
+/// Quotes a path or word for a shell.
 pub(in crate::cli) fn quoted(path: impl AsRef<Path>) -> String {
     let path = path.as_ref();
     // A leading dash would make it an option; zsh expands a leading `=`.
@@ -70,13 +71,13 @@ pub(in crate::cli) fn quoted(path: impl AsRef<Path>) -> String {
     }
 }
 
-/// Adds each byte as two hexadecimal digits behind `mark`.
+/// Adds each byte as `mark` and two hexadecimal digits.
 fn push_hex(text: &mut String, mark: &str, bytes: &[u8]) {
     bytes.iter().for_each(|byte| *text += &format!("{mark}{byte:02x}"));
 }
 
-/// A path as a text from which [`path_of_text`] gets the path, byte for byte, on the same kind of system: the path
-/// itself, or if that is not Unicode or has control characters, `bytes:` and the path with such bytes as `%ff`.
+/// Encodes a path as text. [`path_of_text`] restores it, byte for byte, on the same kind of system. The text is the
+/// path itself or, if that is not Unicode or has control characters, `bytes:` and the path with such bytes as `%ff`.
 pub(in crate::cli) fn path_text(path: &Path) -> String {
     if let Some(text) = path.to_str()
         && !has_control(text)
@@ -98,7 +99,7 @@ pub(in crate::cli) fn path_text(path: &Path) -> String {
     text
 }
 
-/// The path of a text that [`path_text`] made. On a system where paths are no bytes, the nearest one.
+/// Decodes a path encoded by [`path_text`]. On systems where paths are not bytes, returns the nearest path.
 pub(in crate::cli) fn path_of_text(text: &str) -> PathBuf {
     let Some(escaped) = text.strip_prefix(BYTES) else { return PathBuf::from(text) };
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
@@ -135,13 +136,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_control_character_reaches_a_terminal() {
+    fn control_characters_are_escaped() {
         assert_eq!(escaped("a\u{1b}[31mb\r\n\tc"), "a\\u001b[31mb\\u000d\n\tc");
         assert!(matches!(escaped("plain ü 漢 \\ text"), Cow::Borrowed(_)));
     }
 
     #[test]
-    fn a_long_message_keeps_its_beginning_and_its_end() {
+    fn long_messages_keep_beginning_and_end() {
         assert!(matches!(shortened("äöü", 3), Cow::Borrowed("äöü")));
         let text = "photo.png: ".to_owned() + &"ä".repeat(100) + ". Restore it";
         let short = shortened(&text, 48);
@@ -149,26 +150,26 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_json_keeps_its_meaning() {
+    fn escaped_json_parses_to_the_same_value() {
         let value = serde_json::json!({ "name": "a\u{1b}[0m\u{9b}\u{202e}\u{e0041}\n" });
         let line = value.to_string();
         assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped(&line)).unwrap(), value);
     }
 
     #[test]
-    fn plain_paths_are_their_own_text() {
+    fn plain_paths_are_unchanged() {
         for path in ["/home/me/photo ü 漢.png", "a%20b.png", "C:\\x", "", "bytes"] {
             assert_eq!(path_text(Path::new(path)), path);
             assert_eq!(path_of_text(path), Path::new(path));
         }
-        // Not quite an escape.
+        // Incomplete escapes.
         assert_eq!(path_of_text("bytes:100%.png"), Path::new("100%.png"));
         assert_eq!(path_of_text("bytes:%4"), Path::new("%4"));
     }
 
     #[cfg(unix)]
     #[test]
-    fn other_paths_come_back_byte_for_byte() {
+    fn other_paths_round_trip() {
         use std::os::unix::ffi::OsStrExt as _;
         let all: Vec<u8> = (1..=255).collect();
         for bytes in [
@@ -191,10 +192,10 @@ mod tests {
         );
     }
 
-    /// A real shell reads each quoted word as the word.
+    /// Checks that a real shell reads each quoted word as the word.
     #[cfg(unix)]
     #[test]
-    fn a_shell_takes_a_quoted_word_as_it_is() {
+    fn quoted_words_survive_a_shell() {
         use std::ffi::OsStr;
         use std::os::unix::ffi::OsStrExt as _;
         for word in [

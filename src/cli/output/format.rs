@@ -1,6 +1,6 @@
-//! Numbers, times and sizes as text for people.
+//! Formats numbers, times and sizes for people.
 
-/// A number of any size, in few digits.
+/// Formats a number of any magnitude in few digits.
 pub(in crate::cli) fn number(value: f64) -> String {
     let size = value.abs();
     if !value.is_finite() {
@@ -16,7 +16,7 @@ pub(in crate::cli) fn number(value: f64) -> String {
     }
 }
 
-/// A duration, such as `2 min 5 s`.
+/// Formats a duration in seconds, such as `2 min 5 s`.
 pub(in crate::cli) fn duration(seconds: f64) -> String {
     if seconds < 9.95 {
         return format!("{:.1} s", seconds.max(0.0));
@@ -29,18 +29,18 @@ pub(in crate::cli) fn duration(seconds: f64) -> String {
     }
 }
 
-/// A fraction of 1 in percent, without the sign; with a decimal only where it is small.
+/// Formats a fraction of 1 in percent, without the sign; with a decimal if it is small.
 pub(in crate::cli) fn percent(fraction: f32) -> String {
     let percent = fraction * 100.0;
     if percent < 9.95 { format!("{percent:.1}") } else { format!("{percent:.0}") }
 }
 
-/// A name with a fraction of 1 in percent, such as `tabby 43%`.
+/// Formats a name and a fraction of 1 in percent, such as `tabby 43%`.
 pub(in crate::cli) fn named_percent(name: &str, fraction: f32) -> String {
     format!("{name} {}%", percent(fraction))
 }
 
-/// A size in the largest unit that leaves it at least 1.
+/// Formats a number of bytes in the largest unit in which it is at least 1.
 pub(in crate::cli) fn bytes(count: u64) -> String {
     let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
     let mut value = count as f64;
@@ -53,7 +53,7 @@ pub(in crate::cli) fn bytes(count: u64) -> String {
     format!("{} {}", number.strip_suffix(".0").unwrap_or(&number), units[unit])
 }
 
-/// A number with three significant digits, and a decimal prefix where it is large: `1.23 G`.
+/// Formats a number with three significant digits, and a decimal prefix if it is large: `1.23 G`.
 pub(in crate::cli) fn metric(value: f64) -> String {
     let units = ["", "k", "M", "G", "T"];
     let mut value = value;
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_durations() {
+    fn numbers_and_durations_are_formatted() {
         for (value, text) in [
             (0.0, "0"),
             (1.0, "1.000"),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn byte_counts_are_formatted() {
         for (count, text) in [
             (0, "0 bytes"),
             (1023, "1023 bytes"),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
+    fn metric_numbers_are_short() {
         for (value, text) in [
             (0.0, "0"),
             (7.0, "7"),

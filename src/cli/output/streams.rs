@@ -7,7 +7,7 @@ use std::path::Path;
 
 const NAME: &str = "standard output";
 
-/// Writes one text with a line break after it.
+/// Writes a text and a line break to standard output.
 pub(in crate::cli) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", escaped(text))
@@ -20,12 +20,12 @@ pub(in crate::cli) fn eprint(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", escaped(text));
 }
 
-/// Writes what the user should know to standard error.
+/// Writes a note for the user to standard error.
 pub(in crate::cli) fn note(text: &str) {
     eprint(&format!("note: {}", one_line(text)));
 }
 
-/// True if the error says that standard output was closed.
+/// True if the error means that standard output was closed.
 pub(in crate::cli) fn is_closed(error: &Error) -> bool {
     matches!(error, Error::Io { path, source, .. }
         if path == Path::new(NAME) && source.kind() == ErrorKind::BrokenPipe)

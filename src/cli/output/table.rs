@@ -1,13 +1,13 @@
-//! Columns of text. What is in a cell stays in its line.
+//! Aligned columns of text. Each cell stays on one line.
 
 use super::escape::{cut, one_line};
 
-/// Characters of a cell that are shown at most. What is longer comes from a file that says so.
+/// Maximum number of characters shown of a cell. Only text from files is longer.
 const LONGEST: usize = 4096;
-/// Characters that a cell is padded to at most: one long cell doesn't make every line as long.
+/// Maximum width that cells are padded to, so that one long cell doesn't widen every line.
 const WIDEST: usize = 100;
 
-/// Where the cells of a column stand.
+/// Alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Align {
     /// Flush left.
@@ -16,19 +16,19 @@ pub(in crate::cli) enum Align {
     Right,
 }
 
-/// Rows with all cells of a column as wide as the widest, up to [`WIDEST`].
+/// A table whose columns are as wide as their widest cell, up to [`WIDEST`].
 pub(in crate::cli) struct Table<const N: usize> {
     columns: [Align; N],
     rows: Vec<[String; N]>,
 }
 
 impl<const N: usize> Table<N> {
-    /// Without rows.
+    /// Creates a table without rows.
     pub(in crate::cli) fn of(columns: [Align; N]) -> Self {
         Self { columns, rows: Vec::new() }
     }
 
-    /// With a row of headings; the first `left` columns flush left, the others right.
+    /// Creates a table with a row of headings. The first `left` columns are flush left, the others right.
     pub(in crate::cli) fn new(left: usize, head: [&str; N]) -> Self {
         let align = |column| if column < left { Align::Left } else { Align::Right };
         let mut table = Self::of(std::array::from_fn(align));
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up() {
+    fn columns_are_aligned() {
         let mut table = Table::new(1, ["op", "ms"]);
         table.row(["a longer name".to_owned(), "1.5".to_owned()]);
         table.row(["b".to_owned(), "120".to_owned()]);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn long_cells_are_cut_and_widen_no_other_line() {
+    fn long_cells_are_cut_without_widening_columns() {
         let mut table = Table::of([Align::Left; 2]);
         table.row(["ü".repeat(70_000), "1".to_owned()]);
         table.row(["b".to_owned(), "x".repeat(70_000)]);

@@ -13,12 +13,12 @@ const TICK: Duration = Duration::from_millis(120);
 #[derive(Debug)]
 pub(in crate::cli) struct Terminal {
     quiet: bool,
-    /// Only on a terminal that can show one, and if not quiet.
+    /// Present on a terminal that can show one, unless quiet.
     bar: Option<ProgressBar>,
 }
 
 impl Terminal {
-    /// With `quiet` nothing is printed.
+    /// Creates the output; with `quiet` nothing is printed.
     pub(in crate::cli) fn new(quiet: bool) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
         // On a terminal without control sequences (TERM=dumb) the bar is hidden, and would hide all lines too.
@@ -41,23 +41,23 @@ impl Terminal {
         }
     }
 
-    /// Prints something that the user should know.
+    /// Prints a note for the user.
     pub(in crate::cli) fn note(&self, text: &str) {
         self.print(&format!("note: {}", one_line(text)));
     }
 
-    /// Prints something that is likely to spoil the picture.
+    /// Prints a warning that the picture is likely to be spoilt.
     pub(in crate::cli) fn warn(&self, text: &str) {
         self.print(&format!("warning: {}", one_line(text)));
     }
 
-    /// Prints, quiet or not, what went wrong beside the picture.
+    /// Prints a problem other than with the picture, even if quiet.
     pub(in crate::cli) fn problem(&self, text: &str) {
         let text = format!("warning: {}", one_line(text));
         if self.quiet { streams::eprint(&text) } else { self.print(&text) }
     }
 
-    /// Shows a spinner while something takes its time.
+    /// Shows a spinner during a slow step.
     pub(in crate::cli) fn spin(&self, message: &'static str) {
         if let Some(bar) = &self.bar {
             bar.set_message(message);

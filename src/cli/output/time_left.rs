@@ -1,28 +1,27 @@
-//! How fast a run is, and how long it still takes.
+//! Speed of a run, and its time left.
 
 use super::format::{duration, number};
-use crate::mirage::Scale;
-use crate::mirage::work;
+use crate::mirage::{Scale, work};
 use std::collections::VecDeque;
 
-/// The pace is that of this many of the last iterations.
+/// Number of recent iterations from which the pace is computed.
 const WINDOW: usize = 10;
 
-/// The pace of a run. Iterations count by the pixels that they compute, as the time that they take grows with these.
+/// The pace of a run. Iterations are weighted by the pixels that they compute, since their time grows with these.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Pace {
     scales: Vec<Scale>,
-    /// Iterations of the run that were done, and its seconds until then; the oldest first.
+    /// Iterations done and seconds of the run until then, the oldest first.
     recent: VecDeque<(u32, f64)>,
 }
 
 impl Pace {
-    /// The pace of a run at these scales that starts now.
+    /// Creates the pace of a run at these scales that starts now.
     pub(in crate::cli) fn new(scales: &[Scale]) -> Self {
         Self { scales: scales.to_vec(), recent: [(0, 0.0)].into() }
     }
 
-    /// An iteration is done.
+    /// Records a finished iteration.
     pub(in crate::cli) fn record(&mut self, iteration: u32, seconds: f64) {
         self.recent.push_back((iteration, seconds));
         if self.recent.len() > WINDOW + 1 {
@@ -30,18 +29,18 @@ impl Pace {
         }
     }
 
-    /// The run goes back to this iteration.
+    /// Restarts at this iteration, after the run went back to it.
     pub(in crate::cli) fn restart(&mut self, iteration: u32) {
         let seconds = self.recent.back().map_or(0.0, |(_, seconds)| *seconds);
         self.recent = [(iteration, seconds)].into();
     }
 
-    /// Work of the iterations that are done.
+    /// Returns the work of the finished iterations.
     pub(in crate::cli) fn work_done(&self) -> u64 {
         self.recent.back().map_or(0, |(iteration, _)| work(&self.scales, *iteration))
     }
 
-    /// Iterations a second and the time left, such as `1.250/s, 12 s left`; empty until an iteration is done.
+    /// Returns iterations per second and the time left, such as `1.250/s, 12 s left`; empty until an iteration is done.
     pub(in crate::cli) fn text(&self) -> String {
         let (Some((first, begin)), Some((last, end))) = (self.recent.front(), self.recent.back()) else {
             return String::new();
@@ -64,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_left_counts_pixels() {
+    fn time_left_counts_pixels() {
         let small = Scale::new([10, 10], 0, 40);
         let large = Scale::new([20, 20], 40, 60);
         let mut pace = Pace::new(&[small, large]);
@@ -86,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_goes_back_starts_its_pace_anew() {
+    fn setback_restarts_the_pace() {
         let mut pace = Pace::new(&[Scale::new([8, 8], 0, 30)]);
         for iteration in 1..=20 {
             pace.record(iteration, f64::from(iteration));
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_run_has_the_pace_of_its_earlier_part_at_first() {
+    fn resumed_run_starts_with_its_earlier_pace() {
         let mut pace = Pace::new(&[Scale::new([8, 8], 0, 30)]);
         pace.record(10, 20.0);
         assert_eq!(pace.text(), "0.5000/s, 40 s left");

@@ -1,29 +1,27 @@
-//! The metadata that a picture carries: which run it is of, and what was measured in it.
+//! Metadata that a picture carries: its run, and the measurements in it.
 
 use super::resolved_options::RecordedOptions;
 use crate::cli::class_names::ClassNames;
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::image_io;
-use crate::mirage::Readout;
-use crate::mirage::Report;
-use crate::mirage::Weights;
 use crate::mirage::preset::SMOOTH;
+use crate::mirage::{Readout, Report, Weights};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// This program's version.
 pub(in crate::cli) const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The longest text of a record that is read, in bytes; mirage writes some thousand.
+/// Maximum size of a text that is read from a record, in bytes; mirage writes some thousand.
 const LONGEST: usize = 1 << 20;
-/// The text with the SHA-256 of the network's file.
+/// Key of the SHA-256 of the network's file.
 pub(in crate::cli) const NETWORK: &str = "network-sha256";
-/// The text with [`RunMetadata::pictures_sha256`].
+/// Key of [`RunMetadata::pictures_sha256`].
 pub(in crate::cli) const PICTURES: &str = "pictures-sha256";
-/// What the keys in a picture begin with.
+/// Prefix of the keys in a picture.
 const PREFIX: &str = "neural-mirage:";
 
-/// What pictures and checkpoints state about their run besides its options.
+/// Metadata of a run in its pictures and checkpoints, besides its options.
 #[derive(Debug)]
 pub(in crate::cli) struct RunMetadata {
     /// An identifier that can't be guessed: a resumed run may replace the files that carry it.
@@ -32,20 +30,20 @@ pub(in crate::cli) struct RunMetadata {
     pub device: String,
     /// SHA-256 of the network's file.
     pub network_sha256: String,
-    /// SHA-256 of each picture that the run reads, in a sweep: it goes on only with the same content.
+    /// SHA-256 of each picture that the run reads, in a sweep, which continues only with the same content.
     pub pictures_sha256: Option<String>,
     /// Seconds of the run so far.
     pub seconds: f64,
     /// The last report, as JSON.
     pub losses: Option<String>,
-    /// What the network sees in the picture, as JSON.
+    /// Classes that the network sees in the picture, as JSON.
     pub classes: Option<String>,
     /// Raw weights in force, as options.
     pub weights: Option<String>,
 }
 
 impl RunMetadata {
-    /// Of a run that starts, or of a resumed one with this identifier if it has one.
+    /// Creates the metadata of a new run, or of a resumed one with this identifier.
     pub(in crate::cli) fn new(run: Option<String>) -> Self {
         let run = run.filter(|run| !run.is_empty());
         Self {
@@ -79,7 +77,7 @@ impl RunMetadata {
         self.set_readout(&report.readout, names);
     }
 
-    /// Sets what the network sees in the newest picture.
+    /// Sets the classes that the network sees in the newest picture.
     pub(in crate::cli) fn set_readout(&mut self, readout: &Readout, names: &ClassNames) {
         let seen = json!({ "classes": names.classes(&readout.classes), "distance": readout.distance });
         self.classes = (!readout.classes.is_empty()).then(|| seen.to_string());
@@ -90,7 +88,7 @@ impl RunMetadata {
         self.weights = Some(weight_options(weights));
     }
 
-    /// Key and text of all that the picture after `iterations` carries.
+    /// Returns key and text of all metadata of the picture after `iterations`.
     pub(in crate::cli) fn texts(&self, options: &RecordedOptions, iterations: u32) -> Vec<(String, String)> {
         let options = options.map();
         let mut texts = vec![
@@ -115,7 +113,7 @@ impl RunMetadata {
     }
 }
 
-/// Raw weights as the options that set them, to the last bit.
+/// Formats raw weights as the options that set them, to the last bit.
 pub(in crate::cli) fn weight_options(weights: &Weights) -> String {
     let measured = weights.0.iter().filter(|weight| weight.norm.is_some());
     let option = |group: &str| if group == SMOOTH { "tv".to_owned() } else { group.to_owned() };
@@ -123,21 +121,21 @@ pub(in crate::cli) fn weight_options(weights: &Weights) -> String {
     options.collect::<Vec<_>>().join(" ")
 }
 
-/// The metadata of a picture or film that was read.
+/// Metadata that was read from a picture or film.
 #[derive(Debug)]
 pub(in crate::cli) struct PictureMetadata {
-    /// Options, resolved. They can be anyone's: see [`accept`](super::trusted).
+    /// Resolved options. They are untrusted: see [`accept`](super::trusted).
     pub options: Map<String, Value>,
     /// The last report.
     pub losses: Map<String, Value>,
-    /// What the network sees in the picture.
+    /// Classes that the network sees in the picture.
     pub classes: Map<String, Value>,
-    /// Name and text of everything else.
+    /// Key and text of everything else.
     pub texts: Vec<(String, String)>,
 }
 
 impl PictureMetadata {
-    /// Reads a file's; `None` if it has none.
+    /// Reads the metadata of a file; `None` if it has none.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) if the file can't be read.
@@ -160,7 +158,7 @@ impl PictureMetadata {
         Ok(options.map(|options| Self { options, losses, classes, texts }))
     }
 
-    /// One of the texts.
+    /// Returns one of the texts.
     pub(in crate::cli) fn text(&self, name: &str) -> Option<&str> {
         self.texts.iter().find(|(other, _)| other == name).map(|(_, text)| text.as_str())
     }

@@ -1,4 +1,4 @@
-//! Records: the options of a run and the measurements that pictures and checkpoints carry, written and read as untrusted data.
+//! Records: the options and measurements of a run that pictures and checkpoints carry. They are read as untrusted data.
 
 pub(in crate::cli) mod metadata;
 pub(in crate::cli) mod option_words;

@@ -1,7 +1,7 @@
-//! Options as words of a command line: those that a run has recorded, those that the user gave, and both together.
+//! Options as words of a command line: recorded ones, those that the user gave, and both merged.
 //!
-//! `mirage resume`, `mirage sweep` and `mirage show` all rest on this: what a run was asked for is kept in its
-//! picture as JSON with the names of the options, so it can be asked for again, with changes.
+//! `mirage resume`, `mirage sweep` and `mirage show` are based on this: a picture stores the options of its run as JSON
+//! under their names, so the run can be repeated, with changes.
 
 use super::options;
 use crate::cli::args::RenderArgs;
@@ -13,21 +13,21 @@ use serde_json::{Map, Value};
 use std::ffi::{OsStr, OsString};
 use std::sync::LazyLock;
 
-/// An option, by the name that it has in a record, and its words.
+/// An option's name in a record, and its words on a command line.
 pub(in crate::cli) type OptionWords = (String, Vec<OsString>);
 
-/// True if the option with this name, as in a record, is among those given.
+/// True if the option with this record name is among those given.
 pub(in crate::cli) fn is_given(given: &[OptionWords], name: &str) -> bool {
     given.iter().any(|(other, _)| other == name)
 }
 
-/// The command `mirage render` with an optional photo.
+/// Returns the command `mirage render` with an optional photo.
 pub(in crate::cli) fn command() -> Command {
     RenderArgs::augment_args(Command::new("mirage").no_binary_name(true))
         .mut_arg("photo", |arg| arg.required(false))
 }
 
-/// The options of `mirage render` that were given on the command line, as words.
+/// Returns the options of `mirage render` that were given on the command line, as words.
 pub(in crate::cli) fn given(matches: &ArgMatches) -> Vec<OptionWords> {
     let mut found = Vec::new();
     for arg in command().get_arguments() {
@@ -60,7 +60,7 @@ pub(in crate::cli) fn given(matches: &ArgMatches) -> Vec<OptionWords> {
     found
 }
 
-/// The options of a record, as words.
+/// Returns the options of a record, as words.
 pub(in crate::cli) fn recorded(options: &Map<String, Value>) -> Vec<OptionWords> {
     let word = |name: &str, value: &Value, is_file: bool| {
         let text = match value {
@@ -94,7 +94,7 @@ pub(in crate::cli) fn recorded(options: &Map<String, Value>) -> Vec<OptionWords>
     found
 }
 
-/// The pairs of options that exclude each other on a command line.
+/// Pairs of options that exclude each other on a command line.
 static EXCLUSIVE: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| {
     let command = command();
     let name = |arg: &Arg| arg.get_id().as_str().to_owned();
@@ -103,8 +103,8 @@ static EXCLUSIVE: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| {
     command.get_arguments().flat_map(pairs).collect()
 });
 
-/// True if a recorded option is dropped for those that are given: for itself, for one that excludes it, or for one
-/// that it belongs to.
+/// True if a recorded option is dropped because of those given: the option itself, one that excludes it, or one that it
+/// belongs to.
 pub(in crate::cli) fn is_replaced(name: &str, given: &[OptionWords]) -> bool {
     let row = options::row(name);
     let itself = is_given(given, name) && !row.is_some_and(|row| row.named_parts);
@@ -115,7 +115,7 @@ pub(in crate::cli) fn is_replaced(name: &str, given: &[OptionWords]) -> bool {
     itself || owners.iter().any(|owner| is_given(given, owner)) || EXCLUSIVE.iter().any(excludes)
 }
 
-/// Recorded options with those that are given in their place.
+/// Merges recorded options with those given, which replace them.
 pub(in crate::cli) fn merged(recorded: Vec<OptionWords>, given: &[OptionWords]) -> Vec<OptionWords> {
     let (mut all, mut parts) = (Vec::new(), Vec::new());
     for option in recorded.into_iter().filter(|(name, _)| !is_replaced(name, given)) {
@@ -134,8 +134,8 @@ pub(in crate::cli) fn merged(recorded: Vec<OptionWords>, given: &[OptionWords]) 
     all
 }
 
-/// `--option=a=1,b=3,c=4` for `--option=a=1,b=2` and `--option=b=3,c=4`. What is not understood stays, to be refused as
-/// part of the command line.
+/// Merges `--option=a=1,b=2` and `--option=b=3,c=4` to `--option=a=1,b=3,c=4`. Invalid parts are kept, and refused when
+/// the options are parsed.
 fn with_parts(recorded: &OsStr, given: &OsStr) -> OsString {
     let (Some((option, recorded)), Some((_, parts))) = (split(recorded), split(given)) else {
         return given.to_owned();
@@ -147,17 +147,17 @@ fn with_parts(recorded: &OsStr, given: &OsStr) -> OsString {
     format!("{option}={}", all.join(",")).into()
 }
 
-/// The option and the value of a word `--option=value`.
+/// Splits a word `--option=value`.
 fn split(word: &OsStr) -> Option<(&str, &str)> {
     word.to_str()?.split_once('=')
 }
 
-/// The options of `mirage render` from words.
+/// Parses the options of `mirage render` from words.
 ///
 /// # Errors
 /// [`Error::Usage`] with clap's message.
 pub(in crate::cli) fn parse(options: &[OptionWords]) -> Result<RenderArgs> {
-    // A photo's name may begin like an option's.
+    // A photo's name may look like an option.
     let photo = |(name, _): &&OptionWords| name == "photo";
     let words = options.iter().filter(|option| !photo(option)).flat_map(|(_, words)| words.clone());
     let photo = options.iter().filter(photo).flat_map(|(_, words)| words.clone());
@@ -166,7 +166,7 @@ pub(in crate::cli) fn parse(options: &[OptionWords]) -> Result<RenderArgs> {
     read(RenderArgs::augment_args(Command::new("mirage").no_binary_name(true))).map_err(|error| {
         let text = error.to_string();
         let text = text.trim_start_matches("error: ");
-        // The rest are hints at the usage of a command line that the user didn't type.
+        // The rest is usage hints for a command line that the user didn't type.
         Error::usage(text.split("\n\n").next().unwrap_or(text).trim().replace('\n', " "))
     })
 }
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_given_comes_back_and_means_the_same() {
+    fn given_options_round_trip() {
         let words = [
             "my photo.jpg",
             "--style-image",
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn records_become_words() {
+    fn records_are_converted_to_words() {
         let options = json!({
             "photo": "-odd name.png", "size": 64, "clamp": false, "exact": true, "save_early": false,
             "balance": null, "style_weight": 0.25, "style_image": ["x y.png", "z.png"], "save_at": [1, 2],
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_replaces_what_was_recorded() {
+    fn given_options_replace_recorded_ones() {
         let record = |name: &str, word: &str| (name.to_owned(), vec![OsString::from(word)]);
         let old = vec![
             record("photo", "p.png"),
@@ -256,9 +256,9 @@ mod tests {
         assert!(args.optimisation.clamps());
     }
 
-    /// What is given would else be refused together with what was recorded.
+    /// Otherwise the given option would be refused because of the recorded one.
     #[test]
-    fn an_option_replaces_those_that_it_excludes() {
+    fn given_option_replaces_conflicting_recorded_ones() {
         let option = |name: &str, value: &str| {
             let word = format!("--{}={value}", name.replace('_', "-"));
             (name.to_owned(), vec![OsString::from(word)])
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_are_not_given_stay_as_recorded() {
+    fn shares_not_given_stay_as_recorded() {
         let old = vec![("balance".to_owned(), vec!["--balance=spatial=20,abstract=0,style=40".into()])];
         for (given, expected) in [
             (&["--balance=style=50"][..], "spatial=20,abstract=0,style=50"),
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_one_line() {
+    fn errors_are_one_line() {
         let error = parse(&[("seed".to_owned(), vec!["--seed=x".into()])]).unwrap_err();
         assert!(
             matches!(&error, Error::Usage(text) if text.contains("--seed") && !text.contains('\n')),

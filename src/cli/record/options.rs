@@ -1,28 +1,28 @@
-//! The table of options: for each option of `mirage render`, what depends on it, what a change means to a resumed run,
-//! whether a sweep takes it, and how it is recorded.
+//! The table of options: for each option of `mirage render`, what depends on it, the effect of a change on a resumed
+//! run, whether a sweep accepts it, and how it is recorded.
 //!
-//! `resume`, `sweep`, the records in pictures and checkpoints, and what is accepted from such a record follow from
-//! this table. A new option is a clap field in `args` and a row here; a test finds one without the other.
+//! `resume`, `sweep`, the records in pictures and checkpoints, and the checks of such records are based on this table.
+//! A new option is a clap field in `args` and a row here; a test finds one without the other.
 
 use serde_json::Value;
 
-/// What depends on an option.
+/// Part of a run that depends on an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Effect {
     /// The picture that is painted.
     Picture,
     /// Where and how files are written.
     Output,
-    /// What is reported and saved during the run.
+    /// Reports and files during the run.
     Watching,
     /// Device and kernels, which change the picture only by rounding.
     Device,
 }
 
-/// What a change of an option means to a resumed run.
+/// Effect of changing an option on a resumed run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Change {
-    /// The run stays the same, and so does its output.
+    /// The run continues with the same output.
     Keeps,
     /// The run branches off into a new picture.
     Branches,
@@ -30,27 +30,27 @@ pub(in crate::cli) enum Change {
     BranchesAndRemeasures,
 }
 
-/// How a sweep takes an option.
+/// How a sweep treats an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Sweeping {
     /// It can be varied.
     Varies,
-    /// It can be given, for the whole sweep.
+    /// It can be given for the whole sweep.
     Accepted,
-    /// It is for one run.
+    /// It is only for single runs.
     Refused,
 }
 
-/// How a record states an option.
+/// How a record holds an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Recorded {
-    /// Never: it states where to write, who may watch, or what may be replaced.
+    /// Not at all: it says where to write, who may watch, or what may be replaced.
     No,
-    /// For information: it is never taken from a record.
+    /// For information: it is never read back.
     Shown(Form),
-    /// Taken from pictures and checkpoints.
+    /// Read from pictures and checkpoints.
     Always(Form),
-    /// Taken from checkpoints, not from pictures.
+    /// Read from checkpoints, not from pictures.
     Resumed(Form),
 }
 
@@ -69,28 +69,29 @@ pub(in crate::cli) enum Form {
     FileOr(&'static [&'static str]),
 }
 
-/// Longest text that a record may state for an option, in bytes: more than a path of 4096 that are all escaped.
+/// Maximum length of an option's text in a record, in bytes: enough for a path of 4096 bytes that are all escaped.
 const LONGEST: usize = 16 << 10;
 
-/// Most values that a record may state for an option.
+/// Maximum number of values of an option in a record.
 const MOST: usize = 10_000;
 
-/// Most files that a record may state for an option. Each is read and takes a picture's memory, however often it is named.
+/// Maximum number of files of an option in a record. Each is read and takes a picture's memory, however often it is
+/// named.
 const MOST_FILES: usize = 64;
 
 /// One option.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli) struct Row {
-    /// As in a record: the long name with `_` for `-`.
+    /// Name in a record: the long name with `_` for `-`.
     pub name: &'static str,
     pub effect: Effect,
     pub change: Change,
     pub sweeping: Sweeping,
     pub recorded: Recorded,
-    /// A recorded value is dropped if one of these is given, because it belongs to them. So it is if an option is given
-    /// that excludes it, which clap knows (`conflicts_with` in `args`).
+    /// A recorded value is dropped if one of these is given, because it belongs to them. It is also dropped if an
+    /// option that excludes it is given (`conflicts_with` in `args`).
     pub dropped_with: &'static [&'static str],
-    /// True for the options that state the balance by raw weights.
+    /// True for the options that set raw weights of the balance.
     pub raw_weight: bool,
     /// True if the value is a list `NAME=VALUE,...` of parts that may be given one by one: parts that are not given
     /// stay as recorded.
@@ -149,7 +150,7 @@ impl Row {
         self
     }
 
-    /// A sweep may vary it although the picture does not depend on it.
+    /// A sweep may vary it, although the picture does not depend on it.
     const fn varies(mut self) -> Self {
         self.sweeping = Sweeping::Varies;
         self
@@ -181,12 +182,12 @@ impl Row {
         self
     }
 
-    /// As on the command line, without its dashes.
+    /// Returns the name on the command line, without its dashes.
     pub(in crate::cli) fn long(&self) -> String {
         self.name.replace('_', "-")
     }
 
-    /// The form in which a record may state it, if it may.
+    /// Returns the form of its value in a record, if it is recorded.
     pub(in crate::cli) fn form(&self) -> Option<Form> {
         match self.recorded {
             Recorded::No => None,
@@ -198,7 +199,7 @@ impl Row {
 use Form::{File, FileOr, Files, Number, Numbers, Switch, Text};
 use Recorded::{No, Resumed, Shown};
 
-/// All options of `mirage render`, by their headings in its help.
+/// All options of `mirage render`, in the order of its help.
 pub(in crate::cli) const TABLE: &[Row] = &[
     Row::picture("photo", File).keeps(),
     // Input and output. `output` is read for its format only.
@@ -280,18 +281,18 @@ pub(in crate::cli) const TABLE: &[Row] = &[
     Row::device("no_tuning_cache", No),
 ];
 
-/// The row of an option, by the name that it has in a record.
+/// Returns the row of an option, by its name in a record.
 pub(in crate::cli) fn row(name: &str) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.name == name)
 }
 
-/// Names of the options for whose rows `holds` is true.
+/// Returns the names of the options for whose rows `holds` is true.
 pub(in crate::cli) fn names(holds: impl Fn(&Row) -> bool) -> impl Iterator<Item = &'static str> {
     TABLE.iter().filter(move |row| holds(row)).map(|row| row.name)
 }
 
 impl Form {
-    /// Why a record can't have this value for an option of this form, if so; `null` says that the option doesn't apply.
+    /// Returns why a recorded value is invalid for this form, if it is. `null` means that the option doesn't apply.
     pub(in crate::cli) fn problem(self, value: &Value) -> Option<String> {
         if let Some(problem) = self.too_long(value) {
             return Some(problem);
@@ -316,7 +317,7 @@ impl Form {
         }
     }
 
-    /// Why a value is too long for a record, if so.
+    /// Returns why a value is too long for a record, if it is.
     pub(in crate::cli) fn too_long(self, value: &Value) -> Option<String> {
         match (self, value) {
             (Files, Value::Array(all)) if all.len() > MOST_FILES => {
@@ -333,7 +334,7 @@ impl Form {
         }
     }
 
-    /// The files that a value of this form names.
+    /// Returns the files that a value of this form names.
     pub(in crate::cli) fn files(self, value: &Value) -> Vec<&str> {
         let names = self.names_files(value);
         let texts = match value {
@@ -343,7 +344,7 @@ impl Form {
         texts.iter().filter(|_| names).filter_map(Value::as_str).collect()
     }
 
-    /// [`Form::files`], mutable.
+    /// Like [`Form::files`], mutable.
     pub(in crate::cli) fn files_mut(self, value: &mut Value) -> Vec<&mut String> {
         let names = self.names_files(value);
         let texts = match value {
@@ -373,7 +374,7 @@ mod tests {
     use clap::ArgAction;
 
     #[test]
-    fn every_option_has_a_row_and_every_row_an_option() {
+    fn options_and_table_rows_match() {
         let command = option_words::command();
         let arguments: Vec<&str> = command
             .get_arguments()
@@ -397,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_agree_with_what_clap_knows() {
+    fn table_rows_match_clap() {
         for arg in option_words::command().get_arguments() {
             let Some(row) = row(arg.get_id().as_str()) else { continue };
             assert!(arg.is_positional() || arg.get_long() == Some(&row.long()), "{}", row.name);
@@ -412,7 +413,7 @@ mod tests {
 
     /// Where to write, who may connect and what may be replaced never come from a record.
     #[test]
-    fn records_set_only_what_the_picture_depends_on() {
+    fn records_set_only_options_that_affect_the_picture() {
         for name in [
             "output",
             "overwrite",

@@ -1,15 +1,12 @@
-//! The options of a run as they were resolved, for its log, its pictures and its checkpoints.
+//! The resolved options of a run, for its log, pictures and checkpoints.
 
 use super::options;
 use crate::cli::args::RenderArgs;
 use crate::cli::output::escape::{path_of_text, path_text};
 use crate::cli::values;
 use crate::error::{Error, Result};
-use crate::mirage::Request;
-use crate::mirage::Shares;
-use crate::mirage::Strength;
-use crate::mirage::Target;
 use crate::mirage::preset::{ABSTRACT, Preset, SPATIAL, STYLE, layers_text};
+use crate::mirage::{Request, Shares, Strength, Target};
 use crate::vgg::{Network, locate};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -21,10 +18,10 @@ use std::path::Path;
 pub(in crate::cli) struct RecordedOptions(Map<String, Value>);
 
 impl RecordedOptions {
-    /// From the arguments, with the values of those that depend on the network or on each other.
+    /// Resolves the options from the arguments, including those that depend on the network or on each other.
     ///
     /// # Errors
-    /// [`Error::Usage`] if a value is so long that no record may state it: the run couldn't be resumed.
+    /// [`Error::Usage`] if a value is too long for a record: the run couldn't be resumed.
     pub(in crate::cli) fn new(
         args: &RenderArgs,
         request: &Request,
@@ -70,7 +67,7 @@ impl RecordedOptions {
         Ok(Self(options))
     }
 
-    /// The options for a cell of a sweep, which has this name; with `iterations` if its run goes on after it.
+    /// Returns the options for a cell of a sweep with this name; with `iterations` if its run continues after it.
     pub(in crate::cli) fn of_cell(&self, output: &Path, iterations: Option<u32>) -> Self {
         let mut options = self.0.clone();
         options.insert("output".to_owned(), values::path(output));
@@ -81,7 +78,7 @@ impl RecordedOptions {
         Self(options)
     }
 
-    /// The options with paths that hold wherever the program is started.
+    /// Returns the options with absolute paths, valid from any folder.
     ///
     /// # Errors
     /// [`Error::Io`] if the current folder can't be found.
@@ -94,7 +91,7 @@ impl RecordedOptions {
             Ok(())
         };
         for (name, value) in &mut options {
-            // The network inside the program has a name and no path.
+            // The built-in network has a name but no path.
             if name == "weights" && value == locate::NARROW {
                 continue;
             }
@@ -104,7 +101,7 @@ impl RecordedOptions {
         Ok(options)
     }
 
-    /// All options as JSON.
+    /// Returns all options as JSON.
     pub(in crate::cli) fn map(&self) -> &Map<String, Value> {
         &self.0
     }
@@ -129,7 +126,7 @@ struct Resolved {
     learning_rate: f32,
 }
 
-/// A struct as a JSON object.
+/// Serialises a struct as a JSON object.
 fn json_of(value: &impl Serialize) -> Result<Map<String, Value>> {
     // Through text, which has 0.03 where the nearest f32 is 0.029999999329.
     serde_json::to_string(value)
@@ -143,7 +140,7 @@ mod tests {
     use crate::cli::record::option_words;
 
     #[test]
-    fn the_table_and_the_record_have_the_same_options() {
+    fn table_and_record_have_the_same_options() {
         let words = |name: &str, word: &str| (name.to_owned(), vec![word.into()]);
         let args =
             option_words::parse(&[words("photo", "p.png"), words("style_image", "--style-image=s.png")])

@@ -1,6 +1,6 @@
-//! What is taken from a record. Records are untrusted input: a picture or a checkpoint may come from anywhere.
+//! Accepts options from records. Records are untrusted input: a picture or a checkpoint may come from anywhere.
 //!
-//! Options that the picture depends on are taken if their values have the right form. Files that they name are only
+//! Options on which the picture depends are accepted if their values have the right form. Files that they name are only
 //! read. Where to write, what to replace, who may watch and which device to use come from the command line only: a
 //! record with such an option was not written by this program, and is refused with the option's name.
 
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::path::Path;
 
-/// What a record is in.
+/// Where a record is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum RecordKind {
     /// In a picture, for a new run.
@@ -21,18 +21,18 @@ pub(in crate::cli) enum RecordKind {
     Checkpoint,
 }
 
-/// What was taken from a record.
+/// Options accepted from a record.
 #[derive(Debug)]
 pub(in crate::cli) struct Accepted {
     pub options: Map<String, Value>,
-    /// Notes for the user: files that are read, options that were not taken.
+    /// Notes for the user: files that are read, options that were not accepted.
     pub notes: Vec<String>,
 }
 
-/// Takes from the record of `file` what may be taken, except options that are given.
+/// Accepts options from the record of `file`, except those given on the command line.
 ///
 /// # Errors
-/// [`Error::File`] naming the first option that no record may give, that is unknown, or whose value can't be used.
+/// [`Error::File`] naming the first option that no record may set, that is unknown, or whose value is invalid.
 pub(in crate::cli) fn accept(
     file: &Path,
     kind: RecordKind,
@@ -45,7 +45,7 @@ pub(in crate::cli) fn accept(
     for (name, value) in &*in_present_form(record) {
         let Some(row) = options::row(name) else {
             return refuse(
-                format!("its record has an option that this version does not know: `{}`", one_line(name)),
+                format!("its record has an unknown option: `{}`", one_line(name)),
                 "Use the version of mirage that wrote it, and only files that you trust".to_owned(),
             );
         };
@@ -92,12 +92,12 @@ pub(in crate::cli) fn accept(
     Ok(accepted)
 }
 
-/// True for a record of a version with one scale: its iterations are a number, not a list with a number per scale.
+/// True for a record by a version without scales: its iterations are a number, not a list with a number per scale.
 pub(in crate::cli) fn has_one_scale(record: &Map<String, Value>) -> bool {
     record.get("iterations").is_some_and(Value::is_u64)
 }
 
-/// A record as this version writes it. Versions with one scale did not record options that they lacked.
+/// Converts a record to the form of this version. Versions without scales did not record options that they lacked.
 fn in_present_form(record: &Map<String, Value>) -> Cow<'_, Map<String, Value>> {
     if !has_one_scale(record) {
         return Cow::Borrowed(record);
@@ -118,23 +118,23 @@ fn in_present_form(record: &Map<String, Value>) -> Cow<'_, Map<String, Value>> {
     Cow::Owned(options)
 }
 
-/// A note on an option that is not taken, if it would have made a difference.
+/// Returns a note on an option that is not accepted, if it would have made a difference.
 fn not_taken(name: &str, form: Form, value: &Value) -> Option<String> {
     let text = value.as_str()?;
-    // The output has a note of its own; numbers and switches only concern the earlier run.
+    // The output has its own note; numbers and switches concern only the earlier run.
     let counts = name != "output" && matches!(form, Form::Text | Form::File);
     let option = options::row(name)?.long();
     counts.then(|| {
-        format!("--{option} is not taken from records: to use it, give --{option} {}", word(form, text))
+        format!("--{option} is not read from records: to use it, give --{option} {}", word(form, text))
     })
 }
 
-/// A recorded text as a word for a shell.
+/// Quotes a recorded text for a shell.
 fn word(form: Form, text: &str) -> String {
     if form == Form::File { quoted(path_of_text(text)) } else { quoted(text) }
 }
 
-/// Refuses devices and pipes, which could be read without end.
+/// Refuses devices and pipes, which may never end.
 fn check_ordinary(file: &Path, option: &str, path: &Path) -> Result<()> {
     match path.metadata() {
         Ok(found) if !found.is_file() => Err(Error::file(
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_record_keeps_its_one_scale() {
+    fn old_record_keeps_single_scale() {
         let record =
             json!({ "iterations": 150, "seed": 3, "pooling": "max", "style_statistic": "wasserstein" });
         let accepted = taken(RecordKind::Picture, &record, &[]).unwrap().options;
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn each_option_that_no_record_gives_is_refused_by_name() {
+    fn options_not_allowed_in_records_are_refused() {
         for row in TABLE.iter().filter(|row| row.recorded == Recorded::No) {
             for value in
                 [json!("x"), json!(true), json!(false), json!(0), json!(null), json!(["/etc/passwd"])]
@@ -202,12 +202,12 @@ mod tests {
                 assert!(text.contains(&format!("--{}", row.long())), "{text}");
             }
         }
-        // Also if the user gives it: the record is a forgery all the same.
+        // Even if the user gives it too: the record is still a forgery.
         assert!(taken(RecordKind::Picture, &json!({ "log": "x" }), &["log"]).is_err());
     }
 
     #[test]
-    fn names_of_no_option_are_refused_and_escaped() {
+    fn unknown_names_are_refused_and_escaped() {
         for name in
             ["colour", "", "--log", "log=x", "Log", "shader_dir", "help", "continue", "a\u{1b}[2Jb\n", "file"]
         {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn each_option_takes_its_form_only() {
+    fn values_of_wrong_type_are_refused() {
         let values = [
             (json!(1.5), "number"),
             (json!(true), "switch"),
@@ -249,7 +249,7 @@ mod tests {
                 } else {
                     let text = refusal(&record);
                     assert!(text.contains(&format!("--{}", row.long())), "{kind}: {text}");
-                    // What the user gives in its place is not looked at.
+                    // An option given in its place is not checked.
                     taken(RecordKind::Checkpoint, &record, &[row.name]).unwrap();
                 }
             }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_give_less_than_checkpoints() {
+    fn pictures_provide_fewer_options_than_checkpoints() {
         let record = json!({
             "photo": "/p.png", "output": "/elsewhere/x.png", "seed": 3, "save_every": 1, "checkpoint_every": 1, "top": 9,
             "bit_depth": 16, "labels": "/l.txt", "adapter": "$(touch x)", "kernels": "buffer", "init": "noise",
@@ -282,7 +282,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_is_read_is_an_ordinary_file() {
+    fn only_ordinary_files_are_read() {
         let folder = tempfile::tempdir().unwrap();
         for path in ["/dev/zero", "/dev/null", folder.path().to_str().unwrap()] {
             for record in [

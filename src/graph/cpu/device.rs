@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{DeviceOptions, Profile, Trace};
 use crate::ops::{CpuConstant, CpuValues, release_scratch};
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -113,6 +113,17 @@ impl CpuDevice {
     pub fn forget_unused_constants(&self) {
         let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
         constants.retain(|_, values| Arc::strong_count(values) > 1);
+    }
+
+    /// The keys of all constants.
+    pub fn constant_keys(&self) -> HashSet<String> {
+        self.constants.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// Releases all constants but those with these keys, and kept scratch memory.
+    pub fn keep_constants(&self, keys: &HashSet<String>) {
+        release_scratch();
+        self.constants.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| keys.contains(key));
     }
 
     /// Releases constants that no program uses, and kept scratch memory; they are made again when needed.

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_model_is_found_where_there_is_one() {
+    fn cpu_model_is_parsed() {
         let x86 = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel\t\t: 17\nmodel name\t: AMD EPYC 9R14\n";
         assert_eq!(model(x86).unwrap(), "AMD EPYC 9R14");
         assert_eq!(model("processor\t: 0\nBogoMIPS\t: 50.00\n"), None);

@@ -4,16 +4,19 @@ use super::super::counting::CONSTANTS_AHEAD;
 use crate::error::Result;
 use crate::gpu::{Context, Fence, PipelineCache};
 use crate::ops::{Constant, Storage, TEXTURE_WIDTH};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+/// The key of a constant, and where it lies.
+pub type ConstantKey = (String, Storage);
 
 /// A graphics device with its pipelines and constants.
 #[derive(Debug)]
 pub struct GpuDevice {
     pub context: Context,
     pub pipelines: PipelineCache,
-    constants: Mutex<HashMap<(String, Storage), Packed>>,
+    constants: Mutex<HashMap<ConstantKey, Packed>>,
     /// Bytes of inputs and copies that the device may still need.
     constants_ahead: AtomicU64,
 }
@@ -39,6 +42,16 @@ impl GpuDevice {
     /// Releases constants that no program uses; they are made again when needed.
     pub fn forget_constants(&self) {
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The keys of all constants.
+    pub fn constant_keys(&self) -> HashSet<ConstantKey> {
+        self.constants.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// Releases all constants but those with these keys.
+    pub fn keep_constants(&self, keys: &HashSet<ConstantKey>) {
+        self.constants.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| keys.contains(key));
     }
 
     /// The memory of a constant, if it was made.

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn no_part_takes_longer_than_the_limit_unless_it_is_one_step() {
+    fn parts_stay_within_limit_unless_single_step() {
         let split = |seconds: &[f64], limit| ends(&split(seconds.iter().copied(), limit));
         assert_eq!(split(&[0.2, 0.2, 0.2, 0.9, 0.1, 0.4], 0.5), [2, 3, 4, 6]);
         assert_eq!(split(&[0.5, 0.5], 0.5), [1, 2]);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_measured_once_when_the_device_is_warm() {
+    fn times_are_measured_once_after_warm_up() {
         let seconds = Duration::from_secs(1);
         let splitter = Splitter::new(Some(seconds), vec![0.6 * SLOW, 0.6 * SLOW, 0.2 * SLOW, 0.3 * SLOW]);
         let ranges = |steps: &[usize]| {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_all_goes_together() {
+    fn without_limit_nothing_is_split() {
         let splitter = Splitter::new(None, vec![1e18, 1e18]);
         for _ in 0..3 {
             assert_eq!(ends(&splitter.ranges(&[0, 1]).ranges), [2]);

@@ -1,4 +1,4 @@
-//! BMP.
+//! Reads BMP.
 
 use std::io::Cursor;
 

@@ -1,4 +1,4 @@
-//! Why a picture can't be read, in words for people; the file is named later.
+//! The errors of the decoders, as text for the user. The file name is added by [`Failure::error`].
 
 use std::fmt::Display;
 use std::io::ErrorKind;
@@ -14,21 +14,21 @@ const SMALLER: &str = "Scale the picture down first";
 /// Why a picture can't be read.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The file ends before its picture does.
+    /// The file is truncated.
     CutShort,
-    /// What is wrong, in the decoder's words.
+    /// The file is damaged, with the decoder's message.
     Damaged(String),
-    /// What kind of picture it is.
+    /// The kind of picture isn't supported.
     Unsupported(String),
-    /// There is not enough memory, or more would be taken than is allowed.
+    /// Not enough memory, or decoding would exceed the limit.
     Memory(String),
-    /// Anything else: the problem and its remedy.
+    /// Anything else: problem and remedy.
     Refused(String, &'static str),
 }
 
 impl Failure {
     pub(super) fn damaged(error: &impl Display) -> Self {
-        // On one line, short.
+        // One short line.
         let text: String =
             error.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).take(160).collect();
         Self::Damaged(text.trim().trim_end_matches('.').to_owned())
@@ -42,7 +42,7 @@ impl Failure {
         Self::Memory("decoding it needs more memory than is allowed".to_owned())
     }
 
-    /// The error for a file of the format with this name.
+    /// Converts to an error for the file; `format` is the format's name.
     pub(super) fn error(self, path: &Path, format: &str) -> Error {
         let (problem, remedy) = match self {
             Self::CutShort => (format!("the {format} is cut short: its end is missing"), REPLACE),
@@ -61,7 +61,7 @@ impl From<CutShort> for Failure {
     }
 }
 
-/// A row of values that can't be used.
+/// From the errors of [`Rows`](super::super::rows::Rows).
 impl From<&'static str> for Failure {
     fn from(problem: &'static str) -> Self {
         Self::Refused(problem.to_owned(), "Export the picture again from the program that made it")

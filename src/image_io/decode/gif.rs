@@ -1,4 +1,4 @@
-//! GIF: its first frame.
+//! Reads the first frame of a GIF.
 
 use std::num::NonZeroU64;
 
@@ -13,13 +13,13 @@ use super::reading::{Reading, Stored};
 pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Failure> {
     let frames = structure::gif(bytes)?;
     let mut options = DecodeOptions::new();
-    // Extensions and palettes; the pixels have their own limit.
+    // For extensions and palettes; the pixels have a limit of their own.
     if let Some(limit) = NonZeroU64::new(bytes.len() as u64 + (1 << 20)) {
         options.set_memory_limit(MemoryLimit::Bytes(limit));
     }
     let mut decoder = options.read_info(bytes)?;
     let size = (u32::from(decoder.width()), u32::from(decoder.height()));
-    // What no frame covers takes its time too.
+    // Areas that no frame covers take time too.
     reading.check_whole(size)?;
     let frame = decoder.next_frame_info()?.ok_or(Failure::Damaged("it has no picture".to_owned()))?;
     let (left, top) = (usize::from(frame.left), usize::from(frame.top));
@@ -39,7 +39,7 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     let channels = layout.channels();
     let mut row = vec![0; rows.row_bytes()];
     for y in 0..size.1 as usize {
-        // What the frame leaves free is transparent, as browsers have it.
+        // Pixels outside the frame are transparent, as in browsers.
         row.fill(0);
         let line =
             y.checked_sub(top).and_then(|y| indices.get(y * width..(y + 1) * width)).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Reading pictures: files in, upright opaque sRGB out.
+//! Reads pictures; the result is upright, opaque and sRGB.
 
 mod bmp;
 mod failure;
@@ -22,38 +22,38 @@ use failure::{Failure, REPLACE};
 pub use reading::ReadOptions;
 use reading::Reading;
 
-/// The largest file that is read, in bytes: 16 bit RGBA at [`MAX_PIXELS`](super::MAX_PIXELS), uncompressed.
+/// Largest accepted file, in bytes: 16 bit RGBA at [`MAX_PIXELS`](super::MAX_PIXELS), uncompressed.
 const MAX_FILE: u64 = 1 << 31;
 
-/// Reads the picture in a file: PNG, JPEG, WebP, TIFF, GIF or BMP, recognised by content, not by name.
+/// Reads a picture from a file: PNG, JPEG, WebP, TIFF, GIF or BMP, recognised by content, not by name.
 ///
-/// Whatever the file holds (1 to 16 bits, palette, gray, alpha, CMYK, YCbCr, 32 bit float TIFF), the
-/// picture is RGB `f32` in [0, 1] at the file's full precision (float samples as they are), with
-/// EXIF orientation applied, alpha composited on white (on the encoded values, as browsers do), and
-/// an embedded colour profile, or the code points of a PNG's cICP, converted to sRGB. An animation or multi-page
-/// file gives its first frame. A picture of 1x1 is fine here. Each of these conversions is named in [`Decoded::notes`].
+/// For all supported kinds (1 to 16 bits, palette, gray, alpha, CMYK, YCbCr, 32 bit float TIFF) the result
+/// is RGB `f32` in [0, 1] at the file's full precision (float samples are unchanged), with EXIF orientation
+/// applied, alpha composited on white (on the encoded values, as browsers do), and an embedded colour profile,
+/// or the code points of a PNG's cICP, converted to sRGB. Of an animation or multi-page file the first frame is
+/// read. A picture of 1x1 is accepted. Each of these conversions is listed in [`Decoded::notes`].
 ///
 /// # Errors
-/// [`Error::File`], and nothing else: the file is missing, no ordinary file, empty, no picture, of an
-/// unsupported kind, damaged, cut short, or larger than [`MAX_SIDE`](super::MAX_SIDE),
-/// [`MAX_PIXELS`](super::MAX_PIXELS) or 2 GiB. Sizes are checked before memory is taken.
+/// Only [`Error::File`]: the file is missing, not a regular file, empty, not a picture, of an unsupported
+/// kind, damaged, truncated, or larger than [`MAX_SIDE`](super::MAX_SIDE), [`MAX_PIXELS`](super::MAX_PIXELS)
+/// or 2 GiB. Sizes are checked before memory is allocated.
 pub fn read(path: &Path) -> Result<Decoded> {
     read_with(path, &ReadOptions::default())
 }
 
-/// [`read`] for a picture that is wanted smaller, or on another background.
+/// Reads a picture as [`read`] does, with a reduced size or another background.
 ///
 /// # Errors
-/// As those of [`read`].
+/// The errors of [`read`].
 pub fn read_with(path: &Path, options: &ReadOptions) -> Result<Decoded> {
     let bytes = load(path)?;
     decode(path, &bytes, options)
 }
 
-/// [`read`] of a picture that is in memory; errors name it `name`.
+/// Reads a picture from memory as [`read`] does; errors call it `name`.
 ///
 /// # Errors
-/// As those of [`read`].
+/// The errors of [`read`].
 pub fn read_bytes(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<Decoded> {
     decode(Path::new(name), bytes, options)
 }
@@ -77,22 +77,22 @@ fn decode(path: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Decoded> {
     decoded.map_err(|failure| failure.error(path, name(format)))
 }
 
-/// The text that [`write`](super::write()) or a [`Film`](super::Film) embedded in a file: the pairs of
-/// [`WriteOptions::metadata`](super::WriteOptions::metadata) in order; empty if there are none.
-/// From a PNG of another program, its iTXt chunks. Pixels aren't decoded.
+/// Reads the text metadata that [`write`](super::write()) or a [`Film`](super::Film) embedded in a file: the
+/// pairs of [`WriteOptions::metadata`](super::WriteOptions::metadata) in order; empty if there are none. For a
+/// PNG of another program, reads its iTXt chunks. Pixels aren't decoded.
 ///
 /// # Errors
-/// [`Error::File`] if the file can't be read, is no picture, or its metadata is damaged.
+/// [`Error::File`] if the file can't be read, is not a picture, or its metadata is damaged.
 pub fn read_metadata(path: &Path) -> Result<Vec<(String, String)>> {
     let bytes = load(path)?;
     let format = format_of(path, &bytes)?;
     metadata::extract(&bytes, format).map_err(|problem| Error::file(path, problem, REPLACE))
 }
 
-/// The content of a picture file.
+/// Reads the content of a picture file.
 fn load(path: &Path) -> Result<Vec<u8>> {
     if path.is_dir() {
-        return Err(Error::file(path, "it is a folder, not a picture", "Name a picture file inside it"));
+        return Err(Error::file(path, "it is a folder, not a picture", "Use a picture file inside it"));
     }
     files::read_up_to(path, MAX_FILE).map_err(|e| match e.kind() {
         ErrorKind::NotFound => {
@@ -100,7 +100,7 @@ fn load(path: &Path) -> Result<Vec<u8>> {
         }
         ErrorKind::PermissionDenied => Error::file(
             path,
-            "it may not be read",
+            "there is no permission to read it",
             "Change its permissions, or those of the folders above it",
         ),
         ErrorKind::FileTooLarge => {
@@ -111,7 +111,7 @@ fn load(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-/// The format of a picture file, by its content.
+/// Recognises the format of a picture file by its content.
 fn format_of(path: &Path, bytes: &[u8]) -> Result<ImageFormat> {
     if bytes.is_empty() {
         return Err(Error::file(path, "the file is empty (0 bytes)", REPLACE));
@@ -133,7 +133,7 @@ fn format_of(path: &Path, bytes: &[u8]) -> Result<ImageFormat> {
     }
 }
 
-/// The picture upright, with its notes.
+/// Turns the picture upright and adds the remaining notes.
 fn finish(
     mut picture: Picture,
     mut alpha: Option<Alpha>,
@@ -163,13 +163,13 @@ fn finish(
     Ok(Decoded { picture, alpha, size, notes: reading.notes, memory })
 }
 
-/// True if rows become columns.
+/// Returns true if the orientation swaps rows and columns.
 fn is_swapped(orientation: Orientation) -> bool {
     use Orientation as O;
     matches!(orientation, O::Rotate90 | O::Rotate270 | O::Rotate90FlipH | O::Rotate270FlipH)
 }
 
-/// The pixels of a picture of `w` x `h` turned upright, and their size.
+/// Turns a picture of `w` x `h` pixels upright; returns its new (width, height) and its values.
 fn turn(
     values: &[f32],
     channels: usize,
@@ -181,7 +181,7 @@ fn turn(
     let mut turned = zeros::<f32>(values.len())?;
     for (y, row) in turned.chunks_exact_mut(width * channels).enumerate() {
         for (x, to) in row.chunks_exact_mut(channels).enumerate() {
-            // Where in the stored picture the upright pixel (x, y) is.
+            // Position of the upright pixel (x, y) in the stored picture.
             let (sx, sy) = match orientation {
                 O::NoTransforms => (x, y),
                 O::FlipHorizontal => (w - 1 - x, y),
@@ -199,7 +199,7 @@ fn turn(
     Ok(((width, height), turned))
 }
 
-/// The user's word for a format.
+/// Returns the name of a format for messages.
 fn name(format: ImageFormat) -> &'static str {
     match format {
         ImageFormat::Png => "PNG",
@@ -215,9 +215,9 @@ fn name(format: ImageFormat) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Against `image`'s own turning, on a picture without any symmetry.
+    /// Compared with the `image` crate, on a picture without any symmetry.
     #[test]
-    fn all_eight_turns_agree_with_image() {
+    fn all_orientations_match_the_image_crate() {
         let stored = image::RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8 * 50, y as u8 * 80, 7]));
         let values =
             |image: &image::RgbImage| -> Vec<f32> { image.as_raw().iter().map(|v| f32::from(*v)).collect() };

@@ -1,4 +1,4 @@
-//! PNG, row by row.
+//! Reads PNG row by row.
 
 use std::io::Cursor;
 
@@ -11,7 +11,8 @@ use super::super::structure::{self, EXIF_KEYS};
 use super::failure::Failure;
 use super::reading::{Embedded, Reading, Stored, orientation};
 
-/// The most that EXIF in a text may expand to: twice the 64 KiB that EXIF may take in a JPEG, with room for spaces.
+/// Limit in bytes for EXIF in a text chunk after decompression: two digits for each of the 64 KiB that EXIF can have in
+/// a JPEG, with room for spaces.
 const MAX_EXIF_TEXT: usize = 1 << 18;
 
 pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Failure> {
@@ -19,7 +20,7 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     if let Some(size) = found.size {
         reading.check_size(size)?;
     }
-    // A chunk is no larger than the file, and a profile is what expands.
+    // A chunk is no larger than the file; only the profile is decompressed.
     let limits = Limits { bytes: bytes.len().saturating_add(MAX_PROFILE) };
     let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), limits);
     decoder.set_ignore_text_chunk(true);
@@ -79,8 +80,8 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     Ok(Stored { rows, orientation })
 }
 
-/// EXIF that is kept as a text, hexadecimal digits behind a name and a length. `None` for what is not understood: a picture
-/// can be painted without.
+/// Reads EXIF from a text chunk: a name, a length, and hexadecimal digits. Returns `None` if it is malformed, because
+/// EXIF is optional.
 fn exif_of_text(bytes: &[u8]) -> Option<Vec<u8>> {
     let limits = Limits { bytes: bytes.len().saturating_add(MAX_EXIF_TEXT) };
     let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), limits);
@@ -114,7 +115,7 @@ mod tests {
     use png::text_metadata::{TEXtChunk, ZTXtChunk};
 
     #[test]
-    fn exif_that_is_kept_as_a_text_is_found() {
+    fn exif_in_png_text_chunks_is_found() {
         let found = |text: &str, compressed: bool| {
             let mut bytes = Vec::new();
             let mut writer = png::Encoder::new(&mut bytes, 1, 1).write_header().unwrap();

@@ -1,4 +1,4 @@
-//! What reading a picture has in common, whatever its format.
+//! The format-independent part of reading a picture.
 
 use std::cell::Cell;
 
@@ -10,29 +10,28 @@ use super::super::{MAX_PIXELS, check_size};
 use super::failure::Failure;
 use crate::allocation::zeros;
 
-/// Pixels that a byte of a file may stand for where the whole picture is decoded at once: more than any photo has, and
-/// more than JPEG can hold.
+/// Maximum pixels per byte of the file for a picture that is decoded in one piece: more than in any photo, and more
+/// than JPEG can encode.
 const MOST_PER_BYTE: usize = 1024;
 
-/// How many times as many pixels as those that are read as they are a decoder may always decode at once: 64 Mi pixels, which take
-/// up to 800 MB.
+/// A decoder may always decode this many times [`ReadOptions::plain_pixels`] at once: 64 Mi pixels, which take up to
+/// 800 MB.
 const WHOLE: usize = 4;
 
-/// How [`read_with`](super::read_with) reads.
+/// Options of [`read_with`](super::read_with).
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReadOptions {
-    /// The longest side in pixels of the picture that is wanted of this one. One of more than 16 Mi pixels and four times
-    /// that side is averaged down to four times it while it is read, so that it is never in memory as a whole; nor is what a
-    /// decoder makes of a JPEG of more than 64 Mi pixels.
+    /// Longest side in pixels that the caller needs. A picture of more than 16 Mi pixels that is longer than four
+    /// times this side is averaged down to four times it while it is read, so it is never in memory as a whole. For a
+    /// JPEG of more than 64 Mi pixels this includes the decoder's buffer.
     pub longest: Option<usize>,
-    /// The colour that transparent pixels are composited on: sRGB, each channel from 0 to 1.
+    /// Background colour for transparent pixels: sRGB, each channel from 0 to 1.
     pub background: [f32; 3],
-    /// Pictures of more pixels are refused. Hidden: for tests with limits of time and memory, which a large picture may
-    /// exceed.
+    /// Pictures with more pixels are rejected. Hidden: for tests with limits of time and memory, which a large picture
+    /// may exceed.
     #[doc(hidden)]
     pub most_pixels: usize,
-    /// Pictures of up to this many pixels are read as they are, whatever is wanted. Hidden: for tests of what large ones
-    /// become.
+    /// Pictures of up to this many pixels are never averaged. Hidden: for tests of how large pictures are reduced.
     #[doc(hidden)]
     pub plain_pixels: usize,
 }
@@ -43,13 +42,13 @@ impl Default for ReadOptions {
     }
 }
 
-/// What a file says of its colours.
+/// A file's colour space.
 #[derive(Debug)]
 pub(super) enum Embedded {
     Nothing,
     /// An ICC profile.
     Profile(Vec<u8>),
-    /// An ICC profile that can't be taken out of the file.
+    /// An ICC profile that can't be extracted from the file.
     Unreadable,
     /// The code points of PNG's cICP.
     CodePoints([u8; 4]),
@@ -61,7 +60,7 @@ impl From<Option<Vec<u8>>> for Embedded {
     }
 }
 
-/// A picture whose rows have all come, and how it has to be turned.
+/// A completely read picture and its EXIF orientation.
 pub(super) struct Stored {
     pub rows: Rows,
     pub orientation: Orientation,
@@ -72,9 +71,9 @@ pub(super) struct Reading<'a> {
     options: &'a ReadOptions,
     /// Size of the file in bytes.
     file: usize,
-    /// What was done to the file's content.
+    /// Conversions applied to the file's content.
     pub notes: Vec<String>,
-    /// Bytes of the largest buffer so far.
+    /// Size of the largest buffer so far, in bytes.
     largest: Cell<usize>,
 }
 
@@ -83,7 +82,7 @@ impl<'a> Reading<'a> {
         Self { options, file, notes: Vec::new(), largest: Cell::new(0) }
     }
 
-    /// Refuses sizes beyond the limits, as the header states them.
+    /// Rejects a size from a file's header that exceeds the limits.
     pub(super) fn check_size(&self, (width, height): (u32, u32)) -> Result<(), Failure> {
         let size = (width as usize, height as usize);
         let within = check_size(size.0, size.1).and_then(|()| match self.options.most_pixels {
@@ -95,25 +94,26 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// [`Reading::check_size`] for what is decoded in one piece, which must not be more than the file can be of.
+    /// Checks as [`Reading::check_size`], for pixels that are decoded in one piece: also rejects a size that is
+    /// implausibly large for the file.
     pub(super) fn check_whole(&self, size: (u32, u32)) -> Result<(), Failure> {
         self.check_size(size)?;
         let pixels = size.0 as usize * size.1 as usize;
         if pixels > ReadOptions::default().plain_pixels && pixels / MOST_PER_BYTE > self.file {
             let problem =
-                format!("it states a size of {}x{} pixels, but has only {} bytes", size.0, size.1, self.file);
+                format!("its header says {}x{} pixels, but it has only {} bytes", size.0, size.1, self.file);
             return Err(Failure::Refused(problem, "Get an intact copy of the file"));
         }
         Ok(())
     }
 
-    /// Room for what a decoder returns at once.
+    /// Allocates a decoder's output buffer.
     pub(super) fn buffer(&self, bytes: usize) -> Result<Vec<u8>, Failure> {
         self.note_buffer(bytes);
         zeros(bytes).map_err(Failure::Memory)
     }
 
-    /// Notes that a decoder has as many bytes of its own.
+    /// Accounts for a buffer that a decoder allocates itself.
     pub(super) fn note_buffer(&self, bytes: usize) {
         self.largest.set(self.largest.get().max(bytes));
     }
@@ -122,28 +122,28 @@ impl<'a> Reading<'a> {
         Keep { longest: self.options.longest, pixels: self.options.plain_pixels }
     }
 
-    /// How many pixels a side a decoder may reduce to their mean itself, 1, 2, 4 or 8, where it takes much memory
-    /// otherwise: none of pictures that it can hold as a whole.
+    /// Returns the side (1, 2, 4 or 8) of the blocks of pixels that a decoder may reduce to their mean to save memory;
+    /// 1 for pictures that it can hold as a whole.
     pub(super) fn step(&self, (width, height): (u32, u32)) -> usize {
         let size = (width as usize, height as usize);
         if size.0 * size.1 / WHOLE > self.options.plain_pixels { self.keep().step(size) } else { 1 }
     }
 
-    /// Bytes that reading a picture of these floats took at most; twice the floats while it was turned.
+    /// Returns the peak memory in bytes for reading a picture of this many floats. Turning it needs a second copy.
     pub(super) fn memory(&self, floats: usize, turned: bool) -> u64 {
         let picture = floats as u64 * 4;
         let besides = if turned { picture.max(self.largest.get() as u64) } else { self.largest.get() as u64 };
         self.file as u64 + picture + besides
     }
 
-    /// Notes that only the first of several frames is used.
+    /// Adds a note if only the first of several frames is used.
     pub(super) fn note_frames(&mut self, count: usize) {
         if count > 1 {
             self.notes.push(format!("animation: only the first of {count} frames is used"));
         }
     }
 
-    /// Takes the rows of a picture of this kind.
+    /// Starts collecting the rows of a picture.
     pub(super) fn start(
         &mut self,
         size: (u32, u32),
@@ -153,7 +153,8 @@ impl<'a> Reading<'a> {
         self.start_reduced(size, 1, layout, embedded)
     }
 
-    /// [`Reading::start`] for rows with a pixel for `step` x `step` of the picture, `step` being what [`Reading::step`] gave.
+    /// Like [`Reading::start`], for rows whose pixels are means of `step` x `step` pixels of the picture; `step` is the
+    /// result of [`Reading::step`].
     pub(super) fn start_reduced(
         &mut self,
         (width, height): (u32, u32),
@@ -198,7 +199,7 @@ impl<'a> Reading<'a> {
         Rows::new(layout, size, step, self.keep(), self.options.background, to_srgb).map_err(Failure::Memory)
     }
 
-    /// Notes that pixels were not opaque.
+    /// Adds a note that pixels were not opaque.
     pub(super) fn note_alpha(&mut self) {
         let [red, green, blue] = self.options.background.map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8);
         let on = match [red, green, blue] {
@@ -210,7 +211,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The orientation that an EXIF block asks for; none if it doesn't, or asks for nonsense.
+/// Returns the orientation in an EXIF block; no transform if it is missing or invalid.
 pub(super) fn orientation(exif: Option<&[u8]>) -> Orientation {
     // Some writers leave the prefix that JPEG needs in PNG and WebP too.
     exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif)))

@@ -1,4 +1,4 @@
-//! TIFF and BigTIFF, strip by strip or a row of tiles at a time.
+//! Reads TIFF and BigTIFF, one strip or one row of tiles at a time.
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,13 +15,13 @@ use super::super::structure;
 use super::failure::Failure;
 use super::reading::{Reading, Stored};
 
-/// Tags that the crate has no name for.
+/// Tags without a name in the crate.
 const COEFFICIENTS: Tag = Tag::Unknown(529);
 const REFERENCE: Tag = Tag::Unknown(532);
-/// The tag's value for JPEG data with the tables in a tag of their own.
+/// Value of the compression tag for JPEG data whose tables are in a separate tag.
 const JPEG: u16 = 7;
-/// Of camera raw files, whose first page is a small preview: DNG's version, and what Canon's CR2 has behind
-/// TIFF's header.
+/// Markers of camera raw files, whose first page is a small preview: DNG's version tag, and the bytes after TIFF's
+/// header in Canon's CR2.
 const DNG_VERSION: Tag = Tag::Unknown(50_706);
 const CR2: &[u8] = b"CR";
 
@@ -29,8 +29,8 @@ type File<'a> = Decoder<Cursor<&'a [u8]>>;
 
 pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Failure> {
     let mut limits = Limits::default();
-    // What is stored takes no more than the file; what is decoded has a limit of its own. A tag has no more values than the file
-    // has bytes, nor than eight million; the crate takes 32 bytes for each.
+    // Stored data are no larger than the file; decoded data have a limit of their own. A tag may have as many values as
+    // the file has bytes, up to eight million; the crate needs 32 bytes for each.
     limits.intermediate_buffer_size = bytes.len();
     limits.decoding_buffer_size = bytes.len().saturating_mul(size_of::<Value>()).min(1 << 28);
     let mut file: File<'_> = Decoder::new(Cursor::new(bytes))?.with_limits(limits);
@@ -54,7 +54,7 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     let mut rows = reading.start(size, layout, icc.into())?;
 
     let chunk = file.chunk_dimensions();
-    // A strip may state more rows than the picture has.
+    // A strip may declare more rows than the picture has.
     let (across, down) = (size.0.div_ceil(chunk.0), size.1.div_ceil(chunk.1));
     reading.check_whole((chunk.0.min(size.0), chunk.1.min(size.1)))?;
     check_jpegs(&mut file, bytes, chunk)?;
@@ -78,13 +78,13 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     Ok(Stored { rows, orientation })
 }
 
-/// True if the first page is only a preview of what the camera recorded.
+/// Returns true for a camera raw file, whose first page is only a preview.
 fn is_raw(file: &mut File<'_>, bytes: &[u8]) -> bool {
     let kind = file.find_tag_unsigned::<u32>(Tag::NewSubfileType).ok().flatten().unwrap_or(0);
     bytes.get(8..10) == Some(CR2) || kind & 1 == 1 || file.find_tag(DNG_VERSION).ok().flatten().is_some()
 }
 
-/// The embedded profile, up to a byte more than is used. As a value of the crate's it would take 32 times its size.
+/// Reads the embedded profile, up to one byte more than the limit. Read as a `Value` it would take 32 times its size.
 fn profile(file: &mut File<'_>, most: usize) -> Option<Vec<u8>> {
     let mut icc = vec![0; most.min(MAX_PROFILE + 1)];
     let length = file.image_ifd().find_tag_bytes(Tag::IccProfile, &mut icc, 0).ok()??;
@@ -92,11 +92,11 @@ fn profile(file: &mut File<'_>, most: usize) -> Option<Vec<u8>> {
     Some(icc)
 }
 
-/// What a pixel is made of.
+/// Returns the layout of the samples.
 fn layout(file: &mut File<'_>, color: ColorType) -> Result<Layout, Failure> {
     let format = file.find_tag_unsigned_vec::<u16>(Tag::SampleFormat)?.and_then(|all| all.first().copied());
     let bits = color.bit_depth();
-    // Without the tag they are whole numbers.
+    // Without the tag, samples are unsigned integers.
     let (kind, sample) = match (format.unwrap_or(1), bits) {
         (1 | 4, 1 | 2 | 4 | 8) => ("", Some(Sample::U8)),
         (1 | 4, 16) => ("", Some(Sample::U16)),
@@ -123,14 +123,14 @@ fn layout(file: &mut File<'_>, color: ColorType) -> Result<Layout, Failure> {
         ColorType::Lab(_) => return unsupported("CIE L*a*b*"),
         ColorType::YCbCr(_) => return unsupported("YCbCr of more than 8 bits"),
         ColorType::Multiband { num_samples, .. } => {
-            return unsupported(&format!("{num_samples} channels of no stated colour"));
+            return unsupported(&format!("{num_samples} channels without a colour space"));
         }
         _ => return unsupported(&format!("{bits} bits per channel")),
     };
     Ok(Layout { sample, colors, opacity })
 }
 
-/// Refuses JPEG data that state a larger picture than their strip or tile: the decoder would take the memory for it.
+/// Rejects JPEG data whose header has a larger size than their strip or tile: the decoder would allocate for it.
 fn check_jpegs(file: &mut File<'_>, bytes: &[u8], chunk: (u32, u32)) -> Result<(), Failure> {
     if file.find_tag_unsigned::<u16>(Tag::Compression)? != Some(JPEG) {
         return Ok(());
@@ -143,7 +143,7 @@ fn check_jpegs(file: &mut File<'_>, bytes: &[u8], chunk: (u32, u32)) -> Result<(
         let data = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
         let header = structure::jpeg_header(data);
         if header.size.is_some_and(|(width, height)| width > chunk.0 || height > chunk.1) {
-            return Err(Failure::Damaged("its JPEG data state a size of their own".to_owned()));
+            return Err(Failure::Damaged("its JPEG data are larger than their strip or tile".to_owned()));
         }
         if !matches!(header.precision, 0 | 8) {
             return Err(Failure::Unsupported(format!("JPEG of {} bits per channel", header.precision)));
@@ -176,7 +176,7 @@ impl Chunk {
         Ok(Self { width, bytes, row_bytes, planes: stored.planes.max(1) })
     }
 
-    /// Copies a row to `to`: its samples side by side, those of few bits widened to 8.
+    /// Copies a row to `to` with interleaved samples, those of less than 8 bits widened to 8.
     fn copy_row(&self, y: usize, bits: u8, layout: Layout, to: &mut [u8]) {
         let plane_bytes = self.bytes.len() / self.planes;
         let planes = self.bytes.chunks_exact(plane_bytes.max(1));
@@ -200,11 +200,11 @@ impl Chunk {
     }
 }
 
-/// How luminance and chrominance become RGB.
+/// The conversion from YCbCr to RGB.
 struct Luma {
-    /// What red, green and blue contribute to luminance.
+    /// Contributions of red, green and blue to luminance.
     weights: [f32; 3],
-    /// The codes of black and white of each channel.
+    /// Codes of black and white of each channel.
     reference: [f32; 6],
 }
 
@@ -231,7 +231,7 @@ impl Luma {
     }
 }
 
-/// The fractions of a tag, if it has as many.
+/// Reads a tag with exactly `N` fractions.
 fn ratios<const N: usize>(file: &mut File<'_>, tag: Tag) -> Option<[f32; N]> {
     let Ok(Some(Value::List(values))) = file.find_tag(tag) else { return None };
     let ratio = |value: &Value| match value {

@@ -1,4 +1,4 @@
-//! WebP: the picture, or the first frame of an animation.
+//! Reads WebP: the picture, or the first frame of an animation.
 
 use std::io::Cursor;
 
@@ -14,7 +14,7 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     let mut decoder = WebPDecoder::new(Cursor::new(bytes))?;
     let size = decoder.dimensions();
     reading.check_whole(size)?;
-    // Chunks, which don't expand.
+    // For chunks, which aren't compressed.
     decoder.set_memory_limit(bytes.len());
     reading.note_frames(decoder.num_frames() as usize);
     let opacity = if decoder.has_alpha() { Opacity::Straight } else { Opacity::Opaque };

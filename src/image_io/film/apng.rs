@@ -1,4 +1,4 @@
-//! Films as animated PNG: <https://www.w3.org/TR/png-3/#apng-frame-based-animation>.
+//! Writes films as animated PNG: <https://www.w3.org/TR/png-3/#apng-frame-based-animation>.
 
 use std::io::{self, Write};
 
@@ -6,7 +6,7 @@ use png::chunk::{ChunkType, IDAT, fcTL, fdAT};
 
 use super::Spool;
 
-/// A frame's compressed pixels: the content of a PNG's `IDAT` chunks.
+/// Compresses a frame; returns the content of a PNG's `IDAT` chunks.
 pub(super) fn encode(levels: &[u8], (width, height): (u32, u32)) -> io::Result<Vec<u8>> {
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, width, height);
@@ -17,7 +17,7 @@ pub(super) fn encode(levels: &[u8], (width, height): (u32, u32)) -> io::Result<V
     pixels(&file).ok_or_else(|| io::Error::other("the PNG encoder made no image data"))
 }
 
-/// The joined `IDAT` chunks of a PNG.
+/// Joins the `IDAT` chunks of a PNG.
 fn pixels(file: &[u8]) -> Option<Vec<u8>> {
     let mut joined = Vec::new();
     let mut rest = file.get(8..)?;
@@ -26,13 +26,13 @@ fn pixels(file: &[u8]) -> Option<Vec<u8>> {
         if after.get(..4)? == &IDAT.0[..] {
             joined.extend(after.get(4..4 + length)?);
         }
-        // Behind the type, the content and the checksum.
+        // Skip type, content and checksum.
         rest = after.get(4 + length + 4..)?;
     }
     (!joined.is_empty()).then_some(joined)
 }
 
-/// Writes the film around its frames.
+/// Writes the film from its encoded frames.
 pub(super) fn assemble(
     out: &mut impl Write,
     (width, height): (u32, u32),
@@ -48,7 +48,7 @@ pub(super) fn assemble(
         encoder.add_itxt_chunk(key.clone(), value.clone())?;
     }
     let mut writer = encoder.write_header()?;
-    // One number goes through the chunks of both kinds.
+    // The chunks of both kinds share one sequence number.
     let mut sequence = 0u32;
     let mut data = Vec::new();
     spool.replay(|pixels, milliseconds| {
@@ -59,7 +59,7 @@ pub(super) fn assemble(
         }
         control.extend(numerator.to_be_bytes());
         control.extend(denominator.to_be_bytes());
-        // Nothing is disposed of, and nothing blended: each frame covers the one before.
+        // No disposal and no blending: each frame covers the previous one.
         control.extend([0, 0]);
         writer.write_chunk(fcTL, &control)?;
         let kind: ChunkType = if sequence == 0 { IDAT } else { fdAT };
@@ -75,7 +75,7 @@ pub(super) fn assemble(
     Ok(writer.finish()?)
 }
 
-/// A time as a fraction of 16 bit numbers, in seconds.
+/// Converts a time to a fraction of 16 bit numbers, in seconds.
 fn delay(milliseconds: u32) -> (u16, u16) {
     match u16::try_from(milliseconds) {
         Ok(exact) => (exact, 1000),

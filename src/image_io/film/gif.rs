@@ -1,7 +1,7 @@
-//! Films as GIF: <https://www.w3.org/Graphics/GIF/spec-gif89a.txt>.
+//! Writes films as GIF: <https://www.w3.org/Graphics/GIF/spec-gif89a.txt>.
 //!
-//! Each frame has a palette of its own. A frame of more than 256 colours is dithered by error diffusion (Floyd and
-//! Steinberg 1976), every other row from right to left, so that the error doesn't drift to one side.
+//! Each frame has its own palette. A frame of more than 256 colours is dithered by error diffusion (Floyd and
+//! Steinberg 1976), every other row from right to left, so the error doesn't drift to one side.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -11,8 +11,8 @@ use gif::{AnyExtension, EncodingError, Extension, Frame, Repeat};
 use super::palette::palette;
 use super::{Spool, metadata};
 
-/// A frame, ready to be stored: how many colours the palette has less one, the palette, and the pixels as indices
-/// in LZW.
+/// Encodes a frame for the spool: the number of palette colours minus one, the palette, and the pixels as LZW-coded
+/// indices.
 pub(super) fn encode(levels: &[u8], (width, height): (u32, u32)) -> Vec<u8> {
     let (palette, indices) = match few_colours(levels) {
         Some(exact) => exact,
@@ -28,7 +28,7 @@ pub(super) fn encode(levels: &[u8], (width, height): (u32, u32)) -> Vec<u8> {
     bytes
 }
 
-/// Palette and indices if 256 colours are enough for all pixels.
+/// Returns palette and indices if 256 colours are enough for all pixels.
 fn few_colours(levels: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let mut colours = BTreeSet::new();
     for pixel in levels.chunks_exact(3) {
@@ -43,7 +43,7 @@ fn few_colours(levels: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((colours.concat(), indices))
 }
 
-/// A palette of 256 colours for pixels of more, and their indices, dithered.
+/// Returns a palette of 256 colours and the indices of the dithered pixels.
 fn many_colours(levels: &[u8], width: usize) -> (Vec<u8>, Vec<u8>) {
     let palette = palette(levels);
     let indices = dither(levels, width, &palette);
@@ -54,7 +54,7 @@ fn many_colours(levels: &[u8], width: usize) -> (Vec<u8>, Vec<u8>) {
 fn dither(levels: &[u8], width: usize, palette: &[u8]) -> Vec<u8> {
     let mut nearest = Nearest::new(palette);
     let mut indices = vec![0; levels.len() / 3];
-    // What this row and the next take over from pixels already done; one more pixel at both ends.
+    // Errors diffused to this row and the next, with one more pixel at both ends.
     let mut carried = vec![[0f32; 3]; width + 2];
     let mut next = carried.clone();
     for (y, (row, out)) in levels.chunks_exact(width * 3).zip(indices.chunks_exact_mut(width)).enumerate() {
@@ -62,7 +62,7 @@ fn dither(levels: &[u8], width: usize, palette: &[u8]) -> Vec<u8> {
         let forth = y % 2 == 0;
         for step in 0..width {
             let x = if forth { step } else { width - 1 - step };
-            // Clamped: colours that the palette can't reach would pile up errors and spill them far away.
+            // Clamped, because errors of colours outside of the palette would accumulate and spread far.
             let wanted: [f32; 3] =
                 std::array::from_fn(|c| (f32::from(row[x * 3 + c]) + carried[x + 1][c]).clamp(0.0, 255.0));
             let index = nearest.index(wanted);
@@ -81,11 +81,11 @@ fn dither(levels: &[u8], width: usize, palette: &[u8]) -> Vec<u8> {
     indices
 }
 
-/// The nearest palette entry for a colour, remembered for cells of 4x4x4 levels: what a cell's middle gets is
-/// right for all of it to within what dithering evens out.
+/// Finds the nearest palette entry for a colour, cached for cells of 4x4x4 levels. All colours of a cell get the entry
+/// of its centre; dithering compensates the error.
 struct Nearest<'a> {
     palette: &'a [u8],
-    /// Indices of cells; `UNKNOWN` until asked for.
+    /// Palette index of each cell; `UNKNOWN` until first used.
     cells: Vec<u16>,
 }
 
@@ -96,7 +96,7 @@ impl<'a> Nearest<'a> {
         Self { palette, cells: vec![UNKNOWN; 1 << 18] }
     }
 
-    /// Index of the palette entry for a colour with values in [0, 255].
+    /// Returns the index of the palette entry for a colour with values in [0, 255].
     fn index(&mut self, colour: [f32; 3]) -> u8 {
         let cell = colour.map(|v| v as usize >> 2);
         let at = cell[0] << 12 | cell[1] << 6 | cell[2];
@@ -112,7 +112,7 @@ impl<'a> Nearest<'a> {
     }
 }
 
-/// Writes the film around its frames.
+/// Writes the film from its encoded frames.
 pub(super) fn assemble(
     out: &mut impl Write,
     (width, height): (u32, u32),
@@ -125,8 +125,8 @@ pub(super) fn assemble(
     if !metadata.is_empty() {
         write_xmp(encoder.get_mut(), metadata::packet(metadata).as_bytes())?;
     }
-    // Times are in hundredths of a second here. The sum is rounded, not each, so that a film of many frames is as
-    // long as it should be. Less than two hundredths browsers take for ten.
+    // GIF's times are in hundredths of a second. The sum is rounded, not each time, so a film of many frames has the
+    // right length. Browsers treat less than two hundredths as ten.
     let (mut milliseconds_before, mut hundredths_before) = (0u64, 0u64);
     spool.replay(|bytes, milliseconds| {
         milliseconds_before += u64::from(milliseconds);
@@ -149,9 +149,10 @@ pub(super) fn assemble(
     encoder.into_inner().map(drop).map_err(io_error)
 }
 
-/// The application extension for XMP. Its text isn't in the blocks that all else in a GIF is in, so that programs
-/// can find it by searching; a ramp of bytes behind it leads those who take the text for blocks to the end
-/// (Adobe, XMP Specification Part 3, 2020, 1.1.2). Text without a zero byte, as XML is, makes that work.
+/// Writes the application extension for XMP. Its text isn't divided into sub-blocks, unlike all other GIF data, so
+/// programs can find it by searching. A descending ramp of bytes after it leads readers that interpret the text as
+/// sub-blocks to the end (Adobe, XMP Specification Part 3, 2020, 1.1.2). This requires text without zero bytes, such
+/// as XML.
 fn write_xmp(out: &mut impl Write, packet: &[u8]) -> io::Result<()> {
     out.write_all(&[0x21, AnyExtension::from(Extension::Application).0, 11])?;
     out.write_all(b"XMP DataXMP")?;
@@ -161,7 +162,7 @@ fn write_xmp(out: &mut impl Write, packet: &[u8]) -> io::Result<()> {
     out.write_all(&[0])
 }
 
-/// What stopped the encoder, as the system's error if it is one.
+/// Converts an encoder error, keeping the system's error if it is one.
 fn io_error(error: EncodingError) -> io::Error {
     match error {
         EncodingError::Io(error) => error,

@@ -1,8 +1,8 @@
-//! Animations that are encoded during a run, and appear as files only when they are complete.
+//! Animations that are encoded during a run. The file appears only when it is complete.
 //!
-//! A frame is encoded as it comes, into a file without a name beside the target: so memory holds one frame at a
-//! time, and no partial file is left, however the process ends. [`Film::finish`] knows how many frames there
-//! are and how long each is shown, and puts the container around them.
+//! Each frame is encoded immediately, into an unnamed file in the target's folder: memory holds only one frame at a
+//! time, and no partial file remains, however the process ends. [`Film::finish`] then writes the container, which needs
+//! the number of frames and their times.
 
 mod apng;
 mod gif;
@@ -21,25 +21,24 @@ use crate::files::{check_name, check_place, complete, parent, temporary};
 use crate::{Error, Result};
 use tempfile::NamedTempFile;
 
-/// The longest that a frame is shown, in milliseconds: 5 minutes. With [`FilmOptions::hold_last`] on top it is
-/// what the 16 bits of GIF and APNG can say.
+/// Longest time of a frame, in milliseconds: 5 minutes. With [`FilmOptions::hold_last`] added it still fits the 16 bits
+/// of GIF and APNG.
 pub const MAX_FRAME_MILLISECONDS: u32 = 300_000;
 
-/// The largest film in bytes, which is also the largest file that [`read_metadata`](super::read_metadata) reads.
+/// Largest film, in bytes; also the largest file that [`read_metadata`](super::read_metadata) reads.
 const MAX_FILM: u64 = 1 << 31;
 
-/// Room for what the container adds around the frames, the texts included.
+/// Reserve for the container and the metadata, in bytes.
 const CONTAINER: u64 = 1 << 26;
 
-/// How a [`Film`] is written.
+/// Options of a [`Film`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilmOptions {
-    /// Replace a file that exists.
+    /// Replace an existing file.
     pub overwrite: bool,
-    /// Milliseconds that the last frame is shown beyond its own time, before the film starts again; at most
-    /// [`MAX_FRAME_MILLISECONDS`].
+    /// Extra time of the last frame in milliseconds, before the film repeats; at most [`MAX_FRAME_MILLISECONDS`].
     pub hold_last: u32,
-    /// Quality of WebP films, 1 to 100: as of JPEG, lossy. GIF has 256 colours a frame, APNG loses nothing.
+    /// Quality of lossy WebP films, 1 to 100, as for JPEG. GIF has 256 colours per frame; APNG is lossless.
     pub webp_quality: u8,
 }
 
@@ -49,7 +48,7 @@ impl Default for FilmOptions {
     }
 }
 
-/// Formats of films.
+/// Film formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     WebP,
@@ -58,12 +57,12 @@ enum Format {
 }
 
 impl Format {
-    /// The format that a file name asks for.
+    /// Returns the format for the extension of a file name.
     fn of(path: &Path) -> Result<Self> {
         const REMEDY: &str =
             "End the name in .webp (small files), .gif (opens everywhere) or .apng (lossless)";
         let Some(extension) = path.extension() else {
-            return Err(Error::file(path, "the name has no extension to tell the film's format by", REMEDY));
+            return Err(Error::file(path, "the name has no extension, which selects the format", REMEDY));
         };
         match extension.to_string_lossy().to_ascii_lowercase().as_str() {
             "webp" => Ok(Self::WebP),
@@ -71,14 +70,14 @@ impl Format {
             "apng" => Ok(Self::Apng),
             "png" => Err(Error::file(
                 path,
-                "a film isn't written as .png, which says that it is a still picture",
-                "End the name in .apng: it is the same format, moving, and may be renamed afterwards",
+                "a film isn't written as .png, the extension of still pictures",
+                "End the name in .apng: it is animated PNG, and may be renamed afterwards",
             )),
             other => Err(Error::file(path, format!("films can't be written as .{other}"), REMEDY)),
         }
     }
 
-    /// Name and longest side in pixels that the format can hold.
+    /// Returns the format's name and its longest side in pixels.
     fn limit(self) -> (&'static str, usize) {
         match self {
             Self::WebP => ("WebP", webp::LONGEST),
@@ -90,29 +89,28 @@ impl Format {
 
 /// An animation that is being written: WebP, GIF or APNG.
 ///
-/// It plays for ever, each frame for its own time. [`finish`](Self::finish) makes the file; a film that is dropped
-/// without leaves nothing behind, and neither does a process that dies: until then the frames are in a file
-/// without a name (where the system has no such files, e.g. on Windows, in one that the system deletes when it is
-/// closed).
+/// It loops forever, and each frame has its own time. [`finish`](Self::finish) creates the file. A film that is
+/// dropped without it leaves no file, nor does a process that crashes: until then the frames are in an unnamed file
+/// (on systems without them, e.g. Windows, in one that the system deletes when it is closed).
 ///
 /// | | colours | times |
 /// |---|---|---|
 /// | `.webp` | lossy, [`FilmOptions::webp_quality`] | exact |
-/// | `.gif` | 256 a frame, chosen for the frame, dithered | to 10 ms, at least 20 ms; rounding doesn't add up |
+/// | `.gif` | palette of 256 for each frame, dithered | to 10 ms, at least 20 ms; rounding doesn't accumulate |
 /// | `.apng` | exact, 8 bits | exact up to 65,535 ms, then to 10 ms |
 pub struct Film {
     path: PathBuf,
     target: PathBuf,
     format: Format,
     options: FilmOptions,
-    /// Width and height, once there is a frame.
+    /// Width and height, once a frame was added.
     size: Option<(usize, usize)>,
-    /// The last frame in levels, to know its double by.
+    /// Levels of the last frame, to detect repeated frames.
     last: Vec<u8>,
     spool: Spool,
 }
 
-/// Without the pixels of the last frame.
+/// Omits the pixels of the last frame.
 impl fmt::Debug for Film {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Film")
@@ -125,29 +123,29 @@ impl fmt::Debug for Film {
     }
 }
 
-/// Finds out, before any work is done, whether a [`Film`] can be written here: the extension is `webp`, `gif` or
-/// `apng`, the folder exists and a file can be made in it (one is, and removed again), the name is no folder, and
-/// an existing file may be replaced. What can't be known yet is the size: WebP ends at 16,383 pixels a side.
+/// Checks, before any work is done, that a [`Film`] can be written here: the extension is `webp`, `gif` or `apng`, the
+/// folder exists and is writable (a temporary file is created and removed), the path is not a folder, and an existing
+/// file may be replaced. The frame size is not checked: WebP is limited to 16,383 pixels a side.
 ///
 /// # Errors
-/// [`Error::File`] for what is wrong with the path.
+/// [`Error::File`] for problems with the path.
 pub fn check_film(path: &Path, overwrite: bool) -> Result<()> {
     let (_, target) = check(path, overwrite)?;
     check_name(path)?;
     temporary(path, &target).map(drop)
 }
 
-/// All checks of the path that leave the disk alone: the format, and the path to write to, links resolved.
+/// Does the checks that don't write to disk. Returns the format and the path to write to, symbolic links resolved.
 fn check(path: &Path, overwrite: bool) -> Result<(Format, PathBuf)> {
     check_no_folder(path, "film.webp")?;
     Ok((Format::of(path)?, check_place(path, overwrite)?))
 }
 
 impl Film {
-    /// Begins a film whose format is that of the name's ending: `webp`, `gif` or `apng`.
+    /// Creates a film. The extension of `path` selects the format: `webp`, `gif` or `apng`.
     ///
     /// # Errors
-    /// All of [`check_film`]'s; [`Error::Usage`] if an option is out of range.
+    /// The errors of [`check_film`]; [`Error::Usage`] if an option is out of range.
     pub fn create(path: &Path, options: FilmOptions) -> Result<Self> {
         if !(1..=100).contains(&options.webp_quality) {
             return Err(Error::usage(format!(
@@ -166,14 +164,14 @@ impl Film {
     }
 
     /// Adds a frame that is shown for `milliseconds`, 1 to [`MAX_FRAME_MILLISECONDS`]. Values are clamped to
-    /// [0, 1] and rounded to 8 bits. A frame that comes out equal to the one before lengthens that one, as long
-    /// as the limit allows.
+    /// [0, 1] and rounded to 8 bits. If the result equals the previous frame, that frame's time is extended instead,
+    /// up to the limit.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the time is out of range, the picture malformed, or of another size than the first
-    /// frame; [`Error::File`] if it is too large for the format, or the film would become larger than 2 GiB;
-    /// [`Error::Io`] if it holds NaN or infinite values, or the system fails. After an error the film is as it
-    /// was before the call, and may go on or be finished.
+    /// [`Error::Usage`] if the time is out of range, or the picture is malformed or differs in size from the first
+    /// frame; [`Error::File`] if it is too large for the format, or the film would exceed 2 GiB; [`Error::Io`] if it
+    /// holds NaN or infinite values, or on an I/O error. After an error the film is unchanged and can be continued or
+    /// finished.
     pub fn frame(&mut self, picture: &Picture, milliseconds: u32) -> Result<()> {
         check_time("a frame's time", 1, milliseconds)?;
         picture.check()?;
@@ -189,7 +187,7 @@ impl Film {
         if width.max(height) > longest {
             return Err(Error::file(
                 &self.path,
-                format!("{width}x{height} pixels are too many for {name}, which ends at {longest} a side"),
+                format!("{width}x{height} pixels are too many for {name}; the limit is {longest} a side"),
                 "Write an .apng instead, or smaller frames",
             ));
         }
@@ -202,7 +200,7 @@ impl Film {
             last.milliseconds += milliseconds;
             return Ok(());
         }
-        // check_size has seen these: both fit.
+        // check_size has limited both.
         let size = (width as u32, height as u32);
         let bytes = match self.format {
             Format::WebP => webp::encode(&levels, size, self.options.webp_quality),
@@ -214,7 +212,7 @@ impl Film {
             return Err(Error::file(
                 &self.path,
                 "the film would become larger than 2 GiB",
-                "Take fewer or smaller frames, or write a .webp",
+                "Use fewer or smaller frames, or write a .webp",
             ));
         }
         self.spool.push(&bytes, milliseconds).map_err(Error::io(&self.path, "writing a frame"))?;
@@ -223,31 +221,31 @@ impl Film {
         Ok(())
     }
 
-    /// How many frames the film has. Equal neighbours count as one.
+    /// Returns the number of frames. Equal consecutive frames count as one.
     pub fn frames(&self) -> usize {
         self.spool.frames.len()
     }
 
-    /// Makes the file, with texts inside: keys and values as in
-    /// [`WriteOptions::metadata`](super::WriteOptions::metadata), which
-    /// [`read_metadata`](super::read_metadata) gives back. APNG holds them as iTXt chunks, WebP and GIF as XMP.
+    /// Creates the file, with embedded metadata: keys and values as in
+    /// [`WriteOptions::metadata`](super::WriteOptions::metadata), which [`read_metadata`](super::read_metadata) reads.
+    /// They are stored as iTXt chunks in APNG and as XMP in WebP and GIF.
     ///
-    /// As with [`write()`](super::write()), a reader, or a crash, sees the old file or the new one but never half
-    /// of one.
+    /// As with [`write()`](super::write()), a reader sees the old file or the new one, never a partial one, even after
+    /// a crash.
     ///
     /// # Errors
     /// [`Error::Usage`] if there is no frame, or a key can't be stored; [`Error::File`] if the file exists by now
-    /// and may not be replaced; [`Error::Io`] if the system fails, e.g. when the disk is full. No temporary file
-    /// stays behind, and the film is still there for [`finish_at`](Self::finish_at).
+    /// and may not be replaced; [`Error::Io`] on an I/O error such as a full disk. The temporary file is removed, and
+    /// the film can still be written with [`finish_at`](Self::finish_at).
     pub fn finish(&mut self, metadata: Vec<(String, String)>) -> Result<()> {
         let (path, target) = (self.path.clone(), self.target.clone());
         self.write(&path, &target, self.options.overwrite, &metadata)
     }
 
-    /// [`finish`](Self::finish) in another place, where no file is replaced.
+    /// Like [`finish`](Self::finish), at another path, without replacing an existing file.
     ///
     /// # Errors
-    /// As for [`finish`](Self::finish).
+    /// The errors of [`finish`](Self::finish).
     pub fn finish_at(&mut self, path: &Path, metadata: Vec<(String, String)>) -> Result<()> {
         let target = check_place(path, false)?;
         self.write(path, &target, false, &metadata)
@@ -289,7 +287,7 @@ impl Film {
     }
 }
 
-/// Refuses a time that no format can hold.
+/// Rejects a time that not all formats can store.
 fn check_time(what: &str, least: u32, milliseconds: u32) -> Result<()> {
     if !(least..=MAX_FRAME_MILLISECONDS).contains(&milliseconds) {
         return Err(Error::usage(format!(
@@ -306,11 +304,11 @@ struct Entry {
     milliseconds: u32,
 }
 
-/// Encoded frames one after the other, in a file without a name.
+/// Encoded frames, concatenated in an unnamed file.
 #[derive(Debug)]
 struct Spool {
     file: File,
-    /// Bytes of all frames. What the file holds beyond is left from a write that failed.
+    /// Bytes of all frames. Any further bytes in the file are from a failed write.
     length: u64,
     frames: Vec<Entry>,
 }
@@ -324,7 +322,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Gives each frame and its time, in order, to `each`; one frame is in memory at a time.
+    /// Calls `each` with every frame and its time, in order; one frame is in memory at a time.
     fn replay(&mut self, mut each: impl FnMut(&[u8], u32) -> io::Result<()>) -> io::Result<()> {
         self.file.rewind()?;
         let mut bytes = Vec::new();
@@ -345,9 +343,9 @@ mod tests {
         Picture { width: 3, height: 2, rgb: vec![value; 18] }
     }
 
-    /// A real film of 2 GiB would take minutes: here only the spool's count of bytes is that far.
+    /// A real film of 2 GiB would take minutes, so only the spool's byte count is set.
     #[test]
-    fn a_film_ends_at_2_gib() {
+    fn films_are_limited_to_2_gib() {
         for ending in ["webp", "gif", "apng"] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("a").with_extension(ending);
@@ -356,7 +354,7 @@ mod tests {
             let length = std::mem::replace(&mut film.spool.length, MAX_FILM - CONTAINER);
             let error = film.frame(&picture(0.2), 50).unwrap_err();
             assert!(error.to_string().contains("larger than 2 GiB"), "{error}");
-            // What there is can still become a file.
+            // The frames so far can still be written.
             film.spool.length = length;
             film.finish(Vec::new()).unwrap();
             assert!(path.metadata().unwrap().len() > 0);
@@ -364,11 +362,11 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_was_not_written_whole_leaves_no_trace() {
+    fn partially_written_frame_is_discarded() {
         let file = tempfile::tempfile().unwrap();
         let mut spool = Spool { file, length: 0, frames: Vec::new() };
         spool.push(b"first", 1).unwrap();
-        // As if the disk had been full in the middle of a frame.
+        // Simulates a disk that was full in the middle of a frame.
         spool.file.write_all(b"half of a fra").unwrap();
         spool.push(b"second", 2).unwrap();
         let mut found = Vec::new();
@@ -382,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn debugging_shows_no_pixels() {
+    fn debug_output_omits_pixels() {
         let dir = tempfile::tempdir().unwrap();
         let mut film = Film::create(&dir.path().join("a.gif"), FilmOptions::default()).unwrap();
         film.frame(&Picture { width: 100, height: 100, rgb: vec![0.5; 30_000] }, 50).unwrap();

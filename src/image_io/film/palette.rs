@@ -1,23 +1,22 @@
-//! 256 colours that stand for all colours of a picture.
+//! Quantization of a picture to 256 colours.
 //!
-//! Boxes of colours are split where the squared error is largest, along the channel in which they vary most, at
-//! their mean (as Wan, Wong, Prusinkiewicz 1988), and the colours that this gives are moved to the means of what
-//! is nearest to them (Lloyd 1982).
+//! The box of colours with the largest squared error is split at its mean, along the channel with the largest variance
+//! (Wan, Wong, Prusinkiewicz 1988). The resulting colours are refined with Lloyd's algorithm (Lloyd 1982).
 
-/// How many colours there are at most.
+/// Maximum number of colours.
 const COLOURS: usize = 256;
 
-/// How often Lloyd's step is taken. Most of the gain comes with the first two.
+/// Number of Lloyd iterations. Most of the gain comes from the first two.
 const ROUNDS: usize = 3;
 
-/// Pixels of nearly the same colour: how many, and their mean.
+/// Pixels of nearly the same colour: their mean and number.
 #[derive(Debug, Clone, Copy)]
 struct Cluster {
     colour: [f32; 3],
     weight: f32,
 }
 
-/// The palette for pixels of 8 bit RGB: at most 256 colours, 3 bytes each.
+/// Returns the palette for 8 bit RGB pixels: at most 256 colours, 3 bytes each.
 pub(super) fn palette(levels: &[u8]) -> Vec<u8> {
     let mut clusters = clusters(levels);
     let mut colours = split(&mut clusters);
@@ -27,7 +26,7 @@ pub(super) fn palette(levels: &[u8]) -> Vec<u8> {
     colours.iter().flatten().map(|v| v.round().clamp(0.0, 255.0) as u8).collect()
 }
 
-/// The pixels by cells of 4x4x4 levels, each with its exact mean.
+/// Groups the pixels by cells of 4x4x4 levels, each with its exact mean.
 fn clusters(levels: &[u8]) -> Vec<Cluster> {
     let mut cells = vec![([0u64; 3], 0u64); 1 << 18];
     for pixel in levels.chunks_exact(3) {
@@ -44,12 +43,12 @@ fn clusters(levels: &[u8]) -> Vec<Cluster> {
     .collect()
 }
 
-/// A box of colours: a range of clusters, and how it is best split.
+/// A box of colours: a range of clusters and its best split.
 struct ColourBox {
     start: usize,
     end: usize,
     mean: [f32; 3],
-    /// The channel of the largest squared error, and that error.
+    /// Channel with the largest squared error, and that error.
     channel: usize,
     error: f64,
 }
@@ -68,13 +67,13 @@ impl ColourBox {
         let mean = sums.map(|sum| sum / weights.max(1.0));
         let errors: [f64; 3] = std::array::from_fn(|c| squares[c] - sums[c] * mean[c]);
         let channel = (0..3).max_by(|a, b| errors[*a].total_cmp(&errors[*b])).unwrap_or(0);
-        // Of a single cluster what remains is rounding.
+        // The error of a single cluster is only rounding.
         let error = if end - start > 1 { errors[channel] } else { 0.0 };
         Self { start, end, mean: mean.map(|v| v as f32), channel, error }
     }
 }
 
-/// The means of up to 256 boxes.
+/// Splits the clusters into up to 256 boxes and returns their means.
 fn split(clusters: &mut [Cluster]) -> Vec<[f32; 3]> {
     let mut boxes = vec![ColourBox::new(clusters, 0, clusters.len())];
     while boxes.len() < COLOURS {
@@ -84,7 +83,7 @@ fn split(clusters: &mut [Cluster]) -> Vec<[f32; 3]> {
         let inside = &mut clusters[start..end];
         inside.sort_unstable_by(|a, b| a.colour[channel].total_cmp(&b.colour[channel]));
         let low = inside.partition_point(|c| c.colour[channel] <= mean[channel]);
-        // Where all are on one side of the mean, they differ by rounding only: either side will do.
+        // If all are on one side of the mean, they differ only by rounding, and any split will do.
         let middle = start + low.clamp(1, end - start - 1);
         boxes[worst] = ColourBox::new(clusters, start, middle);
         boxes.push(ColourBox::new(clusters, middle, end));
@@ -92,7 +91,7 @@ fn split(clusters: &mut [Cluster]) -> Vec<[f32; 3]> {
     boxes.into_iter().map(|colours| colours.mean).collect()
 }
 
-/// Moves each colour to the mean of the clusters that it is nearest to.
+/// Does one Lloyd iteration: moves each colour to the mean of the clusters nearest to it.
 fn improve(clusters: &[Cluster], colours: &mut [[f32; 3]]) {
     let mut sums = vec![([0f64; 3], 0f64); colours.len()];
     for cluster in clusters {
@@ -106,7 +105,7 @@ fn improve(clusters: &[Cluster], colours: &mut [[f32; 3]]) {
     }
 }
 
-/// Index of the colour at the least distance; 0 if there is none.
+/// Returns the index of the nearest colour; 0 if there are no colours.
 fn nearest(colours: &[[f32; 3]], to: [f32; 3]) -> usize {
     let (mut best, mut least) = (0, f32::INFINITY);
     for (index, colour) in colours.iter().enumerate() {
@@ -135,13 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn one_colour_and_none() {
+    fn palettes_of_one_and_no_colour() {
         assert_eq!(palette(&[1, 2, 3, 1, 2, 3]), [1, 2, 3]);
         assert_eq!(palette(&[]).len(), 3);
     }
 
     #[test]
-    fn many_colours_give_256_that_reach_the_ends() {
+    fn many_colours_give_256_spanning_the_range() {
         let levels: Vec<u8> = (0..1u32 << 16)
             .flat_map(|i| [(i >> 8) as u8, i as u8, (i.wrapping_mul(2_654_435_761) >> 24) as u8])
             .collect();

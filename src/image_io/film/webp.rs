@@ -1,31 +1,31 @@
-//! Films as animated WebP, lossy: <https://developers.google.com/speed/webp/docs/riff_container>.
+//! Writes films as lossy animated WebP: <https://developers.google.com/speed/webp/docs/riff_container>.
 //!
-//! libwebp makes a still of each frame; the container is put together here. Its own animation encoder would look
-//! for the rectangle that changed since the last frame, but in a run every pixel changes, and it would keep the
-//! whole film in memory.
+//! libwebp encodes each frame as a still; the container is assembled here. libwebp's animation encoder would search for
+//! the rectangle that changed since the previous frame, but in a run every pixel changes, and it would keep the whole
+//! film in memory.
 
 use std::io::{self, Write};
 
 use super::{Spool, metadata};
 
-/// Longest side in pixels that libwebp encodes.
+/// Longest side, in pixels, that libwebp can encode.
 pub(super) const LONGEST: usize = 16_383;
 
-/// Bytes of an `ANMF` chunk before the frame's own: its header, then position, size, time and flags.
+/// Bytes of an `ANMF` chunk before the frame data: chunk header, then position, size, time and flags.
 const FRAME_HEADER: u64 = 8 + 16;
 
-/// A frame as a `VP8 ` chunk, its header included.
+/// Encodes a frame as a `VP8 ` chunk, including the chunk header.
 pub(super) fn encode(levels: &[u8], (width, height): (u32, u32), quality: u8) -> io::Result<Vec<u8>> {
     let still = libwebp_still(levels, width, height, quality)
         .ok_or_else(|| io::Error::new(io::ErrorKind::OutOfMemory, "libwebp could not encode it"))?;
-    // A still without alpha or metadata is a file header of 12 bytes and that one chunk.
+    // A still without alpha or metadata consists of a file header of 12 bytes and that chunk.
     match still.get(12..) {
         Some(chunk) if chunk.starts_with(b"VP8 ") && chunk.len() % 2 == 0 => Ok(chunk.to_vec()),
-        _ => Err(io::Error::other("libwebp made something else than a lossy still")),
+        _ => Err(io::Error::other("libwebp didn't return a lossy still")),
     }
 }
 
-/// A still WebP file of 8 bit RGB levels; `None` where libwebp fails, which for a size that it can hold means that
+/// Encodes 8 bit RGB levels as a still WebP file. Returns `None` if libwebp fails; for a supported size this means that
 /// there was not enough memory.
 #[allow(unsafe_code, reason = "a library in C")]
 fn libwebp_still(levels: &[u8], width: u32, height: u32, quality: u8) -> Option<Vec<u8>> {
@@ -56,7 +56,7 @@ fn libwebp_still(levels: &[u8], width: u32, height: u32, quality: u8) -> Option<
     copy
 }
 
-/// Writes the film around its frames.
+/// Writes the film from its encoded frames.
 pub(super) fn assemble(
     out: &mut impl Write,
     (width, height): (u32, u32),
@@ -76,7 +76,7 @@ pub(super) fn assemble(
     out.write_all(&[2 | if xmp.is_empty() { 0 } else { 4 }, 0, 0, 0])?;
     out.write_all(&u24(width - 1))?;
     out.write_all(&u24(height - 1))?;
-    // Background white and opaque, which no frame lets through; 0 rounds is for ever.
+    // Background white and opaque (never visible); loop count 0 is infinite.
     out.write_all(b"ANIM\x06\0\0\0\xff\xff\xff\xff\0\0")?;
     spool.replay(|chunk, milliseconds| {
         out.write_all(b"ANMF")?;
@@ -86,7 +86,7 @@ pub(super) fn assemble(
         for field in [width - 1, height - 1, milliseconds] {
             out.write_all(&u24(field))?;
         }
-        // Bit 1: replaces what was there, without blending.
+        // Bit 1: no blending.
         out.write_all(&[2])?;
         out.write_all(chunk)
     })?;
@@ -99,7 +99,7 @@ pub(super) fn assemble(
     Ok(())
 }
 
-/// A number of 24 bits, the lowest first.
+/// Returns a number as 24 bits, little-endian.
 fn u24(number: u32) -> [u8; 3] {
     let [a, b, c, _] = number.to_le_bytes();
     [a, b, c]

@@ -1,4 +1,4 @@
-//! Contact sheets: pictures of one size side by side, with words around them.
+//! Contact sheets: a grid of pictures of one size, with text around them.
 
 mod text;
 
@@ -9,66 +9,65 @@ use crate::allocation::zeros;
 use crate::{Error, Result};
 use text::Font;
 
-/// Paper, and inks from dark to faint, as sRGB-encoded grays. The text has a contrast of 15:1 (headings) and 7:1
-/// (captions) to the paper.
+/// Background and text colours from dark to faint, as sRGB-encoded grays. The contrast to the background is 15:1
+/// (headings) and 7:1 (captions).
 const PAPER: f32 = 0.98;
 const INK: f32 = 0.13;
 const SOFT_INK: f32 = 0.34;
 const FAINT_INK: f32 = 0.58;
-/// Inside and border of the box for a missing picture.
+/// Fill and border of the box for a missing picture.
 const BOX: f32 = 0.945;
 const BORDER: f32 = 0.84;
 
-/// Most lines of each kind of text.
+/// Maximum number of lines of each kind of text.
 const TITLE_LINES: usize = 3;
 const HEADING_LINES: usize = 3;
 const CAPTION_LINES: usize = 4;
 const FOOTER_LINES: usize = 4;
 
-/// Letters up to which the column of row headings grows; a narrow sheet widens to as many for title and footer.
+/// Maximum width, in letters, of the column of row headings, and of a sheet that is widened for its title and footer.
 const ROW_HEADING: usize = 20;
 const WIDEST: usize = 56;
 
-/// Least letters that a cell has room for, so that headings of tiny pictures can be read.
+/// Minimum width of a cell, in letters, so that headings of tiny pictures are readable.
 const CELL_LETTERS: usize = 10;
 
-/// Cells of a sheet with no picture at all, in pixels.
+/// Size of the cells, in pixels, if no picture is present.
 const DEFAULT_CELL: (usize, usize) = (160, 120);
 
-/// A picture and the words below it, in a [`Sheet`].
+/// A picture and its caption in a [`Sheet`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cell {
-    /// The picture, which goes into the sheet value by value.
+    /// The picture, copied to the sheet unchanged.
     pub picture: Picture,
-    /// Words below it; may be empty.
+    /// Text below it; may be empty.
     pub caption: String,
 }
 
 /// A contact sheet: a grid of pictures of one size with headings, captions, a title and a footer.
 ///
-/// Empty texts take no room. Texts that are too long for their place are wrapped, at spaces where possible, and in
-/// the end shortened with three dots; nothing ever overlaps. The letters (Noto Sans Mono) grow with the pictures.
-/// They are those of Latin-1 and Latin Extended-A; typographic dashes and quotes become plain ones, and others a
-/// replacement sign.
+/// Empty texts take no space. Long texts are wrapped, at spaces if possible, and finally shortened with three dots;
+/// nothing overlaps. The font (Noto Sans Mono) grows with the pictures. It covers Latin-1 and Latin Extended-A;
+/// typographic dashes and quotes become plain ones, and other characters a replacement character.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Sheet {
-    /// Above all.
+    /// Title above the grid.
     pub title: String,
-    /// Below all, such as how the pictures were made.
+    /// Text below the grid, such as the options of the run.
     pub footer: String,
-    /// Headings of the columns, from left to right: how many there are says how many columns.
+    /// Headings of the columns, from left to right; one for each column.
     pub columns: Vec<String>,
-    /// Headings of the rows, from top to bottom, left of them.
+    /// Headings of the rows, from top to bottom, shown at the left; one for each row.
     pub rows: Vec<String>,
     /// `rows.len() * columns.len()` cells, row by row. A missing one is drawn as an empty box with "not yet".
     pub cells: Vec<Option<Cell>>,
 }
 
 impl Sheet {
-    /// Finds out whether the sheet can be drawn, before there are all of its pictures: one shows their size.
+    /// Checks that the sheet can be drawn. It needs only one of the pictures, for their size.
     ///
     /// # Errors
-    /// As [`Sheet::compose`], but for memory.
+    /// The errors of [`Sheet::compose`], except for a lack of memory.
     pub fn check(&self) -> Result<()> {
         Layout::of(self).map(drop)
     }
@@ -86,7 +85,7 @@ impl Sheet {
             height: layout.height,
             rgb: zeros(layout.width * layout.height * 3).map_err(|problem| {
                 Error::usage(format!(
-                    "no memory for a sheet of {}x{} pixels ({problem}). Make the pictures smaller",
+                    "not enough memory for a sheet of {}x{} pixels ({problem}). Make the pictures smaller",
                     layout.width, layout.height
                 ))
             })?,
@@ -119,7 +118,7 @@ impl Sheet {
         Ok(picture)
     }
 
-    /// Size of the pictures, which must be one.
+    /// Returns the size of the pictures, which must be the same for all.
     fn cell_size(&self) -> Result<(usize, usize)> {
         let mut size: Option<((usize, usize), String)> = None;
         for (index, cell) in self.cells.iter().enumerate() {
@@ -160,14 +159,14 @@ enum Content<'a> {
     Missing { text: &'static str, font: Font },
 }
 
-/// Something to draw, and where.
+/// Something to draw, and its position.
 #[derive(Debug)]
 struct Item<'a> {
     rect: Rect,
     content: Content<'a>,
 }
 
-/// Where lines stand between left and right.
+/// Horizontal alignment of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Align {
     Left,
@@ -175,7 +174,7 @@ enum Align {
     Right,
 }
 
-/// The sheet in rectangles. None overlaps another, and all are inside.
+/// The sheet as rectangles, which don't overlap and are all inside.
 #[derive(Debug)]
 struct Layout<'a> {
     width: usize,
@@ -183,7 +182,7 @@ struct Layout<'a> {
     items: Vec<Item<'a>>,
 }
 
-/// Sizes of letters for title and the rest, from the width of a cell in pixels.
+/// Returns the font sizes of the title and of other text for a cell width in pixels.
 fn sizes(cell: usize) -> (RasterHeight, RasterHeight) {
     match cell {
         0..=239 => (RasterHeight::Size20, RasterHeight::Size16),
@@ -198,7 +197,7 @@ impl<'a> Layout<'a> {
         let (columns, rows) = (sheet.columns.len(), sheet.rows.len());
         if columns == 0 || rows == 0 {
             return Err(Error::usage(format!(
-                "a sheet of {columns} columns and {rows} rows has no cells. Give at least one of each"
+                "a sheet of {columns} columns and {rows} rows has no cells. Use at least one of each"
             )));
         }
         if sheet.cells.len() != columns.saturating_mul(rows) {
@@ -214,7 +213,7 @@ impl<'a> Layout<'a> {
         let unit = size.val();
         let (margin, gap, close) = (unit * 2, unit, unit / 4);
 
-        // From left to right.
+        // Horizontal layout.
         let cell_width = picture_width.max(CELL_LETTERS * bold.advance());
         let cell_height = picture_height.max(regular.line());
         let longest = sheet.rows.iter().map(|row| bold.width(row)).max().unwrap_or(0);
@@ -222,20 +221,20 @@ impl<'a> Layout<'a> {
         let row_lines = cell_height / bold.line();
         let headings: Vec<Vec<String>> =
             sheet.rows.iter().map(|row| bold.wrap(row, row_width, row_lines.max(1))).collect();
-        // Wrapped headings may be narrower than their room.
+        // Wrapped headings may be narrower than the limit.
         let row_width = headings.iter().flatten().map(|line| bold.width(line)).max().unwrap_or(0);
         let beside = if row_width > 0 { row_width + gap } else { 0 };
         let grid = columns.saturating_mul(cell_width + gap) - gap + beside;
         let words = title_font.width(&sheet.title).max(regular.width(&sheet.footer));
         let content = grid.max(words.min(WIDEST * regular.advance()));
         let width = content.saturating_add(2 * margin);
-        // Checked before anything of this width or height is computed further.
+        // Checked first, so that the arithmetic below can't overflow.
         too_large(sheet, (picture_width, picture_height), width, 1)?;
         let first_row_heading = margin + (content - grid) / 2;
         let first_cell = first_row_heading + beside;
         let column_at = |column: usize| first_cell + column * (cell_width + gap);
 
-        // From top to bottom.
+        // Vertical layout.
         let mut page = Page { items: Vec::new(), top: margin };
         let title = title_font.wrap(&sheet.title, content, TITLE_LINES);
         page.lines(&title, (title_font, INK), margin, content, Align::Left);
@@ -281,26 +280,26 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// A layout as far as it is done.
+/// A layout under construction.
 struct Page<'a> {
     items: Vec<Item<'a>>,
-    /// Where the next thing goes.
+    /// Vertical position of the next item.
     top: usize,
 }
 
 impl<'a> Page<'a> {
-    /// Leaves a space, if there is something to keep apart.
+    /// Adds vertical space if `wanted`.
     fn space(&mut self, wanted: bool, pixels: usize) {
         self.top += if wanted { pixels } else { 0 };
     }
 
-    /// Places lines, and goes on below them.
+    /// Places lines and moves the position below them.
     fn lines(&mut self, lines: &[String], style: (Font, f32), left: usize, width: usize, align: Align) {
         self.lines_at(lines, style, (left, self.top), width, align);
         self.top += lines.len() * style.0.line();
     }
 
-    /// Places lines between `left` and `left + width`, without going on.
+    /// Places lines between `left` and `left + width` without moving the position.
     fn lines_at(
         &mut self,
         lines: &[String],
@@ -310,7 +309,7 @@ impl<'a> Page<'a> {
         align: Align,
     ) {
         for (index, line) in lines.iter().enumerate() {
-            // Wrapped to this width, so there is no less than nothing left.
+            // Lines are wrapped to this width.
             let spare = width.saturating_sub(font.width(line));
             let shift = match align {
                 Align::Left => 0,
@@ -327,7 +326,7 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// Places a picture in the middle of its cell, or a box as large as the cell.
+    /// Places a picture in the centre of its cell, or a box that fills the cell.
     fn cell(&mut self, cell: Option<&'a Cell>, (left, width, height): (usize, usize, usize), font: Font) {
         let item = match cell {
             Some(Cell { picture, .. }) => Item {
@@ -348,16 +347,16 @@ impl<'a> Page<'a> {
     }
 }
 
-/// Refuses a sheet beyond the limits of pictures.
+/// Rejects a sheet that exceeds the limits of pictures.
 fn too_large(sheet: &Sheet, cell: (usize, usize), width: usize, height: usize) -> Result<()> {
     check_size(width, height).map_err(|_| {
         let (columns, rows) = (sheet.columns.len(), sheet.rows.len());
         let remedy = if width > MAX_SIDE {
-            "Take fewer columns, or make the pictures smaller"
+            "Use fewer columns, or make the pictures smaller"
         } else if height > MAX_SIDE {
-            "Take fewer rows, or make the pictures smaller"
+            "Use fewer rows, or make the pictures smaller"
         } else {
-            "Make the pictures smaller, or take fewer of them"
+            "Make the pictures smaller, or use fewer of them"
         };
         Error::usage(format!(
             "the sheet is too large: {columns} columns and {rows} rows of {}x{} pixels; the limits are {MAX_SIDE} pixels a side and {MAX_PIXELS} in all. {remedy}",

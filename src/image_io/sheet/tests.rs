@@ -1,4 +1,4 @@
-//! That nothing overlaps, whatever the texts: the rectangles of layouts. Pixels are looked at in tests/pictures/sheet.rs.
+//! Checks the rectangles of layouts: nothing overlaps, whatever the texts. tests/pictures/sheet.rs checks pixels.
 
 use super::*;
 
@@ -51,7 +51,7 @@ fn nothing_overlaps_or_leaves_the_sheet() {
 }
 
 #[test]
-fn the_column_of_row_headings_grows_within_reason() {
+fn row_heading_column_has_bounded_width() {
     let width = |text: &str| {
         let mut sheet = sheet(2, 2, (160, 120), "");
         sheet.rows = vec![text.to_owned(), "b".to_owned()];

@@ -1,16 +1,16 @@
-//! Lines of text on a picture: Noto Sans Mono, drawn in grays.
+//! Draws lines of text on a picture, in Noto Sans Mono.
 
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, RasterizedChar, get_raster, get_raster_width};
 
 use crate::image_io::Picture;
 
-/// What stands for a character that the font doesn't have.
+/// Drawn for characters that the font doesn't have.
 const REPLACEMENT: char = '\u{fffd}';
 
-/// What a shortened text ends in.
+/// End of a shortened text.
 const ELLIPSIS: &str = "...";
 
-/// A size and weight of letters. All letters of one are equally wide.
+/// Size and weight of a monospaced font.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Font {
     size: RasterHeight,
@@ -26,17 +26,17 @@ impl Font {
         Self { size, weight: FontWeight::Bold }
     }
 
-    /// Pixels from one letter to the next.
+    /// Width of a letter in pixels.
     pub(super) fn advance(self) -> usize {
         get_raster_width(self.weight, self.size)
     }
 
-    /// Pixels from one line to the next.
+    /// Height of a line in pixels.
     pub(super) fn line(self) -> usize {
         self.size.val() + self.size.val() / 8
     }
 
-    /// Width in pixels of a line.
+    /// Width of a text line in pixels.
     pub(super) fn width(self, line: &str) -> usize {
         line.chars().count() * self.advance()
     }
@@ -45,8 +45,7 @@ impl Font {
         get_raster(letter, self.weight, self.size).or_else(|| get_raster(REPLACEMENT, self.weight, self.size))
     }
 
-    /// A text in lines of up to `width` pixels, and not more than `most` of them: what is too long ends in three
-    /// dots.
+    /// Wraps a text to at most `most` lines of up to `width` pixels; a longer text is shortened with three dots.
     pub(super) fn wrap(self, text: &str, width: usize, most: usize) -> Vec<String> {
         let room = width / self.advance();
         if room == 0 || most == 0 {
@@ -67,7 +66,7 @@ impl Font {
         lines
     }
 
-    /// Draws a line with its top left corner at a place. What lies outside of the picture isn't drawn.
+    /// Draws a line with its top left corner at (`left`, `top`), clipped to the picture.
     pub(super) fn draw(self, picture: &mut Picture, (left, top): (usize, usize), line: &str, ink: f32) {
         for (index, glyph) in line.chars().enumerate().filter_map(|(i, c)| Some((i, self.glyph(c)?))) {
             for (row, y) in glyph.rows().zip(top..picture.height) {
@@ -83,8 +82,7 @@ impl Font {
     }
 }
 
-/// A text in letters that fonts have: typographic signs that the font lacks in their typewriter form, other white
-/// space than line breaks as spaces.
+/// Replaces typographic characters that the font lacks by ASCII, and white space other than line breaks by spaces.
 fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -105,8 +103,7 @@ fn plain(text: &str) -> String {
     out
 }
 
-/// Appends a paragraph in lines of up to `room` letters: broken at spaces, else behind signs that separate, else
-/// anywhere.
+/// Wraps a paragraph to lines of up to `room` letters: at spaces, else after separators, else anywhere.
 fn wrap_paragraph(paragraph: &str, room: usize, lines: &mut Vec<String>) {
     let mut line = String::new();
     let mut length = 0;
@@ -122,7 +119,7 @@ fn wrap_paragraph(paragraph: &str, room: usize, lines: &mut Vec<String>) {
         }
         let mut rest: Vec<char> = word.chars().collect();
         while length + rest.len() > room {
-            // Only at the start of a line: a word that is too long for any.
+            // Only at the start of a line, for a word that is longer than a line.
             let sign = rest[..room].iter().rposition(|c| ",;/|&_-".contains(*c)).map(|at| at + 1);
             let tail = rest.split_off(sign.unwrap_or(room));
             lines.push(rest.into_iter().collect());
@@ -147,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_break_where_they_should() {
+    fn lines_break_at_spaces_and_punctuation() {
         assert_eq!(wrap("spatial=5 abstract=10", 12, 9), ["spatial=5", "abstract=10"]);
         assert_eq!(wrap("a b c", 5, 9), ["a b c"]);
         assert_eq!(wrap("a b c", 4, 9), ["a b", "c"]);
@@ -161,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_end_in_dots() {
+    fn truncated_texts_end_in_dots() {
         assert_eq!(wrap("one two three four", 9, 1), ["one tw..."]);
         assert_eq!(wrap("one two three four", 9, 2), ["one two", "three..."]);
         assert_eq!(wrap("abcdefghij", 4, 2), ["abcd", "e..."]);
@@ -172,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_never_exceed_their_width_and_no_letter_is_lost() {
+    fn lines_fit_their_width_and_keep_all_letters() {
         let text =
             "Straße -- a_long/path,with;signs & ünïcödé “quotes” … 日本語 neural-mirage:options=00000000000";
         for letters in 1..60 {
@@ -187,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn every_letter_of_latin_1_leaves_ink_and_others_a_replacement() {
+    fn latin_1_letters_are_drawn_and_others_replaced() {
         let draw = |letter: char| {
             let mut picture = Picture { width: 20, height: 20, rgb: vec![1.0; 1200] };
             FONT.draw(&mut picture, (3, 2), &letter.to_string(), 0.0);
@@ -203,7 +200,7 @@ mod tests {
         for letter in ['日', '\u{1f600}', '\u{0}', '\u{85}'] {
             assert_eq!(draw(letter), replacement, "{letter:?}");
         }
-        // Over the edge is no error.
+        // Drawing over the edge is not an error.
         let mut picture = Picture { width: 5, height: 5, rgb: vec![1.0; 75] };
         FONT.draw(&mut picture, (3, 2), "WWW", 0.0);
         FONT.draw(&mut picture, (30, 20), "WWW", 0.0);

@@ -1,14 +1,14 @@
-//! Checkpoints: a run's [`State`] in one safetensors file, with texts that identify the run.
+//! Checkpoints: a run's [`State`] in one safetensors file, with metadata that identifies the run.
 //!
-//! | tensor | shape | holds |
+//! | tensor | shape | contents |
 //! | --- | --- | --- |
 //! | `tensor:NAME` | length | each tensor of [`State::tensors`] |
-//! | `weights` | groups, 3 | weight, gradient norm and reference of each of `state:groups`; NaN where there is none |
+//! | `weights` | groups, 3 | weight, gradient norm and reference of each of `state:groups`; NaN for a missing value |
 //! | `shares` | shares | the share of each of `state:shares` |
 //! | `last_look` | length | the picture that the change is measured from, if it may end the run |
 //!
-//! Counters and names are texts (`state:...`). All values are little-endian f32, so a checkpoint can be used on another
-//! machine.
+//! Counters and names are metadata texts (`state:...`). All values are little-endian f32, so a checkpoint can be used
+//! on another machine.
 //!
 //! `state:sha256` is the SHA-256 of the whole file, computed with 64 zeros in its own place, so a single flipped bit
 //! anywhere is detected.
@@ -26,48 +26,48 @@ use crate::files::LENGTH_BYTES;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// What the text `format` of a checkpoint says.
+/// Value of the metadata text `format`.
 const FORMAT: &str = "neural-mirage checkpoint 3";
-/// What stands before the hash in the file.
+/// Text that precedes the hash in the file.
 const HASH_KEY: &str = "\"state:sha256\":\"";
-/// What stands in the hash's place while it is computed.
+/// Placeholder for the hash while it is computed.
 const NO_HASH: [u8; 64] = [b'0'; 64];
-/// What the names of the state's tensors begin with.
+/// Prefix of the names of the state's tensors.
 const TENSOR: &str = "tensor:";
-/// The picture that the change is measured from.
+/// Name of the picture that the change is measured from.
 const LAST_LOOK: &str = "last_look";
-/// Three numbers for each group.
+/// Name of the weights: three numbers for each group.
 const WEIGHTS: &str = "weights";
-/// A number for each group that has a share.
+/// Name of the shares: one number for each group that has a share.
 const SHARES: &str = "shares";
-/// Values that are hashed and written, or read, at once.
+/// Number of values that are hashed, written or read at once.
 const PIECE: usize = 1 << 16;
 
-/// A run between two iterations, as it is on disk.
+/// A run between two iterations, as stored on disk.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
-    /// All numbers.
+    /// State of the run.
     pub state: State,
-    /// Texts that the program keeps with it, such as the run's options. Keys that begin with `state:` and `format`
-    /// are the file's own.
+    /// Metadata that the program stores with the state, such as the run's options. The key `format` and keys that start
+    /// with `state:` are reserved.
     pub texts: HashMap<String, String>,
 }
 
 impl Checkpoint {
-    /// Writes the file, whole or not at all; replaces one that exists.
+    /// Writes the file atomically, and replaces an existing one.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if the system refuses, [`Error::File`](crate::Error::File) if no file can be made
-    /// there.
+    /// [`Error::Io`](crate::Error::Io) if the system refuses; [`Error::File`](crate::Error::File) if no file can be
+    /// created there.
     pub fn save(&self, path: &Path) -> Result<()> {
         Self::save_state(&self.state, &self.texts, path, true)
     }
 
-    /// [`Checkpoint::save`] of a state and texts that are only lent; an existing file is replaced only with `replace`. The
-    /// values are written from where they are, without a copy.
+    /// Same as [`Checkpoint::save`] for a borrowed state and texts, without copying the values. An existing file is
+    /// replaced only with `replace`.
     ///
     /// # Errors
-    /// As [`Checkpoint::save`]; [`Error::File`](crate::Error::File) if the file exists and may not be replaced.
+    /// Same as [`Checkpoint::save`]; [`Error::File`](crate::Error::File) if the file exists and may not be replaced.
     pub fn save_state(
         state: &State,
         texts: &HashMap<String, String>,
@@ -80,14 +80,14 @@ impl Checkpoint {
     /// Reads a file.
     ///
     /// # Errors
-    /// As [`CheckpointFile::open`].
+    /// Same as [`CheckpointFile::open`].
     pub fn load(path: &Path) -> Result<Self> {
         let (file, tensors) = CheckpointFile::open_with(path, |_| true)?;
         Ok(Self { state: file.state_of(tensors), texts: file.texts })
     }
 }
 
-/// Where the hash begins in a file, or in its length and header alone; `None` unless its key is there exactly once.
+/// Returns the offset of the hash in a file, or in its length and header; `None` unless its key occurs exactly once.
 fn hash_at(file: &[u8]) -> Option<usize> {
     let header = usize::try_from(u64::from_le_bytes(*file.first_chunk()?)).ok()?;
     let header = file.get(LENGTH_BYTES..LENGTH_BYTES.checked_add(header)?)?;

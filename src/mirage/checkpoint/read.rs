@@ -1,4 +1,4 @@
-//! Reads a checkpoint: first everything is checked, then those tensors are read that the run goes on from.
+//! Reads a checkpoint: checks the whole file first, then reads the tensors that the run needs.
 
 use super::{FORMAT, LAST_LOOK, NO_HASH, PIECE, SHARES, TENSOR, WEIGHTS, hash_at};
 use crate::allocation::with_capacity;
@@ -22,28 +22,29 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// What to do about a file that is not a checkpoint.
+/// Remedy for a file that is not a valid checkpoint.
 const REMEDY: &str = "Give a file that `mirage render` saved after Ctrl-C or with --checkpoint-every";
-/// Groups that a run has at most. Some work takes the square of their number.
+/// Largest number of groups. Some work takes the square of it.
 const MOST_GROUPS: usize = 1000;
-/// Pictures that a state has at most: the longest history of L-BFGS has 256, twice the rows of [`Ring`](crate::ops::Ring).
+/// Largest number of pictures in a state: the longest history of L-BFGS has 256, twice the rows of
+/// [`Ring`](crate::ops::Ring).
 const MOST_PICTURES: usize = 300;
 
-/// A checkpoint that was checked, and whose large tensors are still on disk. The file stays open: a run that replaces it by
-/// its next checkpoint doesn't change what is read.
+/// A checkpoint that was checked, with its large tensors still on disk. The file stays open, so a run that replaces it
+/// with its next checkpoint doesn't change what is read.
 #[derive(Debug)]
 pub struct CheckpointFile {
     file: Opened,
-    /// Texts that the program keeps with the state, such as the run's options.
+    /// Metadata that the program stored with the state, such as the run's options.
     pub(super) texts: HashMap<String, String>,
-    /// The state without its tensors and without the last look.
+    /// The state without its tensors and its last look.
     state: State,
-    /// The iteration of the last look, if there is one.
+    /// Iteration of the last look, if any.
     looked_at: Option<u32>,
 }
 
 impl CheckpointFile {
-    /// Reads the file once, a piece at a time, and checks it. It takes no more memory than the file's header.
+    /// Reads and checks the file in pieces. It takes little more memory than the file's header.
     ///
     /// # Errors
     /// [`Error::File`] if it can't be read, is not a checkpoint, or is damaged.
@@ -51,9 +52,9 @@ impl CheckpointFile {
         Ok(Self::open_with(path, |_| false)?.0)
     }
 
-    /// Opens the file, and keeps the tensors that are needed.
+    /// Opens the file, and returns the tensors for which `is_needed` is true.
     pub(super) fn open_with(path: &Path, is_needed: impl Fn(&str) -> bool) -> Result<(Self, Tensors)> {
-        let damaged = |what: &str| damaged(path, what);
+        let damaged = |problem: &str| damaged(path, problem);
         let file = Opened::new(path)?;
         let mut texts = file.tensors.metadata().clone().unwrap_or_default();
         match texts.remove("format") {
@@ -61,7 +62,7 @@ impl CheckpointFile {
             Some(format) if format.starts_with("neural-mirage checkpoint") => {
                 return Err(Error::file(
                     path,
-                    format!("its format is `{format}`, and this program knows `{FORMAT}`"),
+                    format!("its format is `{format}`; this program reads `{FORMAT}`"),
                     "Use the version of mirage that wrote it",
                 ));
             }
@@ -73,10 +74,10 @@ impl CheckpointFile {
         let size = size(&text("size")?).ok_or_else(|| damaged("size"))?;
         let (shares, groups) = (list(&text("shares")?), list(&text("groups")?));
         if shares.len().max(groups.len()) > MOST_GROUPS {
-            return Err(damaged(&format!("it names more than {MOST_GROUPS} groups")));
+            return Err(damaged(&format!("it has more than {MOST_GROUPS} groups")));
         }
         let look = text("last_look")?;
-        // Files of earlier versions don't state them.
+        // Files of earlier versions lack them.
         let earlier_scales = match text("earlier_scales") {
             Ok(scales) => Some(earlier_scales(&scales).ok_or_else(|| damaged("earlier_scales"))?),
             Err(_) => None,
@@ -91,7 +92,7 @@ impl CheckpointFile {
             shares: Shares::default(),
             weights: Weights::default(),
             weights_measured: text("weights_measured")? == "true",
-            // The first files of this version don't state these.
+            // The first files of this version lack them.
             shares_changed: text("shares_changed").is_ok_and(|text| text == "true"),
             halvings: text("halvings").map_or(Ok(0), |text| text.parse()).map_err(|_| damaged("halvings"))?,
             last_look: None,
@@ -106,7 +107,7 @@ impl CheckpointFile {
         for (name, count) in small {
             let found = file.count(name).ok_or_else(|| damaged(&format!("`{name}` is missing")))?;
             if found != count {
-                return Err(damaged(&format!("`{name}` has not one row for each name")));
+                return Err(damaged(&format!("`{name}` does not have one row for each name")));
             }
         }
         text("sha256")?;
@@ -119,40 +120,41 @@ impl CheckpointFile {
         Ok((Self { file, texts, state, looked_at }, tensors))
     }
 
-    /// Texts that the program keeps with the state, such as the run's options.
+    /// Returns the metadata that the program stored with the state, such as the run's options.
     pub fn texts(&self) -> &HashMap<String, String> {
         &self.texts
     }
 
-    /// Iterations of the whole run that are done.
+    /// Returns the number of completed iterations of the whole run.
     pub fn iteration(&self) -> u32 {
         self.state.iteration
     }
 
-    /// The requested shares of the groups in the objective; empty if all weights were given.
+    /// Returns the requested shares of the groups in the objective; empty if all weights are fixed.
     pub fn shares(&self) -> &Shares {
         &self.state.shares
     }
 
-    /// The weights in force.
+    /// Returns the current weights.
     pub fn weights(&self) -> &Weights {
         &self.state.weights
     }
 
-    /// Checks that a run of these scales can go on from the state, before a device is opened for it.
+    /// Checks that a run with these scales can continue from the state. Needs no device.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the state is of another scale or size.
+    /// [`Error::Usage`] if the state belongs to another scale or size.
     pub fn check_scales(&self, scales: &[Scale]) -> Result<()> {
         self.state.scale_of(scales).map(drop)
     }
 
-    /// The state that a run of this request goes on from, read from the file. With `replaced`, the optimiser that the run used
-    /// so far, the new one starts without a history ([`State::forget_optimizer`]). Tensors that the run doesn't need are
-    /// never held in memory.
+    /// Reads the state for continuing this request. `replaced` is the run's previous optimiser, if the request uses
+    /// another one, which then starts without a history ([`State::forget_optimizer`]). Tensors that the run doesn't
+    /// need are never held in memory.
     ///
     /// # Errors
-    /// [`Error::File`] if a tensor has another length than that of such a run, or if the file was changed since it was opened.
+    /// [`Error::File`] if the length of a tensor doesn't match the request, or if the file has changed since it was
+    /// opened.
     pub fn read(&self, request: &Request, replaced: Option<&dyn Optimizer>) -> Result<State> {
         let [height, width] = self.state.size;
         let picture = Shape::map(3, height, width);
@@ -179,13 +181,13 @@ impl CheckpointFile {
         Ok(state)
     }
 
-    /// The state with those of these tensors that belong to one.
+    /// Returns the state with its tensors taken from these.
     pub(super) fn state_of(&self, mut tensors: Tensors) -> State {
         let mut state = self.state.clone();
         state.last_look = self.looked_at.zip(tensors.remove(LAST_LOOK));
         let of_state = |(name, values): (String, _)| Some((name.strip_prefix(TENSOR)?.to_owned(), values));
         state.tensors = tensors.into_iter().filter_map(of_state).collect();
-        // safetensors orders tensors by size and name, and a state is the same whatever their order.
+        // safetensors orders tensors by size and name; a state must not depend on that order.
         state.tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
         state
     }
@@ -195,24 +197,24 @@ fn wrong(path: &Path, problem: String) -> Error {
     Error::file(path, problem, REMEDY)
 }
 
-fn damaged(path: &Path, what: &str) -> Error {
-    wrong(path, format!("the checkpoint is damaged: {what}"))
+fn damaged(path: &Path, problem: &str) -> Error {
+    wrong(path, format!("the checkpoint is damaged: {problem}"))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     wrong(path, format!("it can't be read: {error}"))
 }
 
-/// A file whose header was read.
+/// An open file whose header has been read.
 #[derive(Debug)]
 struct Opened {
     path: PathBuf,
     file: File,
-    /// Bytes of the whole file.
+    /// Length of the whole file in bytes.
     length: u64,
-    /// All before the values: the length of the header, and the header.
+    /// Everything before the values: the length of the header, and the header itself.
     header: Vec<u8>,
-    /// What the header says.
+    /// Parsed header.
     tensors: Metadata,
 }
 
@@ -223,7 +225,7 @@ impl Opened {
     fn new(path: &Path) -> Result<Self> {
         let (mut file, length) = open_ordinary(path).map_err(|error| unreadable(path, &error))?;
         let too_short = || wrong(path, "it is not a checkpoint: it is too short".to_owned());
-        // Of a file of /proc, which states no length, nothing is read: it may have no end, and some wait for ever.
+        // Files of /proc report no length, and are not read: some have no end, and some block for ever.
         if length < LENGTH_BYTES as u64 {
             return Err(too_short());
         }
@@ -243,14 +245,14 @@ impl Opened {
         Ok(Self { path: path.to_owned(), file, length, header, tensors })
     }
 
-    /// Values of a tensor, if there is one of this name.
+    /// Returns the number of values of a tensor, if it exists.
     fn count(&self, name: &str) -> Option<usize> {
         let (start, end) = self.tensors.info(name)?.data_offsets;
         Some((end - start) / size_of::<f32>())
     }
 
-    /// Refuses tensors that are not as long as those of a picture of this size, before they are read: a file may state any
-    /// length, and lie about its own.
+    /// Checks the lengths of tensors against the picture's size before they are read: a file can claim any length,
+    /// including its own.
     fn check_lengths(&self, [height, width]: [usize; 2]) -> std::result::Result<(), String> {
         if let Some(look) = self.count(LAST_LOOK).filter(|count| *count > CHANGE_SAMPLES) {
             return Err(format!("the picture that the change is measured from has {look} values"));
@@ -259,7 +261,7 @@ impl Opened {
         if self.count(&format!("{TENSOR}picture")) != Some(picture) {
             return Err(format!("its picture is not one of {width}x{height} pixels"));
         }
-        // As the device stores it, with a border.
+        // Values as the device stores them, with a border.
         let stored = height.saturating_add(2).saturating_mul(width.saturating_add(2)).saturating_mul(4);
         let bytes = stored.saturating_add(64).saturating_mul(size_of::<f32>());
         let most = bytes.saturating_mul(MOST_PICTURES).saturating_add(1 << 20);
@@ -270,7 +272,7 @@ impl Opened {
         Ok(())
     }
 
-    /// Reads all values, hashes and checks them, and keeps the tensors that are needed.
+    /// Reads, hashes and checks all values, and returns the tensors for which `is_needed` is true.
     fn read(&self, is_needed: impl Fn(&str) -> bool) -> Result<Tensors> {
         let path = &self.path;
         let changed = || damaged(path, "its content is not what was written");
@@ -298,7 +300,7 @@ impl Opened {
             })?;
             let is_finite = read_values(file, count, &mut hash, is_kept.then_some(&mut values))
                 .map_err(|error| unreadable(path, &error))?;
-            // A weight that was not measured is NaN.
+            // Weights that were not measured have NaN norms.
             if !is_finite && name != WEIGHTS {
                 not_finite.get_or_insert(name.clone());
             }
@@ -317,7 +319,7 @@ impl Opened {
     }
 }
 
-/// Reads the next values of a file, which are hashed too, and kept in `values` if that is given. True if all are finite.
+/// Reads and hashes the next `count` values of a file, and appends them to `values` if given. True if all are finite.
 fn read_values(
     mut file: &File,
     count: usize,
@@ -341,13 +343,13 @@ fn read_values(
     Ok(is_finite)
 }
 
-/// Height and width.
+/// Parses height and width.
 fn size(text: &str) -> Option<[usize; 2]> {
     let (height, width) = text.split_once('x')?;
     Some([height.parse().ok()?, width.parse().ok()?])
 }
 
-/// Size and last iteration of each, as `HEIGHTxWIDTH:END`.
+/// Parses `HEIGHTxWIDTH:END` items: the size and last iteration of each scale.
 fn earlier_scales(text: &str) -> Option<Vec<EarlierScale>> {
     let scale = |text: &str| {
         let (pixels, end) = text.split_once(':')?;
@@ -360,7 +362,7 @@ fn list(names: &str) -> Vec<String> {
     names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
-/// The weights of these groups, from three numbers each; `None` if a number can't be one.
+/// Builds the weights of these groups from three numbers each; `None` if a number is invalid.
 fn weights(groups: Vec<String>, numbers: &[f32]) -> Option<Weights> {
     let known = |value: f32| Some(value).filter(|value| !value.is_nan());
     let weight = |(group, [weight, norm, reference]): (String, &[f32; 3])| GroupWeight {
@@ -371,7 +373,7 @@ fn weights(groups: Vec<String>, numbers: &[f32]) -> Option<Weights> {
     };
     let (rows, _) = numbers.as_chunks::<3>();
     let is_possible = |value: f32| value >= 0.0 && value.is_finite();
-    // What was not measured is NaN.
+    // Norm and reference are NaN for weights that were not measured.
     let is_right = |[weight, rest @ ..]: &[f32; 3]| {
         is_possible(*weight) && rest.iter().all(|value| value.is_nan() || is_possible(*value))
     };

@@ -1,4 +1,4 @@
-//! What a checkpoint keeps, and what of a damaged or forged one is refused.
+//! Tests of saving and loading checkpoints, and of refusing damaged or forged ones.
 
 use super::write::texts_of;
 use super::*;
@@ -52,13 +52,13 @@ fn checkpoint() -> Checkpoint {
     Checkpoint { state, texts }
 }
 
-/// One whose runs have such states.
+/// A request whose runs have states like [`checkpoint`]'s.
 fn request() -> Request {
     Request::new(Picture { width: 7, height: 5, rgb: vec![0.5; 3 * 5 * 7] })
 }
 
 #[test]
-fn every_bit_comes_back() {
+fn checkpoint_round_trips_bit_identically() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a run.safetensors");
     let full = checkpoint();
@@ -75,7 +75,7 @@ fn every_bit_comes_back() {
 }
 
 #[test]
-fn a_state_of_several_pieces_is_the_file_that_safetensors_makes_of_it() {
+fn large_state_matches_safetensors_output() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("long.safetensors");
     let mut checkpoint = checkpoint();
@@ -87,12 +87,12 @@ fn a_state_of_several_pieces_is_the_file_that_safetensors_makes_of_it() {
     let (length, header) = SafeTensors::read_metadata(&file).unwrap();
     let read = SafeTensors::deserialize(&file).unwrap();
     let other = safetensors::serialize(read.tensors(), header.metadata().clone()).unwrap();
-    // The order of texts is open.
+    // The order of texts is not specified.
     assert!(other.len() == file.len() && other[8 + length..] == file[8 + length..]);
 }
 
 #[test]
-fn any_flipped_bit_and_any_lost_byte_is_noticed() {
+fn flipped_bits_and_truncation_are_detected() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.safetensors");
     checkpoint().save(&path).unwrap();
@@ -102,7 +102,7 @@ fn any_flipped_bit_and_any_lost_byte_is_noticed() {
         assert_eq!(Checkpoint::load(&path).unwrap_err().exit_code(), 2, "{length} bytes");
     }
     let header = 8 + u64::from_le_bytes(*whole.first_chunk().unwrap()) as usize;
-    // Every byte of the header, a sample of the numbers.
+    // Every byte of the header, and a sample of the values.
     for at in (0..header).chain((header..whole.len()).step_by(41)) {
         for bit in [0x01, 0x10, 0x80] {
             let mut flipped = whole.clone();
@@ -115,9 +115,9 @@ fn any_flipped_bit_and_any_lost_byte_is_noticed() {
     assert!(Checkpoint::load(&path).is_err());
 }
 
-/// A header that is right in itself, before values that would take long to read, and memory.
+/// A valid header that claims values which would take much time and memory to read.
 #[test]
-fn tensors_that_are_no_pictures_are_refused_unread() {
+fn invalid_tensors_are_refused_unread() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.safetensors");
     let refusal = |tensors: &[(&str, usize)]| {
@@ -133,7 +133,7 @@ fn tensors_that_are_no_pictures_are_refused_unread() {
         let text = serde_json::to_vec(&header).unwrap();
         let bytes = [&(text.len() as u64).to_le_bytes(), text.as_slice()].concat();
         std::fs::write(&path, &bytes).unwrap();
-        // The rest is a hole.
+        // The rest of the file is sparse.
         let file = File::options().write(true).open(&path).unwrap();
         file.set_len((bytes.len() + end) as u64).unwrap();
         let begun = std::time::Instant::now();
@@ -148,7 +148,7 @@ fn tensors_that_are_no_pictures_are_refused_unread() {
 }
 
 #[test]
-fn a_text_that_looks_like_the_checksum_is_harmless() {
+fn text_resembling_the_checksum_is_harmless() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.safetensors");
     let mut checkpoint = checkpoint();
@@ -176,7 +176,7 @@ fn other_files_are_recognised() {
 }
 
 #[test]
-fn another_optimiser_gets_only_the_picture_it_begins_with() {
+fn different_optimiser_gets_only_the_picture() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.safetensors");
     let mut full = checkpoint();
@@ -198,13 +198,13 @@ fn another_optimiser_gets_only_the_picture_it_begins_with() {
         let names: Vec<&str> = state.tensors.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["average", STATE_AVERAGE_COUNTERS, "picture"], "{replaced:?}");
     }
-    // Nor does the same one get what it doesn't keep.
+    // The same optimiser does not get tensors that it does not keep.
     assert_eq!(file.read(&request(), None).unwrap(), checkpoint().state);
 }
 
-/// Of another length, or a number that none can be.
+/// Tensors of the wrong length, or values that are not possible.
 #[test]
-fn what_no_run_has_is_refused() {
+fn impossible_states_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.safetensors");
     let refusal = |change: fn(&mut State)| {
@@ -235,7 +235,7 @@ fn what_no_run_has_is_refused() {
 }
 
 #[test]
-fn values_that_are_not_finite_and_a_file_that_is_written_over_are_noticed() {
+fn non_finite_values_and_overwritten_file_are_detected() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.safetensors");
     let good = checkpoint();
@@ -253,7 +253,7 @@ fn values_that_are_not_finite_and_a_file_that_is_written_over_are_noticed() {
             assert!(message.contains("holds NaN or infinite"), "{name}: {message}");
         }
     }
-    // A newer checkpoint takes the name, and this one is still read; a file that is written over is noticed.
+    // A newer checkpoint may take the name while this one is read; overwriting the open file is detected.
     let read = |file: &CheckpointFile| file.read(&request(), None);
     assert_eq!(read(&file).unwrap(), good.state);
     let mut content = std::fs::read(&path).unwrap();

@@ -15,12 +15,12 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 
-/// Writes the file, whole or not at all.
+/// Writes the file atomically.
 pub(super) fn save(state: &State, texts: &HashMap<String, String>, path: &Path, replace: bool) -> Result<()> {
     let refused = |message: String| Error::io(path, "writing the checkpoint")(std::io::Error::other(message));
     let tensors = tensors(state);
     let mut header = header(&tensors, texts_of(state, texts)).map_err(refused)?;
-    let at = hash_at(&header).ok_or_else(|| refused("a text imitates the checksum".to_owned()))?;
+    let at = hash_at(&header).ok_or_else(|| refused("a text contains the key of the checksum".to_owned()))?;
     let mut hash = Sha256::new();
     hash.update(&header);
     let pieces = || tensors.iter().flat_map(|tensor| tensor.values.chunks(PIECE));
@@ -43,7 +43,7 @@ struct FileTensor<'a> {
     values: Cow<'a, [f32]>,
 }
 
-/// The tensors of a state's file, in its order: by name, as safetensors writes them.
+/// Returns the tensors of a state's file, sorted by name, as safetensors requires.
 fn tensors(state: &State) -> Vec<FileTensor<'_>> {
     fn lent(name: String, values: &[f32]) -> FileTensor<'_> {
         FileTensor { name, shape: vec![values.len()], values: Cow::Borrowed(values) }
@@ -68,7 +68,7 @@ fn tensors(state: &State) -> Vec<FileTensor<'_>> {
     tensors
 }
 
-/// The texts of a state's file: these, and the file's own, with zeros for the hash.
+/// Returns `texts` and the file's own texts, with zeros for the hash.
 pub(super) fn texts_of(state: &State, texts: &HashMap<String, String>) -> HashMap<String, String> {
     let [height, width] = state.size;
     let names = |names: Vec<&str>| names.join(",");
@@ -96,7 +96,7 @@ pub(super) fn texts_of(state: &State, texts: &HashMap<String, String>) -> HashMa
     texts
 }
 
-/// All of a file before its values: the length of the header, and the header.
+/// Returns everything in a file before its values: the length of the header, and the header itself.
 fn header(
     tensors: &[FileTensor<'_>],
     texts: HashMap<String, String>,
@@ -110,14 +110,14 @@ fn header(
     });
     let header = Metadata::new(Some(texts), infos.collect()).map_err(|error| error.to_string())?;
     let mut text = serde_json::to_vec(&header).map_err(|error| error.to_string())?;
-    // As safetensors does, so that the values are aligned.
+    // Padded as in safetensors, so that the values are aligned.
     text.resize(text.len().next_multiple_of(8), b' ');
     let length = text.len() as u64;
     text.splice(0..0, length.to_le_bytes());
     Ok(text)
 }
 
-/// The bytes of a few values as the file has them, in `bytes`.
+/// Converts values to little-endian bytes, using `bytes` as the buffer.
 fn little_endian<'a>(values: &[f32], bytes: &'a mut Vec<u8>) -> &'a [u8] {
     bytes.resize(size_of_val(values), 0);
     let (places, _) = bytes.as_chunks_mut::<4>();

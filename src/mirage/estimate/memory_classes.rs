@@ -1,29 +1,29 @@
-//! Memory by what it is for.
+//! Memory use by purpose.
 
 use serde::Serialize;
 use std::ops::Add;
 
-/// Bytes by what they are for.
+/// Bytes by purpose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryClasses {
-    /// Weights as kernels read them, packed and transformed; and the network's file where it is part of the program.
+    /// Weights in the kernels' packed and transformed layout, and the network's file if it is embedded in the program.
     pub weights: u64,
     /// Activations, gradients and scratch memory of kernels.
     pub activations: u64,
-    /// What the optimiser keeps, and the average of the pictures.
+    /// State of the optimiser, and the average of the pictures.
     pub optimizer: u64,
-    /// What the losses compare with, at this and the earlier scales.
+    /// Targets of the losses, at this and the earlier scales.
     pub targets: u64,
-    /// The photo, the picture that is painted and what is kept of it.
+    /// The photo, the picture being optimised and kept copies of it.
     pub pictures: u64,
-    /// On the way to the device and back: textures through which kernels read, staging buffers, copies.
+    /// Data in transit between host and device: textures that kernels read, staging buffers, copies.
     pub staging: u64,
     /// The program itself, and the graphics driver.
     pub program: u64,
 }
 
 impl MemoryClasses {
-    /// Names and bytes, in the order in which they are stated.
+    /// Returns names and bytes, in the order of output.
     pub fn list(&self) -> [(&'static str, u64); 7] {
         [
             ("weights", self.weights),
@@ -36,7 +36,7 @@ impl MemoryClasses {
         ]
     }
 
-    /// All of it.
+    /// Returns the sum of all classes.
     pub fn total(&self) -> u64 {
         self.list().iter().map(|(_, bytes)| bytes).sum()
     }

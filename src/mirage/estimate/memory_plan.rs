@@ -1,5 +1,5 @@
-//! The memory that a run takes, known before it. The run is prepared scale by scale on an engine that only counts, so
-//! what it takes on the device follows from the code that prepares it. What the host holds besides is added up here.
+//! Memory plan of a run. The run is prepared scale by scale on a counting engine, so the plan of the device's memory
+//! follows from the actual preparation code. Host memory is added up here.
 
 use super::memory_classes::MemoryClasses;
 use crate::error::Result;
@@ -19,26 +19,31 @@ use std::sync::Arc;
 /// Resident memory of the program itself: code, libraries and small allocations. Measured with the release build on
 /// x86-64 Linux (docs/memory.md).
 const PROGRAM: u64 = 20 << 20;
-/// The same of each thread of the CPU device: its part of the kernels' scratch memory, and what the allocator keeps for it
-/// (4.7 to 5.4 MiB at 64 to 512 px with 1 to 8 threads).
+/// Resident memory of each thread of the CPU device: its share of the kernels' scratch memory, and memory that the
+/// allocator retains for it (4.7 to 5.4 MiB at 64 to 512 px with 1 to 8 threads).
 const THREAD: u64 = 5 << 20;
-/// What a graphics driver takes besides: the loader, the driver's libraries and its compiler.
+/// Resident memory of a graphics driver: the loader, the driver's libraries and its compiler.
 const DRIVER: u64 = 100 << 20;
-/// What stays of a software driver that is not used: its libraries. That of LLVM is never unloaded (47 to 50 MiB with Mesa
+/// Resident memory of an unused software driver: its libraries. LLVM's are never unloaded (47 to 50 MiB with Mesa
 /// 22.3.6 and LLVM 15).
 const IDLE_DRIVER: u64 = 48 << 20;
-/// What a software driver takes for each compute pipeline.
+/// Memory of the kernel tests of `--verify`: an op's cases with their weights and references. Measured, like
+/// [`COMPILED`], with the default network at 256 px: 481 MiB on the CPU device and 868 MiB on Mesa 22.3.6 in total.
+const TESTS: u64 = 190 << 20;
+/// Memory that a software driver retains for the kernels compiled for these tests.
+const COMPILED: u64 = 170 << 20;
+/// Resident memory of a software driver per compute pipeline.
 const PIPELINE: u64 = 1 << 20;
 
 /// Images of a target, with their weights.
 type Images = Arc<[(Picture, f32)]>;
 
 impl Request {
-    /// The same with pictures of one colour instead of the photo and all other images, each scaled to this longest side: to
-    /// plan the memory of another size with. A start picture smaller than the photo stays as it is.
+    /// Returns a copy with single-coloured pictures in place of the photo and all other images, each scaled to this
+    /// longest side. Used to plan the memory of another size. A start picture smaller than the photo keeps its size.
     pub fn at_size(&self, longest: usize) -> Self {
         let mut images = 0_u8;
-        // Each of another colour: equal images would share their targets.
+        // Each has another colour, because equal images would share their targets.
         let mut plain = |picture: &Picture, longest| {
             let (width, height) = fit(picture.width, picture.height, longest);
             images = images.wrapping_add(1);
@@ -52,7 +57,7 @@ impl Request {
             let longest = if kept { own.min(longest) } else { longest };
             request.init = Init::Picture(Arc::new(plain(picture, longest)));
         }
-        // Losses with the same images share them.
+        // Losses that share a set of images still share it in the copy.
         let mut known: Vec<[Images; 2]> = Vec::new();
         for loss in request.groups.iter_mut().flat_map(|group| &mut group.losses) {
             let Target::Images(images) = &loss.target else { continue };
@@ -69,24 +74,27 @@ impl Request {
     }
 }
 
-/// A part of a run.
+/// Phase of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Phase {
-    /// A scale's targets are captured, and its objective is prepared.
+    /// An iteration on the CPU device, which the device is compared with (`--verify`).
+    Verifying,
+    /// Capturing a scale's targets and preparing its objective.
     Preparing,
     /// Iterations and their reports.
     Iterations,
-    /// The state is taken to the next scale.
+    /// Moving the state to the next scale.
     Transition,
-    /// The finished picture is saved.
+    /// Saving the finished picture.
     Saving,
 }
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Verifying => "verifying",
             Self::Preparing => "preparing",
             Self::Iterations => "iterations",
             Self::Transition => "change of scale",
@@ -95,22 +103,22 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What a part of a run takes at most.
+/// Peak memory of a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryPhase {
-    /// Which part.
+    /// Phase of the run.
     pub phase: Phase,
-    /// At which scale, counted from 0.
+    /// Index of the scale.
     pub scale: usize,
-    /// On the device.
+    /// Device memory.
     pub device: MemoryClasses,
-    /// In the host's memory besides.
+    /// Host memory, without the device memory.
     pub host: MemoryClasses,
 }
 
 impl MemoryPhase {
-    /// Both together.
+    /// Returns device and host memory together.
     pub fn classes(&self) -> MemoryClasses {
         self.device + self.host
     }
@@ -120,20 +128,20 @@ impl MemoryPhase {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct MemoryPlan {
-    /// All parts of the run, in order.
+    /// Phases in order.
     pub phases: Vec<MemoryPhase>,
-    /// The sizes that it goes through.
+    /// Scales of the run.
     pub scales: Vec<Scale>,
-    /// True if the device's memory is the host's: the CPU device, and software drivers.
+    /// True if device and host share memory: the CPU device, and software drivers.
     pub is_shared: bool,
 }
 
 impl MemoryPlan {
-    /// Plans a run on this engine's device, of which nothing is used but its properties. The caller is taken to keep the
+    /// Plans a run on this engine's device. Only the device's properties are used. Assumes that the caller keeps the
     /// request, as the program does.
     ///
     /// # Errors
-    /// As [`Session::new`].
+    /// Same as [`Session::new`].
     pub fn new(engine: &Engine, network: &Arc<Network>, request: &Request) -> Result<Self> {
         let counting = engine.counting();
         let counted = || counting.counted().unwrap_or_default();
@@ -159,20 +167,20 @@ impl MemoryPlan {
             ..MemoryClasses::default()
         };
         let mut phases: Vec<MemoryPhase> = Vec::new();
-        // What the host holds while a scale is prepared, but for pictures that come with the request.
+        // Host memory carried over while a scale is prepared, without the request's own pictures.
         let mut waiting = MemoryClasses::default();
         for (index, scale) in scales.iter().enumerate() {
             if let Some(MemoryPhase { device, .. }) = phases.last().copied() {
-                // The state is read; then, without the objective, grain is drawn.
+                // The state is read first; grain is drawn after the objective is freed.
                 session.leave();
                 let [targets, _] = session.target_bytes();
                 let left = host.device_before(counted().live, targets);
-                let way = host.to_next_scale(scale.size);
-                let (reading, drawing) = (device + way.reading, left + way.drawing);
+                let transition = host.to_next_scale(scale.size);
+                let (reading, drawing) = (device + transition.reading, left + transition.drawing);
                 let (device, host) = if reading.total() > drawing.total() {
-                    (device, way.reading)
+                    (device, transition.reading)
                 } else {
-                    (left, way.drawing)
+                    (left, transition.drawing)
                 };
                 phases.push(MemoryPhase {
                     phase: Phase::Transition,
@@ -180,7 +188,7 @@ impl MemoryPlan {
                     device,
                     host: base + host,
                 });
-                waiting = way.waiting;
+                waiting = transition.waiting;
             }
             session.enter(index)?;
             let Counted { live, peak, pipelines } = counted();
@@ -199,8 +207,8 @@ impl MemoryPlan {
             let mut push = |phase, device, host: MemoryClasses| {
                 phases.push(MemoryPhase { phase, scale: index, device, host: base + host });
             };
-            // Where the host's memory is the device's, pages of the objective are taken by its first iteration, so what is
-            // there before counts without them.
+            // With shared memory, the objective's pages are committed only by its first iteration, so the preparing
+            // phase counts without them.
             let capturing = objective.capturing.filter(|_| profile.software);
             let peak = capturing.unwrap_or(peak);
             if capturing.is_some() || peak.total() > live.total() {
@@ -214,13 +222,44 @@ impl MemoryPlan {
         Ok(Self { phases, scales, is_shared: profile.software })
     }
 
-    /// The part that takes most: of the host's memory and the device's together where they are the same, else of the
-    /// device's.
+    /// Adds the phases of `--verify` to the plan: kernel tests, then an iteration on the CPU device
+    /// ([`CpuIteration`](crate::mirage::CpuIteration)).
+    ///
+    /// # Errors
+    /// Same as [`Self::new`], or if the system refuses to start a thread.
+    pub fn verified(mut self, engine: &Engine, network: &Arc<Network>, request: &Request) -> Result<Self> {
+        let verifying = |device, host| MemoryPhase { phase: Phase::Verifying, scale: 0, device, host };
+        let Some(run) = self.phases.iter().find(|phase| phase.phase == Phase::Iterations).copied() else {
+            return Ok(self);
+        };
+        let profile = engine.profile();
+        let compiled = if profile.software && !profile.cpu { COMPILED } else { 0 };
+        // The weights are already loaded, because the time of the run was estimated before.
+        let mut host = MemoryClasses {
+            weights: run.host.weights,
+            program: run.host.program + TESTS + compiled,
+            ..MemoryClasses::default()
+        };
+        let device = MemoryClasses { weights: run.device.weights, ..MemoryClasses::default() };
+        let mut before = vec![verifying(device, host)];
+        if !profile.cpu {
+            let plan = Self::new(&*engine.cpu_beside()?, network, request)?;
+            let first = plan.phases.iter().filter(|phase| phase.scale == 0).map(MemoryPhase::classes);
+            host = first.max_by_key(MemoryClasses::total).unwrap_or_default();
+            host.program += DRIVER + compiled;
+            before.push(verifying(device, host));
+        }
+        self.phases.splice(0..0, before);
+        Ok(self)
+    }
+
+    /// Returns the phase with the highest memory use: of host and device together if they share memory, otherwise of
+    /// the device alone.
     pub fn peak(&self) -> MemoryPhase {
         self.most(|phase| if self.is_shared { phase.classes().total() } else { phase.device.total() })
     }
 
-    /// The part that takes most of the host's memory.
+    /// Returns the phase with the highest use of host memory.
     pub fn host_peak(&self) -> MemoryPhase {
         self.most(|phase| if self.is_shared { phase.classes().total() } else { phase.host.total() })
     }
@@ -235,7 +274,8 @@ impl MemoryPlan {
         self.phases.iter().copied().max_by_key(bytes).unwrap_or(none)
     }
 
-    /// What must fit into the device's memory: the peak, of both where they are the same.
+    /// Returns the bytes that must fit into the device's memory: those of the peak, including the host's if memory is
+    /// shared.
     pub fn needed(&self) -> u64 {
         let peak = self.peak();
         if self.is_shared { peak.classes().total() } else { peak.device.total() }
@@ -271,7 +311,7 @@ mod tests {
         MemoryPlan::new(&engine, &network(), request).unwrap()
     }
 
-    /// An invented device of each kind.
+    /// One synthetic device of each kind.
     fn profiles() -> [Profile; 3] {
         let software =
             Profile { software: true, max_binding: 1 << 30, max_buffer: 1 << 31, ..Profile::minimal() };
@@ -289,10 +329,10 @@ mod tests {
                 let classes = iterations(plan).classes();
                 classes.activations + classes.optimizer + classes.pictures
             };
-            // Four times the pixels; borders and chunks of fixed size make it a little less.
+            // Slightly less than a factor of four, because of borders and chunks of fixed size.
             let factor = of_pixels(&large) as f64 / of_pixels(&small) as f64;
             assert!((1.5..=4.2).contains(&factor), "{factor} on {profile:?}");
-            // Kernels of graphics devices are chosen by the number of Winograd tiles, too.
+            // On GPUs, the choice of kernels depends on the number of Winograd tiles as well.
             if profile.cpu {
                 assert_eq!(iterations(&small).device.weights, iterations(&large).device.weights);
             }
@@ -300,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn each_scale_has_its_phases_and_keeps_the_targets_of_those_before() {
+    fn each_scale_has_phases_and_keeps_earlier_targets() {
         for profile in profiles() {
             let plan = plan(&profile, &request(160, 120, 3));
             use Phase::{Iterations, Preparing, Saving, Transition};
@@ -323,14 +363,14 @@ mod tests {
         }
     }
 
-    /// Its tensors are larger than a minimal device binds, and together larger than its memory.
+    /// Its tensors exceed the binding limit of a minimal device, and together its memory.
     #[test]
-    fn a_large_picture_in_tiles_fits_a_small_device_and_a_small_machine() {
+    fn large_tiled_picture_fits_small_device_and_machine() {
         let mut large = request(4096, 4096, 1);
         large.tiling = Tiling::Side(128);
-        // As of any run of the program.
+        // The program always sets this.
         large.schedule.state_when_stopped = true;
-        // Whatever is looked at and saved.
+        // With preview pictures and checkpoints.
         let mut observed = large.clone();
         (observed.schedule.state_every, observed.schedule.picture_every) = (5, 1);
         for large in [&large, &observed] {
@@ -342,26 +382,26 @@ mod tests {
     }
 
     #[test]
-    fn in_tiles_a_band_on_its_way_counts() {
+    fn tiled_bands_in_transit_are_counted() {
         let staging = |optimizer: Arc<dyn Optimizer>, profile: &Profile| {
             let request = Request { tiling: Tiling::Side(64), optimizer, ..request(640, 512, 1) };
             let plan = plan(profile, &request);
             let found = plan.phases.iter().find(|phase| phase.phase == Phase::Iterations).unwrap();
             (found.device.staging, found.host.staging)
         };
-        // Of 512 rows the first band has 102. The picture, the average and two moments, as stored and unpacked.
+        // The first band has 102 of the 512 rows. The picture, the average and two moments, as stored and unpacked.
         let (stored, values) = (Shape::map(3, 102, 640).bytes(), 102 * 640 * RGB);
         let vectors = 1 << 10;
         let (device, host) = staging(Arc::new(Adam::default()), &Profile::cpu());
         assert_eq!(device, 0);
         assert!((0..vectors).contains(&(host - 4 * (stored + values))), "{host}");
-        // L-BFGS has one band, of which only the picture is read.
+        // L-BFGS has a single band, of which only the picture is read.
         let (_, host) = staging(Arc::new(Lbfgs::default()), &Profile::cpu());
         assert_eq!(host, Shape::map(3, 512, 640).bytes() + 512 * 640 * RGB);
     }
 
     #[test]
-    fn in_tiles_the_change_to_the_last_scale_takes_no_more_than_its_iterations() {
+    fn tiled_scale_change_needs_no_more_than_iterations() {
         let [one, two] = [1, 2].map(|scales| {
             let mut request = request(1024, 1024, scales);
             request.tiling = Tiling::Side(128);
@@ -373,14 +413,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_asks_for_counts() {
+    fn requested_features_are_counted() {
         let cpu = Profile::cpu();
         let plain = plan(&cpu, &request(96, 96, 1));
         let optimizer = |request: &Request| plan(&cpu, request).peak().device.optimizer;
         let adam = request(96, 96, 1);
         let mut lbfgs = adam.clone();
         lbfgs.optimizer = Arc::new(crate::mirage::optimizer::Lbfgs::default());
-        // Two moments and the average, against a history of 20 pairs.
+        // Two moments and the average, compared with a history of 20 pairs.
         assert!(optimizer(&lbfgs) > 10 * optimizer(&adam), "{}", optimizer(&lbfgs));
         let mut reported = adam.clone();
         reported.schedule.report_every = 1;
@@ -392,8 +432,8 @@ mod tests {
         let pictures = |plan: &MemoryPlan| plan.peak().classes().pictures;
         assert_eq!(staging(&plan(&cpu, &filmed)) - staging(&plain), 2 * 96 * 96 * RGB);
         assert_eq!(pictures(&plan(&cpu, &filmed)) - pictures(&plain), 7 * 96 * 96);
-        // Picture, two moments and the average, besides counters; four floats a pixel as the device has them, three in the
-        // file. Where the run stops they are read one by one.
+        // The picture, two moments and the average, besides counters: four floats per pixel on the device, three in the
+        // file. They are read one by one when the run is stopped.
         let mut saved = adam;
         saved.schedule.state_when_stopped = true;
         let more = |request: &Request| staging(&plan(&cpu, request)) - staging(&plain);
@@ -401,7 +441,7 @@ mod tests {
         assert!((4 * 96 * 96 * RGB..4 * 96 * 96 * RGB + 64).contains(&stopped), "{stopped}");
         saved.schedule.state_every = 5;
         assert!(more(&saved) >= stopped + 4 * 96 * 96 * 16, "{}", more(&saved));
-        // In tiles the host has them: they are lent where the run stops, and copied before.
+        // With tiles the state is in host memory: borrowed when the run is stopped, copied during the run.
         saved.tiling = Tiling::Side(48);
         let every = plan(&cpu, &saved).needed();
         saved.schedule.state_every = 0;
@@ -412,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sum_is_that_of_the_classes() {
+    fn total_is_the_sum_of_classes() {
         let plan = plan(&Profile::minimal(), &request(64, 48, 1));
         let peak = plan.peak();
         let listed: u64 = peak.classes().list().iter().map(|(_, bytes)| bytes).sum();

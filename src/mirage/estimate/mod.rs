@@ -1,4 +1,4 @@
-//! Estimates before a run: its memory, class by class, and its time.
+//! Estimates of a run's memory, by class, and of its time.
 
 pub(in crate::mirage) mod host_memory;
 pub(in crate::mirage) mod memory_classes;

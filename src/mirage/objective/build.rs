@@ -1,5 +1,4 @@
-//! The graph of an objective while it is built: tensors with memory of their own, losses with their weights, and the
-//! gradients.
+//! Builder for the graph of an objective: tensors with their own memory, weighted losses, and gradients.
 
 use super::layer_statistic::Captured;
 use crate::error::{Error, Result};
@@ -11,7 +10,7 @@ use crate::ops::{Add, Dot, LinearCombination, Shape, WeightedSum};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The graph under construction, with the memory of the tensors that come from outside.
+/// The graph under construction, with the memory of its external tensors.
 pub(in crate::mirage) struct Build<'a> {
     engine: &'a Arc<Engine>,
     pub graph: Graph,
@@ -19,56 +18,56 @@ pub(in crate::mirage) struct Build<'a> {
     losses: Vec<WeightedLoss>,
 }
 
-/// A loss and its weight, which is data on the device.
+/// A loss and its weight, which is stored on the device.
 struct WeightedLoss {
     loss: TensorId,
-    /// Its weight in the objective.
+    /// Weight in the objective.
     weight: TensorId,
     memory: Memory,
-    /// Its weight within its group.
+    /// Weight within the group.
     own: f32,
 }
 
-/// PictureGradients with respect to the picture.
+/// Gradients with respect to the picture.
 pub(in crate::mirage) struct PictureGradients {
-    /// Of the whole objective.
+    /// Gradient of the whole objective.
     pub all: TensorId,
-    /// Of each measured group, at weight 1, with the group's name.
+    /// Gradient of each measured group at weight 1, with the group's name.
     pub groups: Vec<(String, TensorId)>,
-    /// Of all other groups together, weighted.
+    /// Weighted gradient of all other groups together.
     rest: Option<TensorId>,
 }
 
-/// The weighted sum of the groups' gradients.
+/// Weighted sum of the groups' gradients.
 pub(in crate::mirage) struct GroupSum {
     pub tensor: TensorId,
-    /// Memory of its weights.
+    /// Memory of the weights.
     pub weights: Memory,
-    /// The group of each; `None` for the gradient of all other losses, which is weighted already.
+    /// Group of each summand; `None` for the gradient of all other losses, which is already weighted.
     pub groups: Vec<Option<String>>,
 }
 
-/// PictureGradients with respect to several tensors, in their order.
+/// Gradients with respect to several tensors, in their order.
 pub(in crate::mirage) struct TensorGradients {
-    /// Of the whole objective.
+    /// Gradients of the whole objective.
     pub all: Vec<TensorId>,
-    /// Of each measured group, at weight 1, with the group's name.
+    /// Gradients of each measured group at weight 1, with the group's name.
     pub groups: Vec<(String, Vec<TensorId>)>,
 }
 
-/// PictureGradients of each sum of losses with respect to some tensors, `None` where it does not depend on one.
+/// Gradients of each sum of losses with respect to some tensors, `None` where it does not depend on one.
 struct RawGradients {
     all: Vec<Option<TensorId>>,
     groups: Vec<(String, Vec<Option<TensorId>>)>,
     rest: Vec<Option<TensorId>>,
 }
 
-/// Memory of tensors by name. Graphs that share it have the largest shapes in the first one.
+/// Memory of tensors by name, shared by several graphs. The first graph must have the largest shapes.
 #[derive(Debug, Default)]
 pub(in crate::mirage) struct NamedMemory(HashMap<String, Memory>);
 
 impl NamedMemory {
-    /// A tensor from outside in the memory of this name.
+    /// Creates an external tensor in the memory of this name, which is allocated at first use.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -81,24 +80,24 @@ impl NamedMemory {
         Ok(tensor)
     }
 
-    /// The memory of this name, if a graph has it.
+    /// Returns the memory of this name, if it was allocated.
     pub fn get(&self, name: &str) -> Option<&Memory> {
         self.0.get(name)
     }
 
-    /// Bytes on the device.
+    /// Returns the bytes on the device.
     pub fn bytes(&self) -> u64 {
         self.0.values().map(Memory::bytes).sum()
     }
 }
 
 impl<'a> Build<'a> {
-    /// An empty graph.
+    /// Creates an empty graph.
     pub fn new(engine: &'a Arc<Engine>) -> Self {
         Self { engine, graph: Graph::new(), bound: Bindings::new(), losses: Vec::new() }
     }
 
-    /// A tensor from outside, with its memory.
+    /// Creates an external tensor and allocates its memory.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -107,7 +106,7 @@ impl<'a> Build<'a> {
         Ok((tensor, self.keep(tensor)?))
     }
 
-    /// Memory for a tensor.
+    /// Allocates memory for a tensor.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -115,12 +114,12 @@ impl<'a> Build<'a> {
         self.engine.tensor(label, shape)
     }
 
-    /// Rewrites the graph to fewer nodes; what comes from outside and what these goals read stay as they are.
+    /// Fuses nodes of the graph, except for external tensors and those that the goals read.
     pub fn fuse(&mut self, goals: &Goals) {
         self.graph.fuse(&self.bound.keys().copied().chain(goals.read()).collect());
     }
 
-    /// Gives a tensor memory of its own.
+    /// Allocates memory for a tensor of its own, unless it has one.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -134,19 +133,19 @@ impl<'a> Build<'a> {
         Ok(memory)
     }
 
-    /// Puts a tensor in this memory.
+    /// Binds a tensor to this memory.
     pub fn bind(&mut self, tensor: TensorId, memory: &Memory) {
         self.bound.insert(tensor, memory.clone());
     }
 
-    /// A tensor from outside on this memory: to read it does not make the graph compute what the memory holds.
+    /// Creates an external tensor on existing memory. Reading it does not make the graph compute the contents again.
     pub fn alias(&mut self, label: &str, memory: &Memory, shape: Shape) -> TensorId {
         let tensor = self.graph.external(label, shape);
         self.bind(tensor, memory);
         tensor
     }
 
-    /// Captured targets as tensors.
+    /// Creates external tensors for captured targets.
     ///
     /// # Errors
     /// If one is not on the device.
@@ -154,7 +153,7 @@ impl<'a> Build<'a> {
         captured.iter().map(|part| Ok(self.alias(label, part.memory(label)?, part.shape))).collect()
     }
 
-    /// Registers a loss, with a weight that is data on the device.
+    /// Registers a loss, and allocates its weight on the device.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -164,12 +163,12 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    /// The losses in the order in which they were registered.
+    /// Returns the losses in the order of registration.
     pub fn losses(&self) -> impl Iterator<Item = TensorId> {
         self.losses.iter().map(|term| term.loss)
     }
 
-    /// Memory of the weight of each loss.
+    /// Returns the memory of each loss's weight.
     pub fn loss_weights(&self) -> Vec<Memory> {
         self.losses.iter().map(|term| term.memory.clone()).collect()
     }
@@ -177,7 +176,7 @@ impl<'a> Build<'a> {
     /// Appends the sum of all weighted losses.
     ///
     /// # Errors
-    /// If there is no loss.
+    /// If there are no losses.
     pub fn total(&mut self) -> Result<TensorId> {
         let mut total = None;
         for term in &self.losses {
@@ -190,12 +189,12 @@ impl<'a> Build<'a> {
         total.ok_or_else(no_gradient)
     }
 
-    /// Appends the gradients of the registered losses with respect to the picture. `group_of` gives the measured group of
-    /// each, if it has one. With `recompute`, activations are computed again in the backward pass where that saves
-    /// memory.
+    /// Appends the gradients of the registered losses with respect to the picture. `group_of` is the index of each
+    /// loss's measured group, if any. With `recompute`, activations are recomputed in the backward pass where that
+    /// saves memory.
     ///
     /// # Errors
-    /// If the device fails or has too little memory, or no loss depends on the picture.
+    /// If the device fails or has too little memory, or if no loss depends on the picture.
     pub fn gradients(
         &mut self,
         groups: &[Group],
@@ -213,12 +212,12 @@ impl<'a> Build<'a> {
         Ok(PictureGradients { all: one(all).ok_or_else(no_gradient)?, groups, rest: one(rest) })
     }
 
-    /// Appends the gradients of the whole objective, and of each measured group at weight 1, with respect to tensors from
-    /// outside. Each has a memory that all of these gradients share: it holds the one that was computed last. What a loss
-    /// does not depend on gets a gradient of zeros.
+    /// Appends the gradients of the whole objective, and of each measured group at weight 1, with respect to external
+    /// tensors. For each of these tensors there is one memory, shared by all its gradients, which holds the last one
+    /// computed. The gradient of a loss that does not depend on the tensor is zero.
     ///
     /// # Errors
-    /// As [`Build::gradients`].
+    /// Same as [`Build::gradients`].
     pub fn gradients_wrt(
         &mut self,
         groups: &[Group],
@@ -238,9 +237,9 @@ impl<'a> Build<'a> {
                     kept.push(gradient);
                     continue;
                 }
-                // The gradient may be a tensor from outside: the weight of a loss.
+                // The gradient may itself be an external tensor: the weight of a loss.
                 let factor = if gradient.is_some() { 1.0 } else { 0.0 };
-                let label = format!("gradient by {}", self.graph.tensor(*tensor).label);
+                let label = format!("gradient with respect to {}", self.graph.tensor(*tensor).label);
                 let copy = LinearCombination::scale(factor);
                 let gradient = self.graph.apply(copy, &[gradient.unwrap_or(*tensor)], label)?;
                 self.bind(gradient, memory);
@@ -254,7 +253,7 @@ impl<'a> Build<'a> {
         Ok(TensorGradients { all, groups })
     }
 
-    /// True for a tensor that a node makes and no other node reads, if it has no other memory yet.
+    /// True if a node produces the tensor, no node reads it, and it is not bound to other memory.
     fn may_lie_in(&self, tensor: TensorId, memory: &Memory) -> bool {
         let made = self.graph.tensor(tensor).producer.is_some();
         let read = self.graph.nodes().iter().any(|node| node.inputs.contains(&tensor));
@@ -292,11 +291,11 @@ impl<'a> Build<'a> {
         Ok(RawGradients { all, groups: measured.into_iter().zip(found).collect(), rest })
     }
 
-    /// Appends the gradients of each of these sums with respect to each of `by`. With `recompute`, activations are computed
-    /// again in the backward pass where that saves memory.
+    /// Appends the gradients of each of these sums with respect to each of `by`. With `recompute`, activations are
+    /// recomputed in the backward pass where that saves memory.
     ///
     /// # Errors
-    /// As [`gradients`].
+    /// Same as [`gradients`].
     pub fn differentiate(
         &mut self,
         sums: &[(&str, &Seeds)],
@@ -311,7 +310,7 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// A tensor that holds one number, which never changes.
+    /// Creates a tensor that holds one constant.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -322,7 +321,7 @@ impl<'a> Build<'a> {
         Ok(tensor)
     }
 
-    /// The weighted sum of the groups' gradients as they are in memory, without computing them again.
+    /// Appends the weighted sum of the groups' gradients, read from memory without computing them again.
     ///
     /// # Errors
     /// If the device fails or has too little memory.

@@ -1,4 +1,4 @@
-//! Targets: the statistics of a picture, captured once.
+//! Captures targets: computes the statistics of an image once.
 
 use super::build::Build;
 use super::layer_statistic::{Captured, LayerStatistic, TargetPlace};
@@ -14,26 +14,26 @@ use crate::ops::Shape;
 use crate::vgg::Network;
 use std::sync::Arc;
 
-/// Shape and values, in logical order, of one tensor of a statistic.
+/// Shape and values (in logical order) of one tensor of a statistic.
 pub(in crate::mirage) type ShapedValues = (Shape, Vec<f32>);
 
-/// How much is computed of a statistic.
+/// Extent to which a statistic is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::mirage) enum Stage {
-    /// To the summary, which can be blended with others.
+    /// Up to the summary, which can be blended with others.
     Summary,
-    /// To what a distance takes of it.
+    /// Up to the target, which the distance reads.
     Target,
 }
 
-/// Values of a picture in the tensor's logical order: channel, row, column.
+/// Returns the values of a picture in the tensor's logical order: channel, row, column.
 pub(in crate::mirage) fn planar(picture: &Picture) -> Vec<f32> {
     (0..3).flat_map(|channel| picture.rgb.iter().skip(channel).step_by(3).copied()).collect()
 }
 
-/// Runs a picture through the network once, in tiles of this side if one is given and the picture is larger, and keeps the
-/// tensors of each of these statistics, in their order. Waits for nothing: work that is submitted later can use the
-/// targets, and the pass keeps its memory until the submission is done.
+/// Runs a picture through the network once, and captures the tensors of each of these statistics, in their order. With
+/// `tile`, larger pictures are computed in tiles of this side. Does not wait for the device: later submissions can use
+/// the targets, and the pass keeps its memory until its submission is done.
 ///
 /// # Errors
 /// If the picture is too small, or the device fails.
@@ -58,7 +58,7 @@ pub(in crate::mirage) fn capture(
         engine.write(&memory, shape, &planar(picture))?;
     }
     let mut found = Vec::new();
-    // The place among the statistics of each target that tiles put together themselves.
+    // Targets that the tiles write themselves, with their index among the statistics.
     let mut of_tiles = Vec::new();
     for (index, item) in statistics.iter().enumerate() {
         if stage == Stage::Target
@@ -82,7 +82,7 @@ pub(in crate::mirage) fn capture(
     Ok((captured, submission))
 }
 
-/// What the distances take of blended summaries, given as values in logical order.
+/// Computes the targets of blended summaries, which are given as values in logical order.
 ///
 /// # Errors
 /// If the device fails.
@@ -107,7 +107,7 @@ pub(in crate::mirage) fn prepare(
     Ok(run(engine, graph, bound, &found, None)?.0)
 }
 
-/// Gives the tensors memory of their own and computes them, after what is put together from tiles.
+/// Allocates memory for the tensors, and computes them after the sums over tiles.
 fn run(
     engine: &Arc<Engine>,
     mut graph: Graph,
@@ -140,7 +140,7 @@ fn run(
     Ok((captured, submission))
 }
 
-/// Values of captured tensors, in logical order.
+/// Reads the values of captured tensors, in logical order.
 ///
 /// # Errors
 /// If the device fails.

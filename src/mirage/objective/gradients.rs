@@ -1,4 +1,4 @@
-//! How the gradients of an objective are computed: in one pass of the whole picture, or in passes over its tiles.
+//! Appends the gradients of an objective: in one pass over the whole picture, or in passes over its tiles.
 
 use super::build::{Build, GroupSum, TensorGradients};
 use super::sections::{GRADIENT, GROUPS};
@@ -10,39 +10,40 @@ use crate::mirage::loss::Group;
 use crate::mirage::request::Request;
 use crate::ops::{Reduce, ReduceKind};
 
-/// The gradients in the graph of an objective.
+/// Gradients in the graph of an objective.
 pub(in crate::mirage) struct GradientGoals {
     /// Sections that compute gradients and norms.
     pub sections: Vec<(String, Vec<TensorId>)>,
-    /// The norm of each measured group's gradient, with its name.
+    /// Norm of each measured group's gradient, with its name.
     pub norms: Vec<(String, TensorId)>,
-    /// How they reach the picture.
+    /// Path from the losses to the picture.
     pub path: GradientPath,
 }
 
-/// How gradients reach the picture.
+/// Path by which gradients reach the picture.
 pub(in crate::mirage) enum GradientPath {
-    /// In the graph.
+    /// Within the graph.
     Whole {
         /// Memory of the gradient of the whole objective.
         gradient: Memory,
-        /// The sum of the groups' gradients, if there is one.
+        /// Sum of the groups' gradients, if any weights are measured.
         sum: Option<GroupSum>,
     },
-    /// Through the tiles.
+    /// Through the tiles' backward pass.
     Tiles {
-        /// Where the backward pass over the tiles begins.
+        /// Input of the backward pass over the tiles.
         gradients: TileGradients,
-        /// The section of each measured group's gradient as far as there, with the group's name.
+        /// For each measured group, the section that computes its gradient with respect to the sums over tiles, and its
+        /// name.
         groups: Vec<[String; 2]>,
     },
 }
 
 impl GradientGoals {
-    /// Appends the gradients of the losses that `build` has. `group_of` gives the measured group of each, if it has one.
+    /// Appends the gradients of the losses in `build`. `group_of` is the index of each loss's measured group, if any.
     ///
     /// # Errors
-    /// If the device fails or has too little memory, or no loss depends on the picture.
+    /// If the device fails or has too little memory, or if no loss depends on the picture.
     pub fn append(
         build: &mut Build<'_>,
         sources: &Sources<'_>,
@@ -60,7 +61,7 @@ impl GradientGoals {
                 norms.push((label, norm));
             }
             let of_groups: Vec<TensorId> = norms.iter().map(|(_, norm)| *norm).collect();
-            // Only runs with shares measure the groups just before a step.
+            // Only runs with shares measure the groups directly before a step.
             let sum = if request.has_shares() || request.adjustable {
                 let sum = build.sum_of_groups(&gradients)?;
                 build.bind(sum.tensor, &gradient);
@@ -86,7 +87,7 @@ impl GradientGoals {
     }
 }
 
-/// Name of a group's norm.
+/// Returns the name of a group's norm.
 pub(in crate::mirage) fn norm_name(group: &str) -> String {
     format!("{group} gradient norm")
 }

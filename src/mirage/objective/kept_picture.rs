@@ -1,32 +1,32 @@
-//! Pictures that a run keeps to show them, or to go back to them.
+//! Pictures that a run keeps for display or for a setback.
 
 use super::tiling::planes::Planes;
 use crate::image_io::Picture;
 use std::sync::Arc;
 
-/// Levels of a value that is kept in 16 bits, from black to white.
+/// Number of steps from black to white of a value that is kept in 16 bits.
 const LEVELS: f32 = 65_535.0;
 
-/// A picture that is kept. Clones share it.
+/// A kept picture. Clones share its values.
 #[derive(Debug, Clone)]
 pub(in crate::mirage) enum KeptPicture {
-    /// As it was read from the device.
+    /// Unchanged, as read from the device.
     Whole(Arc<Picture>),
-    /// Limited to 0..1 and in 16 bits a value, where it is computed in tiles and memory counts.
+    /// Clamped to [0, 1] and in 16 bits per value, to save memory in the tiled case.
     Compact(Arc<Compact>),
 }
 
-/// A picture in 16 bits a value: red, green and blue of each pixel.
+/// A picture with 16 bits per value, interleaved as red, green and blue.
 #[derive(Debug)]
 pub(in crate::mirage) struct Compact {
     size: [usize; 2],
     values: Vec<u16>,
-    /// Values that were not finite, which are kept as black.
+    /// Number of values that were not finite; they are stored as black.
     non_finite: usize,
 }
 
 impl Compact {
-    /// Of values channel after channel.
+    /// Converts from planes.
     fn of(planes: &Planes) -> Self {
         let mut non_finite = 0;
         let round = |value: f32| {
@@ -39,7 +39,7 @@ impl Compact {
 }
 
 impl KeptPicture {
-    /// Of values channel after channel: compact, if they are limited to 0..1 anyway.
+    /// Converts from planes: to the compact form if the picture is clamped to [0, 1] anyway.
     pub fn of(planes: &Planes, clamps: bool) -> Self {
         if clamps {
             return Self::Compact(Arc::new(Compact::of(planes)));
@@ -48,7 +48,7 @@ impl KeptPicture {
         Self::Whole(Arc::new(Picture { width, height, rgb: planes.interleaved().collect() }))
     }
 
-    /// Height and width.
+    /// Returns height and width.
     pub fn size(&self) -> [usize; 2] {
         match self {
             Self::Whole(picture) => [picture.height, picture.width],
@@ -56,7 +56,7 @@ impl KeptPicture {
         }
     }
 
-    /// Values that are not finite.
+    /// Returns the number of values that are not finite.
     pub fn non_finite(&self) -> usize {
         match self {
             Self::Whole(picture) => picture.rgb.iter().filter(|value| !value.is_finite()).count(),
@@ -64,7 +64,7 @@ impl KeptPicture {
         }
     }
 
-    /// The picture.
+    /// Returns the picture, converted if compact.
     pub fn picture(&self) -> Arc<Picture> {
         match self {
             Self::Whole(picture) => picture.clone(),
@@ -76,7 +76,7 @@ impl KeptPicture {
         }
     }
 
-    /// At most so many of its values, evenly spread over pixels and channels: all, if there are no more.
+    /// Returns at most `most` of its values, evenly spread over pixels and channels; all values if there are no more.
     pub fn some_values(&self, most: usize) -> Vec<f32> {
         let [height, width] = self.size();
         let step = (3 * height * width).div_ceil(most).max(1);
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_compact_picture_is_the_picture_to_16_bits() {
+    fn compact_picture_has_16_bit_precision() {
         let values = vec![0.0, 0.25, 1.5, 1.0, f32::NAN, 0.7, 0.1, -1.0, 0.123_456, 0.5, f32::INFINITY, 0.9];
         let planes = Planes::of([2, 2], values);
         let compact = KeptPicture::of(&planes, true);
@@ -105,7 +105,7 @@ mod tests {
         for (found, expected) in picture.rgb.iter().zip(expected) {
             assert!((found - expected).abs() <= 0.5 / LEVELS + 1e-7, "{found} {expected}");
         }
-        // What was read from a file of 8 or 16 bits comes back as it was.
+        // Values from a file with 8 or 16 bits are preserved exactly.
         for level in [0_u16, 1, 257, 30_000, 65_534, 65_535] {
             let value = f32::from(level) / LEVELS;
             let kept = KeptPicture::of(&Planes::of([1, 1], vec![value; 3]), true);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn some_values_are_spread_over_all() {
+    fn sampled_values_are_spread_over_the_picture() {
         let planes = Planes::of([10, 10], (0..300).map(|index| index as f32 / 300.0).collect());
         let rgb: Vec<f32> = planes.interleaved().collect();
         let [whole, compact] = [false, true].map(|clamps| KeptPicture::of(&planes, clamps));

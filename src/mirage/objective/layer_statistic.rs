@@ -1,4 +1,4 @@
-//! A statistic with the layer that it is taken of, and what is captured of it.
+//! A statistic with its layer, and the tensors captured from it.
 
 use super::tiling::planes::HalfMap;
 use crate::error::{Error, Result};
@@ -9,19 +9,19 @@ use crate::ops::Shape;
 use crate::vgg::Network;
 use std::sync::{Arc, Mutex};
 
-/// The statistic of a layer, or of the picture itself, that is captured.
+/// A statistic of a layer, or of the picture itself.
 #[derive(Debug, Clone)]
 pub(in crate::mirage) struct LayerStatistic {
-    /// Index of the layer; none for the picture.
+    /// Index of the layer; `None` for the picture.
     pub layer: Option<usize>,
     pub statistic: Arc<dyn Statistic>,
 }
 
 impl LayerStatistic {
-    /// What a loss of this source and statistic takes.
+    /// Creates the statistic of a loss.
     ///
     /// # Errors
-    /// If the network has no such layer.
+    /// If the network lacks the layer.
     pub fn new(network: &Network, source: &Source, statistic: &Arc<dyn Statistic>) -> Result<Self> {
         let layer = match source {
             Source::Picture => None,
@@ -30,7 +30,7 @@ impl LayerStatistic {
         Ok(Self { layer, statistic: statistic.clone() })
     }
 
-    /// Its name in labels.
+    /// Returns the name for labels.
     pub fn label(&self, network: &Network) -> String {
         self.layer.map_or_else(|| "picture".to_owned(), |layer| network.layers[layer].name.clone())
     }
@@ -43,26 +43,26 @@ pub(in crate::mirage) struct Captured {
     pub place: TargetPlace,
 }
 
-/// Where a captured tensor lies.
+/// Location of a captured tensor.
 #[derive(Debug, Clone)]
 pub(in crate::mirage) enum TargetPlace {
-    /// On the device.
+    /// In device memory.
     Device(Memory),
-    /// In the host's memory: a large map of which only tiles are ever taken.
+    /// In host memory: a large map, read only tile by tile.
     Host(Arc<Mutex<HalfMap>>),
 }
 
 impl Captured {
-    /// Its memory on the device; `label` names it.
+    /// Returns the tensor's device memory; `label` is used in errors.
     ///
     /// # Errors
-    /// If it is elsewhere, because it was captured in tiles.
+    /// If it was captured in tiles, and so is in host memory.
     pub fn memory(&self, label: &str) -> Result<&Memory> {
         match &self.place {
             TargetPlace::Device(memory) => Ok(memory),
             TargetPlace::Host(_) => Err(Error::internal(
                 label,
-                "its target was captured in tiles, and it is not computed in tiles",
+                "its target was captured in tiles, but its distance is not computed in tiles",
             )),
         }
     }

@@ -1,5 +1,5 @@
 //! The objective at one size: losses, their gradient with respect to the picture, the optimiser's step and the average
-//! of the pictures, prepared as one program, or in tiles as several.
+//! of the pictures. Prepared as one program, or as several in the tiled case.
 
 pub(in crate::mirage) mod build;
 pub(in crate::mirage) mod capture;
@@ -41,14 +41,14 @@ use tiling::bands::NeighborLoss;
 use tiling::graph::TileContext;
 use tiling::tiled_objective::TiledGroup;
 
-/// One loss.
+/// A loss of the objective.
 #[derive(Debug, Clone)]
 pub(super) struct Term {
-    /// Name of its group.
+    /// Name of the group.
     pub group: String,
-    /// Name of its layer, or `picture`.
+    /// Name of the layer, or `picture`.
     pub source: String,
-    /// Its weight within the group.
+    /// Weight within the group.
     pub weight: f32,
 }
 
@@ -56,14 +56,14 @@ pub(super) struct Term {
 #[derive(Debug)]
 pub(super) struct Objective {
     engine: Arc<Engine>,
-    /// Losses, gradient and step; of a picture in tiles losses and gradient as far as the tiles.
+    /// Losses, gradient and step. In the tiled case only losses, and gradients with respect to the sums over tiles.
     pub program: Program,
     location: Location,
-    /// Side of the tiles.
+    /// Side of the tiles, if the picture is tiled.
     pub tile: Option<usize>,
-    /// The groups in it.
+    /// Groups of the objective.
     pub groups: Vec<Group>,
-    /// For each group whether its gradient is measured.
+    /// Whether the gradient of each group is measured.
     measured: Vec<bool>,
     pub terms: Vec<Term>,
     pub shape: Shape,
@@ -71,30 +71,30 @@ pub(super) struct Objective {
     loss_weights: Vec<Memory>,
     /// Weights of the gradients that `SUM` adds, and the group of each; `None` for the gradient of all other losses.
     summands: Option<(Memory, Vec<Option<String>>)>,
-    /// What the optimiser reads for the next step.
+    /// Control values last written for the optimiser.
     control_values: Cell<Option<[f32; 4]>>,
     pub state: Vec<StatePart>,
     /// Class probabilities of the photo.
     pub photo_probabilities: Vec<f32>,
-    /// The most that was taken until the targets were captured, on an engine that counts.
+    /// Peak memory up to the capture of the targets, on a counting engine.
     pub capturing: Option<MemoryUse>,
 }
 
-/// Numbers of one report.
+/// Values of one report.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Numbers {
     /// Unweighted loss of each term.
     pub losses: Vec<f32>,
     /// Class probabilities; empty without fc layers.
     pub probabilities: Vec<f32>,
-    /// Mean absolute gradient of each group at weight 1, as [`GROUPS`] measured it last; NaN where it is not measured.
+    /// Mean absolute gradient of each group at weight 1, from the last run of [`GROUPS`]; NaN if not measured.
     pub norms: Vec<f32>,
 }
 
-/// The losses of these groups that count, with what to capture for each.
+/// Returns the losses of these groups with a weight above 0, and the layer and statistic of each.
 ///
 /// # Errors
-/// If the network has no such layer.
+/// If the network lacks a layer.
 pub(super) fn losses<'a>(
     network: &Network,
     groups: &'a [Group],
@@ -108,18 +108,18 @@ pub(super) fn losses<'a>(
     Ok(found)
 }
 
-/// The layer that the classes of a picture of this size are read from, if they are.
+/// Returns the layer of the class probabilities, if they are requested and available at this size.
 pub(super) fn class_layer(network: &Network, request: &Request, size: [usize; 2]) -> Option<usize> {
     classes(network, request, size)?.layer
 }
 
-/// The layers that losses and classes need.
+/// Returns the layers that losses and classes need.
 pub(super) fn layers(losses: &[(&Group, &Loss, LayerStatistic)], class_layer: Option<usize>) -> Vec<usize> {
     losses.iter().filter_map(|(_, _, item)| item.layer).chain(class_layer).collect()
 }
 
 impl Objective {
-    /// Captures the targets of a request at one size, where `cache` lacks them, and prepares the program.
+    /// Captures the targets of a request at one size, except those in `cache`, and prepares the program.
     ///
     /// # Errors
     /// If a layer doesn't exist, the picture is too small, or the device fails or has too little memory.
@@ -227,7 +227,7 @@ impl Objective {
         })
     }
 
-    /// Takes over the shares, weights and learning rate of another request for the same objective.
+    /// Copies the shares, weights and learning rate of another request for the same objective.
     pub fn take_settings(&mut self, request: &Request) {
         self.optimizer = request.optimizer.clone();
         for group in &mut self.groups {
@@ -237,7 +237,8 @@ impl Objective {
         }
     }
 
-    /// Sets what the optimiser reads for the step after `done` steps at this scale, halved this often.
+    /// Writes the optimiser's control values for the step after `done` steps at this scale, with the step size halved
+    /// `halvings` times.
     ///
     /// # Errors
     /// If the device fails.
@@ -254,7 +255,7 @@ impl Objective {
     }
 
     /// Sets the weight of each group in the gradient; a loss is weighted by its group's weight times its own. With
-    /// `anew` the optimiser forgets what it knows of the objective with the old weights.
+    /// `reset_optimizer`, state of the optimiser that depends on the old weights is zeroed.
     ///
     /// # Errors
     /// If the device fails.
@@ -272,15 +273,15 @@ impl Objective {
             self.write(part, vec![0.0; part.shape.elements()])?;
         }
         let Some((memory, groups)) = &self.summands else { return Ok(()) };
-        // The gradient of the groups that are not measured is weighted already.
+        // The gradient of groups that are not measured is already weighted.
         let of_sum = |group: &Option<String>| group.as_ref().map_or(1.0, |group| weights.of(group));
         let of_sum: Vec<f32> = groups.iter().map(of_sum).collect();
         self.engine.write(memory, Shape::Vector(of_sum.len()), &of_sum)
     }
 
-    /// Measures the groups' gradient norms at the present picture, at weight 1, and waits for them. Losses are computed
-    /// too, and the gradients stay for `SUM`. If the optimiser shows another picture, because the present one is only
-    /// being tried, that other picture first replaces it.
+    /// Measures the groups' gradient norms at the current picture, at weight 1, and waits for them. Also computes the
+    /// losses, and leaves the gradients for `SUM`. If the optimiser shows another picture, because the current one is
+    /// only a trial, that picture replaces it first.
     ///
     /// # Errors
     /// If the device fails.
@@ -292,7 +293,7 @@ impl Objective {
         }
     }
 
-    /// Makes the picture the one that is shown, where the optimiser may be trying another.
+    /// Sets the picture to the shown one, in case the optimiser is trying another.
     ///
     /// # Errors
     /// If the device fails.
@@ -304,8 +305,8 @@ impl Objective {
         }
     }
 
-    /// The numbers of a report, and the gradient in channel, row, column order, at a picture and with these weights;
-    /// waited for.
+    /// Returns the values of a report, and the gradient in channel, row, column order, for a picture and these weights.
+    /// Waits for the device.
     ///
     /// # Errors
     /// If the device fails.
@@ -323,7 +324,7 @@ impl Objective {
         Ok((numbers, gradient))
     }
 
-    /// Submits sections and read-backs. Waits for nothing, but in tiles for all that it submits.
+    /// Submits sections and read-backs. Does not wait for them, except in the tiled case.
     ///
     /// # Errors
     /// If the device fails.
@@ -334,7 +335,7 @@ impl Objective {
         }
     }
 
-    /// The picture that `SNAPSHOT` copied, from the read-back [`PICTURE`] of its submission if there is one.
+    /// Returns the picture copied by `SNAPSHOT`, from the read-back [`PICTURE`] of its submission, if any.
     pub fn snapshot(&self, values: Option<Values>) -> Option<KeptPicture> {
         if let Location::Host(tiled) = &self.location {
             return tiled.take_snapshot();
@@ -349,16 +350,16 @@ impl Objective {
         matches!(self.location, Location::Host(_))
     }
 
-    /// Iterations that may be submitted before the oldest is reported.
+    /// Returns the number of iterations that may be submitted before the oldest is reported.
     pub fn ahead(&self) -> usize {
         match &self.location {
             Location::Device { .. } => AHEAD,
-            // Each is done when it is submitted.
+            // Each one is complete when its submission returns.
             Location::Host(_) => 0,
         }
     }
 
-    /// Device memory in use.
+    /// Returns the device memory in use.
     pub fn memory(&self) -> MemoryUse {
         let program = self.program.memory();
         match &self.location {
@@ -367,7 +368,7 @@ impl Objective {
         }
     }
 
-    /// What went wrong in the steps so far, waited for; see [`Objective::health`].
+    /// Reads the first fault of the steps so far, and waits for it; see [`Objective::health`].
     ///
     /// # Errors
     /// If the device fails.
@@ -378,7 +379,7 @@ impl Objective {
         }
     }
 
-    /// What [`NON_FINITE`] says went wrong, and how many steps before the last one.
+    /// Returns the first fault recorded by [`NON_FINITE`], and its distance in steps from the last one.
     pub fn health(&self, values: &Values) -> Option<(u32, Fault)> {
         match &self.location {
             Location::Device { watch, .. } => watch.fault(values, 1),
@@ -391,7 +392,7 @@ impl Objective {
         self.optimizer.shown().is_some()
     }
 
-    /// True if there is `SUM`.
+    /// True if the section `SUM` is not empty.
     pub fn has_sum(&self) -> bool {
         self.summands.is_some()
     }
@@ -401,7 +402,7 @@ impl Objective {
         self.groups.iter().zip(&self.measured).any(|(other, measured)| *measured && other.name == group)
     }
 
-    /// The numbers of a report that was read.
+    /// Extracts the values of a report.
     pub fn numbers(&self, mut values: Values) -> Numbers {
         let one = |values: &Values, name: &str| {
             values.get(name).and_then(|values| values.first()).copied().unwrap_or(f32::NAN)
@@ -415,8 +416,7 @@ impl Objective {
     }
 }
 
-/// The groups whose gradients are measured, each with its section, and with its weights of the losses that compare
-/// neighbours.
+/// Builds the measured groups, each with its section and its weights of the neighbour losses.
 fn tiled_groups(
     groups: Vec<[String; 2]>,
     terms: &[Term],
@@ -434,8 +434,8 @@ fn tiled_groups(
     }
 }
 
-/// True for a group whose gradient is measured by itself: one with a share, and one that steers the picture, since
-/// reports have its share.
+/// True for a group whose gradient is measured separately: one with a share, or one with targets, since reports list
+/// its share of the gradient.
 pub(super) fn is_measured(group: &Group) -> bool {
     matches!(group.strength, Strength::Share(_)) || group.counting().any(|loss| loss.statistic.has_target())
 }

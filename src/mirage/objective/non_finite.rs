@@ -1,4 +1,4 @@
-//! What each step notes on the device about values that are not finite.
+//! Records of non-finite values, written on the device by each step.
 
 use super::build::{Build, NamedMemory};
 use super::sections::NON_FINITE;
@@ -7,24 +7,23 @@ use crate::graph::{Engine, TensorId, Values};
 use crate::mirage::setback::Fault;
 use crate::ops::CountNonFinite;
 
-/// Name of the memory of the record.
+/// Name of the record's memory.
 pub(in crate::mirage) const RECORD: &str = "non-finite counts";
 
-/// The record of the steps of an objective.
+/// Counters of non-finite values in the steps of an objective.
 #[derive(Debug)]
 pub(in crate::mirage) struct NonFiniteCounters {
-    /// The record in the graph.
+    /// Record in the graph.
     pub record: TensorId,
-    /// Names of the tensors that are watched.
+    /// Names of the watched tensors.
     names: Vec<String>,
 }
 
 impl NonFiniteCounters {
-    /// Has steps watch these tensors of one shape, each with its name, once they have changed all of them. Returns the
-    /// node's output too.
+    /// Appends a node that checks these tensors, which share one shape, after a step. Also returns the node's output.
     ///
     /// # Errors
-    /// If the device fails or has too little memory, or there are too many tensors.
+    /// If the device fails or has too little memory, or if there are too many tensors.
     pub fn new(
         build: &mut Build<'_>,
         kept: &mut NamedMemory,
@@ -37,20 +36,20 @@ impl NonFiniteCounters {
         Ok((Self { record, names }, done))
     }
 
-    /// What went wrong first, and how many steps before the last one, if each step is made in so many runs of the node.
+    /// Returns the first fault, and its distance in steps from the last step. Each step runs the node `runs` times.
     pub fn fault(&self, values: &Values, runs: u32) -> Option<(u32, Fault)> {
         let record = values.get(NON_FINITE)?;
         let ([steps, bad], counts) = (record.first_chunk()?, record.get(4..)?);
         let found = self.names.iter().zip(counts).find(|(_, count)| **count > 0.0);
         let (name, count) = found.filter(|_| *bad > 0.0)?;
-        // As a message has it.
+        // Formatted for messages.
         let fault = Fault::NonFinite { tensor: name.replace('_', " "), count: *count as u64 };
         let step = |run: f32| (run as u32).div_ceil(runs.max(1));
         Some((step(*steps).saturating_sub(step(*bad)), fault))
     }
 }
 
-/// Forgets the steps so far.
+/// Clears the record.
 ///
 /// # Errors
 /// If the device fails.

@@ -1,4 +1,4 @@
-//! From the graph of losses and gradients to an objective that can run: with the step in the same program, or with the
+//! Prepares an objective from the graph of its losses and gradients: with the step in the same program, or with the
 //! picture in tiles.
 
 use super::build::{Build, NamedMemory};
@@ -16,26 +16,26 @@ use crate::mirage::request::Request;
 use crate::ops::Interleave;
 use std::sync::Arc;
 
-/// Iterations submitted ahead of the device: enough to keep it busy, few enough that a stop is prompt.
+/// Number of iterations submitted ahead of the device: enough to keep it busy, few enough that a stop is prompt.
 pub(in crate::mirage) const AHEAD: usize = 2;
 /// Read-backs of one kind that may be in flight at once: one for each iteration ahead, and one for the next.
 const READ_BACKS: usize = AHEAD + 1;
 
-/// Where picture, gradient and state are.
+/// Location of picture, gradient and state.
 #[derive(Debug)]
 pub(in crate::mirage) enum Location {
-    /// On the device, with all feature maps.
+    /// In device memory, with all feature maps.
     Device {
         gradient: Memory,
         watch: NonFiniteCounters,
-        /// Memory of what steps read and change.
+        /// Memory of the tensors that steps read and change.
         kept: NamedMemory,
     },
-    /// In the host's memory.
+    /// In host memory.
     Host(Box<TiledObjective>),
 }
 
-/// An objective whose losses and gradients are in a graph.
+/// An objective with its losses and gradients in a graph.
 pub(in crate::mirage) struct ObjectiveBuilder<'a> {
     pub engine: &'a Arc<Engine>,
     pub build: Build<'a>,
@@ -45,19 +45,19 @@ pub(in crate::mirage) struct ObjectiveBuilder<'a> {
     pub size: [usize; 2],
 }
 
-/// An objective that can be run.
+/// A prepared objective.
 pub(in crate::mirage) struct Prepared<'a> {
     pub program: Program,
     pub location: Location,
     pub state: Vec<StatePart>,
-    /// What the program was built of.
+    /// Builder that the program was prepared from.
     pub build: Build<'a>,
-    /// Class probabilities of the photo; empty where no loss looks at them.
+    /// Class probabilities of the photo; empty if reports have no classes.
     pub photo_probabilities: Vec<f32>,
 }
 
 impl<'a> ObjectiveBuilder<'a> {
-    /// With the step in the same program.
+    /// Prepares an objective with the step in the same program.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -71,7 +71,7 @@ impl<'a> ObjectiveBuilder<'a> {
         let shape = build.graph.shape(picture);
         let mut kept = NamedMemory::default();
         let state = StateTensors::new(build, &mut kept, request, picture)?;
-        // Before the step: the snapshot of a submission is of the iteration that its losses are of.
+        // Before the step, so that a submission's snapshot and losses belong to the same iteration.
         let clamp = request.optimizer.clamps();
         let snapshot = build.graph.apply(Interleave { clamp }, &[state.shown(request)], SNAPSHOT)?;
         let loss = if request.optimizer.needs_loss() { Some(build.total()?) } else { None };
@@ -89,7 +89,7 @@ impl<'a> ObjectiveBuilder<'a> {
         Ok(Prepared { program, location, state: state.parts, build, photo_probabilities })
     }
 
-    /// With picture and state in the host's memory.
+    /// Prepares a tiled objective, with picture and state in host memory.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -124,11 +124,11 @@ impl<'a> ObjectiveBuilder<'a> {
         Ok(Prepared { program, location: Location::Host(Box::new(tiled)), state, build, photo_probabilities })
     }
 
-    /// Prepares the program, once the targets are captured; with class probabilities of the photo.
+    /// Waits for the targets, prepares the program, and reads the class probabilities of the photo.
     fn program(self) -> Result<(Program, Build<'a>, Vec<f32>)> {
         let Self { engine, mut build, goals, targets, .. } = self;
         build.fuse(&goals);
-        // Compiles while the device computes the targets. Memory is allocated once theirs is free again.
+        // Compiles while the device computes the targets. Memory is allocated after theirs has been freed.
         Program::compile(engine, &build.graph, &goals)?;
         if let Some(submission) = &targets.submission {
             submission.wait()?;
@@ -146,7 +146,7 @@ impl<'a> ObjectiveBuilder<'a> {
     }
 }
 
-/// A read-back of an objective.
+/// Creates a read-back of an objective.
 pub(in crate::mirage) fn readback(name: &str, tensors: Vec<(String, TensorId)>, when: When) -> Readback {
     Readback { name: name.to_owned(), tensors, when, in_flight: READ_BACKS }
 }

@@ -1,4 +1,4 @@
-//! What the network sees: class probabilities of a picture.
+//! Reads class probabilities and activations of a picture.
 
 use super::capture::{Stage, capture, read};
 use super::layer_statistic::LayerStatistic;
@@ -12,17 +12,17 @@ use crate::ops::{Padding, Shape};
 use crate::vgg::{LayerKind, Network};
 use std::sync::Arc;
 
-/// The class probabilities, if the network has any.
+/// Returns the statistic of the class probabilities, if the network has a classifier.
 pub(in crate::mirage) fn probabilities(network: &Network) -> Option<LayerStatistic> {
     let layer = network.layers.iter().position(|layer| matches!(layer.kind, LayerKind::Softmax));
     layer.map(|layer| LayerStatistic { layer: Some(layer), statistic: Arc::new(Feature) })
 }
 
-/// The probability of each of the network's classes, for a picture.
+/// Returns the probability of each of the network's classes for a picture.
 ///
 /// # Errors
 /// [`Error::Usage`] if the network has no fully connected layers or the picture is too small; [`Error::File`] if the
-/// probabilities are not finite; else if the device fails.
+/// probabilities are not finite; otherwise if the device fails.
 pub fn classify(
     engine: &Arc<Engine>,
     network: &Network,
@@ -31,7 +31,7 @@ pub fn classify(
 ) -> Result<Vec<f32>> {
     let statistic = probabilities(network).ok_or_else(|| {
         Error::usage(format!(
-            "{} has no fully connected layers, so it names no classes: use a weights file that has them",
+            "{} has no fully connected layers, so it has no classifier: use a weights file that has them",
             shown(&network.path)
         ))
     })?;
@@ -44,22 +44,22 @@ pub fn classify(
     }
     Err(Error::file(
         &network.path,
-        "the network's activations overflow: it gives no class probabilities",
+        "the network's activations overflow, so there are no class probabilities",
         "Its weights are too large; use another copy of the weights",
     ))
 }
 
-/// How far two pictures are apart in what the network sees: half the sum of absolute differences of their class
-/// probabilities (total variation distance), from 0 (the same) to 1 (nothing in common).
+/// Returns the total variation distance of two pictures' class probabilities, i.e. half the sum of absolute
+/// differences: from 0 (equal) to 1 (disjoint).
 pub fn class_distance(one: &[f32], other: &[f32]) -> f32 {
     one.iter().zip(other).map(|(one, other)| (one - other).abs()).sum::<f32>() / 2.0
 }
 
-/// Activations of a picture at the named layers, in the order of `layers`: shape and values in logical
+/// Returns the activations of a picture at the named layers, in the order of `layers`: shape and values in logical
 /// order (channel, row, column).
 ///
 /// # Errors
-/// [`Error::Usage`] for an unknown layer or a picture that is too small; else if the device fails.
+/// [`Error::Usage`] for an unknown layer or a picture that is too small; otherwise if the device fails.
 pub fn activations(
     engine: &Arc<Engine>,
     network: &Network,

@@ -1,4 +1,4 @@
-//! What losses look at: activations of the whole picture, or what is put together from its tiles.
+//! Inputs of losses: activations of the whole picture, or sums over its tiles.
 
 use super::build::Build;
 use super::layer_statistic::{Captured, LayerStatistic};
@@ -12,26 +12,26 @@ use crate::ops::Shape;
 use crate::vgg::Network;
 use std::collections::HashMap;
 
-/// A target that is a map with more values than this, 64 MiB, is kept in the host's memory where it is computed in tiles, in
-/// 16 bits a value.
+/// Map targets with more values than this (64 MiB of f32) are kept in host memory, in 16 bits per value, if they are
+/// computed in tiles.
 const HALVES_FROM: usize = 16 << 20;
 
-/// The activations that a graph reads.
+/// Activations in a graph, and the sums over tiles.
 pub(in crate::mirage) struct Sources<'a> {
     network: &'a Network,
     picture: TensorId,
     activations: HashMap<usize, TensorId>,
-    /// What comes from tiles.
+    /// Sums over tiles, if the picture is tiled.
     pub assembly: Option<Assembly>,
-    /// Losses of a picture in tiles that are computed band by band.
+    /// Losses of a tiled picture that are computed band by band.
     pub of_neighbors: Vec<NeighborLoss>,
-    /// Summaries that are there already, by layer and statistic.
+    /// Summaries appended so far, by layer and statistic.
     summaries: HashMap<(Option<usize>, String), Vec<TensorId>>,
 }
 
 impl<'a> Sources<'a> {
-    /// Appends these layers of a network for a picture; with `tile` the first of them are left to tiles of this side, if
-    /// the picture is larger.
+    /// Appends these layers of a network for a picture. With `tile`, the first layers of a larger picture are left to
+    /// tiles of this side.
     ///
     /// # Errors
     /// If the picture is too small for the deepest layer, or the network can't be computed in tiles.
@@ -57,20 +57,20 @@ impl<'a> Sources<'a> {
         Ok(Self { network, picture, activations, assembly, of_neighbors, summaries: HashMap::new() })
     }
 
-    /// The activation of a layer; none if it is computed in tiles.
+    /// Returns the activation of a layer; `None` if it is computed in tiles.
     pub fn activation(&self, layer: usize) -> Option<TensorId> {
         self.activations.get(&layer).copied()
     }
 
-    /// What is put together from tiles, if what a statistic is of is computed in tiles.
+    /// Returns the tiles' assembly if the layer of this statistic is computed in tiles.
     fn in_tiles(&mut self, item: &LayerStatistic) -> Option<&mut Assembly> {
         self.assembly.as_mut().filter(|assembly| item.layer.is_none_or(|layer| assembly.holds(layer)))
     }
 
-    /// The summary of a statistic.
+    /// Appends the summary of a statistic.
     ///
     /// # Errors
-    /// [`Error::Usage`] if it can't be computed in tiles; else if its shapes do not fit or the device fails.
+    /// [`Error::Usage`] if it can't be computed in tiles; otherwise if shapes don't match or the device fails.
     pub fn summary(&mut self, build: &mut Build<'_>, item: &LayerStatistic) -> Result<Vec<TensorId>> {
         let key = (item.layer, item.statistic.key());
         if let Some(summary) = self.summaries.get(&key) {
@@ -99,7 +99,7 @@ impl<'a> Sources<'a> {
         Ok(summary)
     }
 
-    /// The target that is a large map, if it is computed in tiles: only tiles of it are ever taken.
+    /// Creates the host memory for a target that is a large map, if it is computed in tiles.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] of the host.
@@ -114,10 +114,10 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// The distance of a statistic from a target, which `label` names.
+    /// Appends the distance of a statistic from a target; `label` names it.
     ///
     /// # Errors
-    /// As [`Sources::summary`].
+    /// Same as [`Sources::summary`].
     pub fn distance(
         &mut self,
         build: &mut Build<'_>,

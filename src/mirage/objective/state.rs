@@ -1,12 +1,11 @@
-//! The tensors that a run carries from one iteration to the next, wherever they are.
+//! Access to the tensors that a run carries from one iteration to the next, on the device or in host memory.
 
-use super::Objective;
 use super::build::NamedMemory;
 use super::capture::planar;
-use super::non_finite;
 use super::prepare::Location;
 use super::step::{STATE_AVERAGE, STATE_PICTURE, StatePart, shown};
 use super::tiling::in_transit::InTransit;
+use super::{Objective, non_finite};
 use crate::error::{Error, Result};
 use crate::graph::Memory;
 use crate::image_io::Picture;
@@ -20,11 +19,11 @@ impl Objective {
         self.set_state(vec![(STATE_PICTURE.to_owned(), planar(picture))])
     }
 
-    /// Sets the state from tensors by name, in logical order. Tensors that are not among them are reset: those that are
-    /// shown as the picture become the picture, the others zeros. What was noted of earlier steps is forgotten.
+    /// Sets the state from tensors by name, in logical order. Tensors that are not given are reset: those shown as the
+    /// picture to the picture, the others to zeros. Recorded faults are cleared.
     ///
     /// # Errors
-    /// If the device fails, or a tensor has another size.
+    /// If the device fails, or the size of a tensor is wrong.
     pub fn set_state(&self, mut tensors: Vec<(String, Vec<f32>)>) -> Result<()> {
         let source = |tensors: &[(String, Vec<f32>)], part: &StatePart| {
             let find = |name: &str| tensors.iter().position(|(other, _)| other == name);
@@ -34,7 +33,7 @@ impl Objective {
         self.set_state_from(|part| {
             parts = parts.get(1..).unwrap_or_default();
             let Some(at) = source(&tensors, part) else { return Ok(false) };
-            // The picture may be shown, too; its last place gets the values themselves.
+            // Several tensors may be set to the picture; the last gets the values themselves, the others copies.
             let again = parts.iter().any(|later| source(&tensors, later) == Some(at));
             let values = if again { tensors[at].1.clone() } else { std::mem::take(&mut tensors[at].1) };
             if values.len() != part.shape.elements() {
@@ -49,11 +48,11 @@ impl Objective {
         })
     }
 
-    /// The same from what `set` writes into each tensor's memory, the picture's first; it returns false for a tensor that
-    /// it leaves to be reset.
+    /// Sets the state through `set`, which writes each tensor's memory, the picture's first. It returns false for a
+    /// tensor that is to be reset.
     ///
     /// # Errors
-    /// If the device fails, or as `set`.
+    /// If the device fails, or those of `set`.
     pub fn set_state_from(&self, mut set: impl FnMut(&StatePart) -> Result<bool>) -> Result<()> {
         for part in &self.state {
             if set(part)? {
@@ -73,7 +72,7 @@ impl Objective {
         non_finite::reset(&self.engine, self.kept())
     }
 
-    /// Memory on the device of what steps read and note.
+    /// Returns the device memory that steps read and write besides the state.
     pub(super) fn kept(&self) -> &NamedMemory {
         match &self.location {
             Location::Device { kept, .. } => kept,
@@ -81,7 +80,7 @@ impl Objective {
         }
     }
 
-    /// The values of a tensor of the state in logical order, waited for.
+    /// Reads the values of a state tensor in logical order, and waits for them.
     ///
     /// # Errors
     /// If the device fails.
@@ -92,7 +91,7 @@ impl Objective {
         }
     }
 
-    /// The same; what is in the host's memory is moved out, so the objective can't be used any more.
+    /// Same as [`Objective::read`], but moves values out of host memory. The objective can't be used afterwards.
     ///
     /// # Errors
     /// If the device fails.
@@ -103,7 +102,7 @@ impl Objective {
         }
     }
 
-    /// All tensors of the state with their names, each as [`Objective::take`] has it.
+    /// Returns all state tensors with their names, each through [`Objective::take`].
     ///
     /// # Errors
     /// If the device fails.
@@ -111,7 +110,7 @@ impl Objective {
         self.state.iter().map(|part| Ok((part.name.clone(), self.take(part)?))).collect()
     }
 
-    /// Bytes of the gradient in the host's memory.
+    /// Returns the bytes of the gradient in host memory.
     pub fn gradient_bytes(&self) -> u64 {
         match &self.location {
             Location::Device { .. } => 0,
@@ -119,7 +118,7 @@ impl Objective {
         }
     }
 
-    /// What tiles and bands take on their way to the device and back.
+    /// Returns the memory of tiles and bands in transit.
     pub fn in_transit(&self) -> InTransit {
         match &self.location {
             Location::Device { .. } => InTransit::default(),
@@ -127,14 +126,14 @@ impl Objective {
         }
     }
 
-    /// Frees what is in the host's memory of the state and the gradient, until the state is set again.
+    /// Frees the state and gradient in host memory. The state must then be set again before use.
     pub fn release(&self) {
         if let Location::Host(tiled) = &self.location {
             tiled.release();
         }
     }
 
-    /// Replaces the values of a tensor of the state, given in logical order.
+    /// Replaces the values of a state tensor, given in logical order.
     ///
     /// # Errors
     /// If the device fails.
@@ -145,17 +144,17 @@ impl Objective {
         }
     }
 
-    /// The tensor that is shown.
+    /// Returns the shown tensor.
     pub fn shown(&self) -> &StatePart {
         &self.state[shown(&self.state, &*self.optimizer)]
     }
 
-    /// True for the tensors that begin as the picture: the average, and what is shown in its place.
+    /// True for tensors that are initialised to the picture: the average, and the optimiser's shown tensor.
     fn shows(&self, part: &StatePart) -> bool {
         part.name == STATE_AVERAGE || self.is_shown(part)
     }
 
-    /// True for the tensor of the optimiser that is shown instead of the picture.
+    /// True for the optimiser's tensor that is shown instead of the picture.
     pub fn is_shown(&self, part: &StatePart) -> bool {
         part.stands_for_picture(&*self.optimizer)
     }

@@ -9,59 +9,59 @@ use crate::mirage::optimizer::{Optimizer, StateTensor, StepInputs};
 use crate::mirage::request::Request;
 use crate::ops::{Average, Shape};
 
-/// Name of the picture among the tensors of a state.
+/// Name of the picture in the state.
 pub(in crate::mirage) const STATE_PICTURE: &str = "picture";
-/// Name of the average.
+/// Name of the average in the state.
 pub(in crate::mirage) const STATE_AVERAGE: &str = "average";
-/// Name of the average's counters.
+/// Name of the average's counters in the state.
 pub(in crate::mirage) const STATE_AVERAGE_COUNTERS: &str = "average_counters";
 
-/// A tensor that the next iteration depends on.
+/// A state tensor.
 #[derive(Debug, Clone)]
 pub(in crate::mirage) struct StatePart {
     pub name: String,
     pub shape: Shape,
-    /// Its memory on the device; none if it is in the host's.
+    /// Device memory; `None` if the tensor is in host memory.
     pub memory: Option<Memory>,
-    /// For a tensor of the optimiser.
+    /// Description of a tensor that belongs to the optimiser.
     pub optimizer: Option<StateTensor>,
 }
 
 impl StatePart {
-    /// True for the tensor that an optimiser shows instead of the picture.
+    /// True for the tensor that the optimiser shows instead of the picture.
     pub fn stands_for_picture(&self, optimizer: &dyn Optimizer) -> bool {
         self.optimizer.is_some_and(|tensor| optimizer.shown() == Some(tensor.name))
     }
 }
 
-/// The index of the tensor that the optimiser's steps lead to: the picture, which is the first, or what is shown in its
-/// place.
+/// Returns the index of the tensor that holds the result of the last accepted step: the picture (index 0), or the one
+/// shown in its place.
 fn stepped(parts: &[StatePart], optimizer: &dyn Optimizer) -> usize {
     parts.iter().position(|part| part.stands_for_picture(optimizer)).unwrap_or(0)
 }
 
-/// The index of the tensor that is shown: of these steps the average, if there is one.
+/// Returns the index of the shown tensor: the average, if there is one, otherwise that of [`stepped`].
 pub(in crate::mirage) fn shown(parts: &[StatePart], optimizer: &dyn Optimizer) -> usize {
     let average = parts.iter().position(|part| part.name == STATE_AVERAGE);
     average.unwrap_or_else(|| stepped(parts, optimizer))
 }
 
-/// The state in a graph: the picture first, what the optimiser keeps, and the average.
+/// The state in a graph: the picture first, then the optimiser's tensors, and the average.
 pub(in crate::mirage) struct StateTensors {
     pub parts: Vec<StatePart>,
-    /// The tensor of each.
+    /// Graph tensor of each part.
     tensors: Vec<TensorId>,
 }
 
-/// A step in a graph.
+/// An optimiser step in a graph.
 pub(in crate::mirage) struct Step {
-    /// What its section computes.
+    /// Outputs of the section [`STEP`](super::sections::STEP).
     pub goals: Vec<TensorId>,
     pub watch: NonFiniteCounters,
 }
 
 impl StateTensors {
-    /// Names and shapes of the tensors, those of the optimiser with what it says of them. The picture is the first.
+    /// Lists the names and shapes of the tensors, with descriptions of the optimiser's. The picture is the first.
     pub fn list(request: &Request, shape: Shape) -> Vec<(String, Shape, Option<StateTensor>)> {
         let optimizer = &request.optimizer;
         let mut list = vec![(STATE_PICTURE.to_owned(), shape, None)];
@@ -75,7 +75,7 @@ impl StateTensors {
         list
     }
 
-    /// The state for a picture that is in the graph.
+    /// Creates the state for a picture in the graph.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -95,24 +95,24 @@ impl StateTensors {
         Ok(Self { parts, tensors })
     }
 
-    /// Each tensor with its name.
+    /// Returns each tensor with its name.
     pub fn named(&self) -> impl Iterator<Item = (String, TensorId)> + '_ {
         self.parts.iter().map(|part| part.name.clone()).zip(self.tensors.iter().copied())
     }
 
-    /// The tensor that is shown.
+    /// Returns the shown tensor.
     pub fn shown(&self, request: &Request) -> TensorId {
         self.tensors[shown(&self.parts, &*request.optimizer)]
     }
 
-    /// The tensors of which this is true.
+    /// Returns the tensors of the parts for which `wanted` is true.
     fn filter(&self, wanted: impl Fn(&StatePart) -> bool) -> Vec<TensorId> {
         let pairs = self.parts.iter().zip(&self.tensors).filter(|(part, _)| wanted(part));
         pairs.map(|(_, tensor)| *tensor).collect()
     }
 
-    /// Appends a step along a gradient. `loss` is the whole objective, if the optimiser needs it. What the optimiser reads
-    /// besides is in the memory `control`.
+    /// Appends a step along a gradient. `loss` is the whole objective, if the optimiser needs it. The control values
+    /// are in the memory [`CONTROL`].
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -136,8 +136,8 @@ impl StateTensors {
             let stepped = self.tensors[stepped(&self.parts, &**optimizer)];
             goals.push(build.graph.apply(op, &[stepped, mean, counters], "average")?);
         }
-        // After the step, before any clamp: a clamped picture hides what was infinite. An optimiser that rejects pictures
-        // may meet any gradient.
+        // Checked after the step, on tensors that are not clamped, since clamping hides infinities. The gradient is not
+        // watched for an optimiser that rejects pictures, since it may then be anything.
         let of_gradient = optimizer.shown().is_none().then(|| (GRADIENT.to_owned(), gradient));
         let of_state = self.parts.iter().zip(&self.tensors).filter_map(|(part, tensor)| {
             let name = part.optimizer?.name;
@@ -150,5 +150,5 @@ impl StateTensors {
     }
 }
 
-/// Name of the memory of what [`Optimizer::control`](crate::mirage::optimizer::Optimizer::control) gives.
+/// Name of the memory of the [`Optimizer::control`](crate::mirage::optimizer::Optimizer::control) values.
 pub(in crate::mirage) const CONTROL: &str = "control";

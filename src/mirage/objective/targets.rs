@@ -1,4 +1,4 @@
-//! What each loss of an objective is compared with, at one size.
+//! Targets of an objective's losses at one size.
 
 use super::capture::{Stage, capture, prepare, read};
 use super::layer_statistic::{Captured, LayerStatistic, TargetPlace};
@@ -17,18 +17,18 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::{Arc, PoisonError};
 
-/// What the losses are compared with.
+/// Targets of an objective.
 #[derive(Debug)]
 pub(in crate::mirage) struct Targets {
-    /// For each loss, the tensors that its statistic's distance takes.
+    /// For each loss, the target tensors of its statistic's distance.
     pub losses: Vec<Vec<Captured>>,
-    /// Class probabilities of the photo, if reports have classes and the network has them.
+    /// Class probabilities of the photo, if reports list classes and the network has a classifier.
     pub classes: Option<Captured>,
-    /// The device's last work on them, if there was any.
+    /// Last submission that computes targets of the photo, if any.
     pub submission: Option<Submission>,
 }
 
-/// What a target was captured from: images, size, layer and statistic.
+/// Key of a captured target: images, size, layer and statistic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     images: u64,
@@ -37,7 +37,7 @@ struct Key {
     statistic: String,
 }
 
-/// What was captured so far, so that the next objective with the same images need not capture it again.
+/// Captured targets, kept for the next objective with the same images.
 #[derive(Debug, Default)]
 pub(in crate::mirage) struct Cache {
     view: Option<View>,
@@ -45,7 +45,7 @@ pub(in crate::mirage) struct Cache {
 }
 
 impl Cache {
-    /// Bytes of all that was captured: on the device, and in the host's memory.
+    /// Returns the bytes of all captured targets: on the device, and in host memory.
     pub(in crate::mirage) fn bytes(&self) -> [u64; 2] {
         let mut bytes = [0, 0];
         for part in self.captured.values().flatten() {
@@ -59,8 +59,8 @@ impl Cache {
         bytes
     }
 
-    /// Forgets targets of other images than these, or of another view of the network; with tiles those of other sizes,
-    /// too, because memory then counts for more than the time to capture them again for the next run.
+    /// Drops targets of other images than these, or of another view of the network. In the tiled case also drops those
+    /// of other sizes, because memory then matters more than the time to capture them again in the next run.
     fn keep_for(&mut self, sets: &[ImageSet<'_>], view: View, (size, tile): ([usize; 2], Option<usize>)) {
         if self.view != Some(view) {
             self.captured.clear();
@@ -71,7 +71,7 @@ impl Cache {
     }
 }
 
-/// The photo at one of a request's sizes.
+/// Returns the photo at one of a request's sizes.
 ///
 /// # Errors
 /// If it can't be resized.
@@ -82,7 +82,7 @@ pub(in crate::mirage) fn photo_at(
     at_size(&request.photo, width, height)
 }
 
-/// An image, scaled down by as much as the picture at this size is smaller than the request's.
+/// Returns an image, scaled by the ratio of this size to the request's.
 ///
 /// # Errors
 /// If it can't be resized.
@@ -106,12 +106,13 @@ fn at_size(image: &Picture, width: usize, height: usize) -> Result<Cow<'_, Pictu
         return Ok(Cow::Borrowed(image));
     }
     let mut smaller = resize(image, width, height)?;
-    // Next to sharp edges a resized picture overshoots.
+    // Resizing overshoots next to sharp edges.
     smaller.rgb.iter_mut().for_each(|value| *value = value.clamp(0.0, 1.0));
     Ok(Cow::Owned(smaller))
 }
 
-/// What the classes of a picture of this size are read from, if the request wants them and the network gives any.
+/// Returns the statistic of the class probabilities, if the request lists classes and the network has a classifier that
+/// accepts this size.
 pub(in crate::mirage) fn classes(
     network: &Network,
     request: &Request,
@@ -123,11 +124,11 @@ pub(in crate::mirage) fn classes(
     })
 }
 
-/// The targets of these losses at one size, computed in tiles of this side if one is given; those without a target get no
-/// tensors. The device may still be at work on them.
+/// Returns the targets of these losses at one size, computed in tiles if `tile` is given. Losses without a target get
+/// no tensors. The device may still be computing them.
 ///
 /// # Errors
-/// As [`capture`].
+/// Same as [`capture`].
 pub(in crate::mirage) fn targets(
     engine: &Arc<Engine>,
     network: &Network,
@@ -141,7 +142,7 @@ pub(in crate::mirage) fn targets(
     cache.keep_for(&sets, view, (size, tile));
     let classes = classes(network, request, size);
 
-    // What is captured, by the images that it is captured from.
+    // Statistics to capture, grouped by the images that they are captured from.
     sets[0].statistics.extend(classes.clone());
     let mut set_of_loss = Vec::new();
     for (loss, item) in losses {
@@ -153,7 +154,7 @@ pub(in crate::mirage) fn targets(
         set_of_loss.push(set);
     }
 
-    // One forward pass of each image captures all that is missing of its set.
+    // One forward pass of each image captures everything that is missing from its set.
     let mut submission = None;
     for set in &sets {
         let mut missing: Vec<LayerStatistic> = Vec::new();
@@ -193,7 +194,7 @@ pub(in crate::mirage) fn targets(
     Ok(Targets { losses: of_losses, classes, submission })
 }
 
-/// Images from which targets are captured.
+/// Images that targets are captured from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Images<'a> {
     Photo(&'a Picture),
@@ -201,7 +202,7 @@ enum Images<'a> {
 }
 
 impl<'a> Images<'a> {
-    /// The images of a loss's target, if it has any.
+    /// Returns the images of a loss's target, if it has any.
     fn of(target: &'a Target, request: &'a Request) -> Option<Self> {
         match target {
             Target::Photo => Some(Self::Photo(&request.photo)),
@@ -210,7 +211,7 @@ impl<'a> Images<'a> {
         }
     }
 
-    /// A hash that identifies these images and their weights.
+    /// Returns a hash of these images and their weights.
     fn hash(self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let mut add = |image: &Picture, weight: f32| {
@@ -225,14 +226,14 @@ impl<'a> Images<'a> {
     }
 }
 
-/// Images, and what is captured from them.
+/// Images, and the statistics to capture from them.
 struct ImageSet<'a> {
     images: Images<'a>,
     hash: u64,
     statistics: Vec<LayerStatistic>,
 }
 
-/// All images of a request's targets, each set once, the photo first.
+/// Returns the distinct image sets of a request's targets, the photo first.
 fn image_sets(request: &Request) -> Vec<ImageSet<'_>> {
     let mut sets = vec![ImageSet::of(Images::Photo(&request.photo))];
     for loss in request.groups.iter().flat_map(|group| &group.losses) {
@@ -255,7 +256,7 @@ impl<'a> ImageSet<'a> {
     }
 }
 
-/// The targets of several images, blended with weights that sum to 1.
+/// Returns the targets of several images, blended with weights normalised to sum 1.
 fn blended(
     engine: &Arc<Engine>,
     network: &Network,
@@ -270,7 +271,7 @@ fn blended(
         return Ok(capture(engine, network, view, &image, statistics, Stage::Target)?.0);
     }
     let total: f32 = images.iter().map(|(_, weight)| weight).sum();
-    // For each statistic its tensors' shapes, and for each image its weight and values.
+    // Shapes of each statistic's tensors; weight and values of each image.
     let mut shapes: Vec<Vec<Shape>> = vec![Vec::new(); statistics.len()];
     let mut summaries: Vec<Vec<(f32, Vec<Vec<f32>>)>> = vec![Vec::new(); statistics.len()];
     for (image, weight) in images.iter().filter(|(_, weight)| *weight > 0.0) {
@@ -290,7 +291,7 @@ fn blended(
     prepare(engine, network, &parts)
 }
 
-/// Probabilities of the network's classes, of which only some are given.
+/// Returns the probabilities of all classes, given those of some, normalised to sum 1.
 fn distribution(engine: &Engine, network: &Network, classes: &[(usize, f32)]) -> Result<Captured> {
     let mut values = vec![0.0; network.classes().unwrap_or(0)];
     let total: f32 = classes.iter().map(|(_, weight)| weight).sum();

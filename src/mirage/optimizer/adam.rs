@@ -1,11 +1,11 @@
-//! Adam: a running mean of the gradient, divided by the root of a running mean of its square.
+//! Adam: the running mean of the gradient, divided by the root of the running mean of its square.
 
 use super::{NextScale, Optimizer, Settings, StateTensor, StepInputs};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorId};
 use crate::ops::{self, Shape};
 
-/// Adam (Kingma and Ba 2015), as PyTorch's, with a learning rate that decays.
+/// Adam (Kingma and Ba 2015) as in PyTorch, with a decaying learning rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adam {
     /// Step size, in the picture's unit (0 is black, 1 is white).
@@ -18,7 +18,7 @@ pub struct Adam {
     pub beta2: f64,
     /// Added to the root of the second moment, after bias correction.
     pub epsilon: f64,
-    /// True to cut the picture off to [0, 1] after each step.
+    /// True to clamp the picture to [0, 1] after each step.
     pub clamp: bool,
 }
 
@@ -29,7 +29,7 @@ impl Default for Adam {
 }
 
 impl Adam {
-    /// With these settings, and defaults for those left open.
+    /// Creates the optimiser with these settings, and defaults for those that are `None`.
     pub(super) fn with(settings: &Settings) -> Self {
         let default = Self::default();
         Self {
@@ -67,8 +67,8 @@ impl Optimizer for Adam {
                 return Err(Error::usage(format!("{name} is {beta}: it must be at least 0 and below 1")));
             }
         }
-        // Smaller than the smallest f32, epsilon would be zero on the device, and pixels without a gradient 0 / 0;
-        // beyond the largest one, no pixel would move.
+        // Below the smallest normal f32, epsilon would be zero on the device, and pixels without a gradient 0 / 0.
+        // Above the largest, no pixel would move.
         let (least, most) = (f32::MIN_POSITIVE, f32::MAX);
         if !(f64::from(least)..=f64::from(most)).contains(&epsilon) {
             return Err(Error::usage(format!(
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_learning_rate_decays_within_a_scale() {
+    fn learning_rate_decays_within_a_scale() {
         let adam = Adam { learning_rate: 0.5, decay: 3.0, ..Adam::default() };
         assert_eq!([0, 1, 5].map(|done| adam.control(done)[0]), [0.5, 0.25, 0.125]);
         assert_eq!(Adam { decay: 0.0, ..adam }.control(1000)[0], 0.5);

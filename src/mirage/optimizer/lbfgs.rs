@@ -1,4 +1,4 @@
-//! L-BFGS: the curvature of the objective, estimated from the last steps, shapes the next one.
+//! L-BFGS: curvature estimated from the last steps shapes the next one.
 
 use super::{NextScale, Optimizer, Settings, StateTensor, StepInputs};
 use crate::error::{Error, Result};
@@ -8,35 +8,35 @@ use crate::ops::{
     Ring, Shape,
 };
 
-/// How long a step along a direction is.
+/// Rule for the length of a step along the direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineSearch {
-    /// Always the learning rate: as Torch's `optim.lbfgs`, and PyTorch's by default.
+    /// Always the learning rate, as in Torch's `optim.lbfgs` and by default in PyTorch's.
     None,
-    /// The learning rate, halved as long as the loss is not finite or too high.
+    /// The learning rate, halved while the loss is too high or not finite.
     ///
-    /// Each iteration tries one picture. If its loss is at most that of the accepted picture, less 1e-4 of the decrease
-    /// that the gradient promised (Armijo), it is accepted and the next one is tried in a new direction; otherwise the
-    /// next one is tried half as far from the accepted picture. After six halvings all pairs are dropped and the
-    /// direction is that of the gradient.
+    /// Each iteration tries one picture. It is accepted if its loss is below that of the accepted picture by at least
+    /// 1e-4 of the decrease that the gradient predicts (Armijo), and the next picture is tried in a new direction.
+    /// Otherwise the next picture is tried at half the distance from the accepted one. After six halvings all pairs are
+    /// dropped and the direction is the negative gradient.
     Backtracking,
 }
 
 /// L-BFGS (Liu and Nocedal 1989), with its history on the device.
 ///
-/// The last pairs of a step s and the change y of the gradient over it give a direction by the two-loop recursion,
-/// which starts from `s.y / y.y` of the newest pair. A pair is kept if `s.y > 1e-10`. The first step is
-/// `min(1, 1 / |g|_1)` times the learning rate. With `clamp`, s is the difference of the clamped pictures, and values
-/// at 0 or 1 that the gradient would push out of [0, 1] take no part in the direction.
+/// The two-loop recursion computes the direction from the last pairs of a step s and the change y of the gradient over
+/// it. It starts from `s.y / y.y` of the newest pair. A pair is kept if `s.y > 1e-10`. The first step is `min(1, 1 /
+/// |g|_1)` times the learning rate. With `clamp`, s is the difference of the clamped pictures, and the direction
+/// excludes values at 0 or 1 that the gradient would push out of [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Lbfgs {
-    /// Length of a step, relative to the one that the pairs give; 1 is usual.
+    /// Step length relative to that of the recursion; 1 is usual.
     pub learning_rate: f32,
-    /// Pairs that are kept, from 1 to 100. Each takes twice the memory of a picture: 8 MiB at 512 by 512.
+    /// Number of pairs kept, from 1 to 100. Each takes twice the memory of a picture: 8 MiB at 512 by 512.
     pub history: usize,
-    /// How long a step is.
+    /// Rule for the step length.
     pub line_search: LineSearch,
-    /// True to cut the picture off to [0, 1] after each step.
+    /// True to clamp the picture to [0, 1] after each step.
     pub clamp: bool,
 }
 
@@ -46,12 +46,12 @@ impl Default for Lbfgs {
     }
 }
 
-/// The most pairs that are kept.
+/// Largest number of pairs.
 const LONGEST: usize = 100;
 const _: () = assert!(LONGEST <= Ring::LONGEST);
 
 impl Lbfgs {
-    /// With these settings, and defaults for those left open.
+    /// Creates the optimiser with these settings, and defaults for those that are `None`.
     pub(super) fn with(settings: &Settings, line_search: LineSearch) -> Self {
         let default = Self::default();
         Self {
@@ -101,7 +101,7 @@ impl Optimizer for Lbfgs {
             tensor("steps", ring.shape()),
             tensor("gradient_changes", ring.shape()),
             tensor("inner_products", ring.products()),
-            // Zeros here mean that nothing is known; the other tensors are then not used: see `ops/lbfgs`.
+            // All zeros mean that there is no history, so the other tensors are not read: see `ops/lbfgs`.
             StateTensor { depends_on_weights: true, ..tensor("scalars", ring.scalars()) },
         ]
     }
@@ -119,7 +119,7 @@ impl Optimizer for Lbfgs {
     }
 
     fn watched(&self) -> &'static [&'static str] {
-        // The accepted gradient is the gradient, or with a line search one that is finite.
+        // The accepted gradient is the gradient itself, or with a line search always finite.
         &["direction"]
     }
 
@@ -129,7 +129,7 @@ impl Optimizer for Lbfgs {
 
     fn step(&self, graph: &mut Graph, inputs: &StepInputs, state: &[TensorId]) -> Result<Vec<TensorId>> {
         let &[accepted, accepted_gradient, direction, steps, changes, products, scalars] = state else {
-            let message = format!("7 state tensors are wanted, not {}", state.len());
+            let message = format!("it got {} state tensors instead of 7", state.len());
             return Err(Error::internal("a step of L-BFGS", message));
         };
         let StepInputs { picture, gradient, loss, control } = *inputs;
@@ -138,20 +138,20 @@ impl Optimizer for Lbfgs {
             true => graph.apply(ProjectedGradient, &[picture, gradient], "free gradient")?,
             false => gradient,
         };
-        let mut judged = vec![picture, gradient, free, accepted, accepted_gradient, scalars];
-        judged.extend(loss.filter(|_| line_search));
-        let judged = graph.apply(LbfgsJudge { line_search }, &judged, "step: judge")?;
+        let mut inputs = vec![picture, gradient, free, accepted, accepted_gradient, scalars];
+        inputs.extend(loss.filter(|_| line_search));
+        let judged = graph.apply(LbfgsJudge { line_search }, &inputs, "step: judge")?;
         let difference = LinearCombination { factors: vec![1.0, -1.0] };
         let change = graph.apply(difference, &[gradient, accepted_gradient], "change of the gradient")?;
         let kept = [accepted, accepted_gradient, steps, changes];
-        let stored = [&[picture, gradient][..], &kept, &[scalars, judged]].concat();
-        let stored = graph.apply(LbfgsStore, &stored, "step: store")?;
-        let with = [steps, changes, free, change, scalars, stored];
-        let fresh = graph.apply(LbfgsProducts, &with, "products with the history")?;
-        let with = [fresh, control, products, scalars];
-        let shaped = graph.apply(LbfgsRecursion { line_search }, &with, "step: recursion")?;
-        let with = [picture, accepted, accepted_gradient, direction, steps, changes, scalars, shaped];
-        Ok(vec![graph.apply(LbfgsMove { clamp: self.clamp, line_search }, &with, "step")?])
+        let inputs = [&[picture, gradient][..], &kept, &[scalars, judged]].concat();
+        let stored = graph.apply(LbfgsStore, &inputs, "step: store")?;
+        let inputs = [steps, changes, free, change, scalars, stored];
+        let fresh = graph.apply(LbfgsProducts, &inputs, "products with the history")?;
+        let inputs = [fresh, control, products, scalars];
+        let shaped = graph.apply(LbfgsRecursion { line_search }, &inputs, "step: recursion")?;
+        let inputs = [picture, accepted, accepted_gradient, direction, steps, changes, scalars, shaped];
+        Ok(vec![graph.apply(LbfgsMove { clamp: self.clamp, line_search }, &inputs, "step")?])
     }
 }
 
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_wanted_for_a_line_search_only() {
+    fn only_line_search_needs_the_loss() {
         let shape = Shape::map(3, 2, 2);
         for line_search in [LineSearch::None, LineSearch::Backtracking] {
             let lbfgs = Lbfgs { line_search, ..Lbfgs::default() };

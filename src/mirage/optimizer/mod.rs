@@ -1,7 +1,7 @@
-//! How the picture follows the gradient. One file for each optimiser.
+//! Optimisers, which update the picture from the gradient. One file each.
 //!
-//! An optimiser is a sub-graph that changes the picture, and its state, which is a list of named tensors. The loop, the
-//! scales and the checkpoints know no more of it than that.
+//! An optimiser is a sub-graph that changes the picture and a list of named state tensors. The main loop, the scales
+//! and checkpoints depend on nothing else.
 
 mod adam;
 mod lbfgs;
@@ -15,58 +15,59 @@ use crate::ops::Shape;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// A tensor that an optimiser keeps between steps. It is all zeros before the first step.
+/// A tensor that an optimiser keeps between steps. All zeros before the first step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StateTensor {
-    /// Its name in checkpoints; unique within the optimiser.
+    /// Name in checkpoints; unique within the optimiser.
     pub name: &'static str,
     /// Its shape.
     pub shape: Shape,
-    /// What it begins the next scale with.
+    /// Initial value at the next scale.
     pub next_scale: NextScale,
-    /// True if it becomes zero where the objective changes under way, because its weights were measured anew. The next
-    /// step then starts from the picture: that is the one shown, if the optimiser has one (see [`Optimizer::shown`]).
+    /// True if the tensor is zeroed when weights are measured again during a scale, because that changes the objective.
+    /// The next step then starts from the picture, which is set to the shown one first (see [`Optimizer::shown`]).
     pub depends_on_weights: bool,
 }
 
-/// What a state tensor begins the next scale with.
+/// Initial value of a state tensor at the next scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NextScale {
     /// Zeros.
     Zero,
-    /// The same values; for tensors whose shape does not depend on the picture's.
+    /// The same values; for tensors whose shape does not depend on the picture.
     Same,
-    /// A map like the picture, resized bicubically.
+    /// Bicubic resize of a map with the picture's size.
     Bicubic,
-    /// A map like the picture that is never negative: resized bilinearly, cut off at 0.
+    /// Bilinear resize, clamped at 0, of a non-negative map with the picture's size.
     BilinearPositive,
 }
 
 /// Tensors that a step reads or changes.
 #[derive(Debug, Clone, Copy)]
 pub struct StepInputs {
-    /// The picture, a map of three channels, to be changed in place.
+    /// The picture, a map of three channels, changed in place.
     pub picture: TensorId,
-    /// The gradient of the whole objective at the picture, of the same shape.
+    /// Gradient of the whole objective with respect to the picture, of the same shape.
     pub gradient: TensorId,
-    /// The whole objective at the picture, a vector of length 1; only if [`Optimizer::needs_loss`].
+    /// Value of the whole objective at the picture, a vector of length 1; only if [`Optimizer::needs_loss`].
     pub loss: Option<TensorId>,
-    /// What [`Optimizer::control`] gives, a vector of length 4.
+    /// Values of [`Optimizer::control`], a vector of length 4.
     pub control: TensorId,
 }
 
 /// An optimiser with its parameters.
 pub trait Optimizer: Debug + Send + Sync {
-    /// Its name, as options and records have it.
+    /// Returns the name used in options and records.
     fn name(&self) -> &'static str;
 
-    /// The name in a run's state of a tensor that it keeps.
+    /// Returns the name of a state tensor in the run's state.
     fn tensor(&self, name: &str) -> String {
         format!("{}:{name}", self.name())
     }
 
-    /// Its name with all parameters that a prepared step depends on, which [`Optimizer::control`] does not give.
+    /// Returns the name with all parameters that a prepared step depends on, other than those of
+    /// [`Optimizer::control`].
     fn key(&self) -> String;
 
     /// Checks the parameters.
@@ -75,62 +76,62 @@ pub trait Optimizer: Debug + Send + Sync {
     /// [`Error::Usage`] naming the option.
     fn check(&self) -> Result<()>;
 
-    /// What it keeps between steps, for a picture of this shape.
+    /// Lists the state tensors for a picture of this shape.
     fn state(&self, picture: Shape) -> Vec<StateTensor>;
 
-    /// True if a step treats each value of the picture by itself, so that it can be made part by part.
+    /// True if a step treats each value of the picture independently, so that it can run band by band.
     fn is_elementwise(&self) -> bool {
         false
     }
 
-    /// True if the step reads the loss, not only its gradient.
+    /// True if the step reads the loss as well as the gradient.
     fn needs_loss(&self) -> bool {
         false
     }
 
-    /// The state tensor to show instead of the picture, of the same shape, by its name: for optimisers that may take a
-    /// step back. It begins as the picture. Where weights are measured anew, the loop first copies it to the picture,
-    /// which otherwise may be one that was tried and not accepted. Such an optimiser has to reject pictures whose
-    /// gradient or loss is not finite, or whose loss rises: the loop does not look for these then.
+    /// Name of the state tensor to show instead of the picture, for optimisers that may reject a step. It has the
+    /// picture's shape and is initialised to the picture. Before the loop measures weights, it copies this tensor to
+    /// the picture, which may be a trial picture that is not accepted yet. Such an optimiser has to reject pictures
+    /// whose gradient or loss is not finite, or whose loss rises: the loop then does not check for these.
     fn shown(&self) -> Option<&'static str> {
         None
     }
 
-    /// True if the picture is cut off to [0, 1] after each step.
+    /// True if each step clamps the picture to [0, 1].
     fn clamps(&self) -> bool;
 
-    /// The state tensors that have to stay finite, by name: two at most, of the picture's shape.
+    /// Names of the state tensors that must stay finite: at most two, of the picture's shape.
     fn watched(&self) -> &'static [&'static str];
 
-    /// Four numbers for the step after `done` steps at this scale. The first is the step size, which the loop halves
-    /// where the run has gone wrong.
+    /// Returns four numbers for the step after `done` steps at this scale. The first is the step size, which the loop
+    /// halves after a setback.
     fn control(&self, done: u32) -> [f32; 4];
 
-    /// Appends one step to a graph, and returns the outputs of the nodes that make it. `state` are the tensors of
-    /// [`Optimizer::state`], in that order, to be changed in place.
+    /// Appends one step to a graph, and returns the outputs of its final nodes. `state` are the tensors of
+    /// [`Optimizer::state`], in that order, changed in place.
     ///
     /// # Errors
-    /// If a parameter is out of an op's range.
+    /// If a parameter is out of an op's range, or `state` has the wrong number of tensors.
     fn step(&self, graph: &mut Graph, inputs: &StepInputs, state: &[TensorId]) -> Result<Vec<TensorId>>;
 }
 
-/// An optimiser that can be chosen by name.
+/// Entry of [`OPTIMIZERS`].
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
-    /// Name, as [`Optimizer::name`] gives it, or with a variant behind it (`lbfgs-plain`).
+    /// Name: [`Optimizer::name`], optionally followed by a variant (`lbfgs-plain`).
     pub name: &'static str,
-    /// What it does, in a few words for `--help`.
+    /// Short description for `--help`.
     pub help: &'static str,
-    /// Makes it.
+    /// Creates the optimiser.
     pub make: fn(&Settings) -> Arc<dyn Optimizer>,
 }
 
-/// Settings of any optimiser. Each takes those that it has; `None` is its default.
+/// Settings of all optimisers. Each reads those that apply to it; `None` selects the default.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
     /// Step size.
     pub learning_rate: Option<f32>,
-    /// How fast Adam's step size decays, see [`Adam::decay`].
+    /// Decay of Adam's step size, see [`Adam::decay`].
     pub decay: Option<f32>,
     /// Decay of Adam's first moment.
     pub beta1: Option<f64>,
@@ -138,9 +139,9 @@ pub struct Settings {
     pub beta2: Option<f64>,
     /// Adam's epsilon.
     pub epsilon: Option<f64>,
-    /// Pairs that L-BFGS keeps.
+    /// Number of pairs that L-BFGS keeps.
     pub history: Option<usize>,
-    /// True to cut the picture off to [0, 1] after each step.
+    /// True to clamp the picture to [0, 1] after each step.
     pub clamp: bool,
 }
 
@@ -167,25 +168,25 @@ pub const OPTIMIZERS: &[Entry] = &[
     },
     Entry {
         name: "lbfgs",
-        help: "curvature from the last steps; takes no step that raises the loss",
+        help: "curvature from recent steps; rejects steps that raise the loss",
         make: |settings| Arc::new(Lbfgs::with(settings, LineSearch::Backtracking)),
     },
     Entry {
         name: "lbfgs-plain",
-        help: "the same without a line search, as in neural-style",
+        help: "lbfgs without the line search, as in neural-style",
         make: |settings| Arc::new(Lbfgs::with(settings, LineSearch::None)),
     },
 ];
 
-/// The optimiser of this name with these settings.
+/// Creates the optimiser of this name with these settings.
 ///
 /// # Errors
-/// [`Error::Usage`] with the names that there are, or naming a setting that is out of range.
+/// [`Error::Usage`] listing the valid names, or naming a setting that is out of range.
 pub fn by_name(name: &str, settings: &Settings) -> Result<Arc<dyn Optimizer>> {
     let found = OPTIMIZERS.iter().find(|entry| entry.name == name).map(|entry| (entry.make)(settings));
     let optimizer = found.ok_or_else(|| {
         let names: Vec<&str> = OPTIMIZERS.iter().map(|entry| entry.name).collect();
-        Error::usage(format!("there is no optimiser `{name}`: choose one of {}", names.join(", ")))
+        Error::usage(format!("unknown optimiser `{name}`: choose one of {}", names.join(", ")))
     })?;
     optimizer.check()?;
     Ok(optimizer)
@@ -196,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_entry_makes_the_optimizer_it_names() {
+    fn every_entry_creates_the_named_optimizer() {
         let mut keys = Vec::new();
         for entry in OPTIMIZERS {
             let made = by_name(entry.name, &Settings::default()).unwrap();
@@ -212,7 +213,7 @@ mod tests {
                 assert!(state.iter().any(|tensor| tensor.name == *watched && tensor.shape == picture));
             }
             assert!(made.watched().len() <= 2, "{}", entry.name);
-            // What is shown is a picture, and outlives a change of the weights.
+            // The shown tensor has the picture's shape, and is not reset when weights change.
             if let Some(shown) = made.shown() {
                 let tensor = state.iter().find(|tensor| tensor.name == shown).unwrap();
                 assert_eq!((tensor.shape, tensor.depends_on_weights), (picture, false));

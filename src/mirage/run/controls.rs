@@ -1,10 +1,9 @@
-//! Commands to a run that goes on, from any thread.
+//! Commands to a running session, from any thread.
 
 use crate::mirage::loss::Shares;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// A handle on a run: commands are applied before the next iteration is submitted. Clones command the same
-/// run.
+/// A handle on a run. Commands are applied before the next iteration is submitted. Clones control the same run.
 #[derive(Debug, Clone, Default)]
 pub struct Controls(Arc<Shared>);
 
@@ -14,49 +13,49 @@ struct Shared {
     changed: Condvar,
 }
 
-/// Commands that are not applied yet.
+/// Commands that have not been applied yet.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(in crate::mirage) struct PendingCommands {
-    /// Pause the run.
+    /// True to pause the run.
     pub paused: bool,
-    /// End it.
+    /// True to end the run.
     pub stop: bool,
-    /// Make a snapshot.
+    /// True to take a snapshot.
     pub save: bool,
-    /// Go on with these shares.
+    /// New shares.
     pub shares: Option<Shares>,
 }
 
 impl Controls {
-    /// A handle that is not on a run yet; pass it to [`Session::set_controls`](crate::mirage::Session::set_controls).
+    /// Creates a handle, to be attached with [`Session::set_controls`](crate::mirage::Session::set_controls).
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Pauses the run after the iterations that were submitted.
+    /// Pauses the run after the iterations in flight.
     pub fn pause(&self) {
         self.command(|pending| pending.paused = true);
     }
 
-    /// Lets it go on.
+    /// Resumes the run.
     pub fn resume(&self) {
         self.command(|pending| pending.paused = false);
     }
 
-    /// Ends it after the iterations that were submitted, paused or not.
+    /// Ends the run after the iterations in flight, even if it is paused.
     pub fn stop(&self) {
         self.command(|pending| pending.stop = true);
     }
 
-    /// Asks for a snapshot now; a paused run makes one too.
+    /// Requests a snapshot now; works in a paused run too.
     pub fn save(&self) {
         self.command(|pending| pending.save = true);
     }
 
-    /// Changes the shares of the groups that are named: the gradients are measured and the weights set before the next
-    /// iteration. A group that the objective lacks stays out; see [`Request::adjustable`](crate::mirage::Request::adjustable).
-    /// The run goes on as before if a group is unknown or steers nothing, if a share is negative or not finite, or if all are
-    /// zero.
+    /// Sets the shares of the named groups. Gradients are measured and weights set before the next iteration. A group
+    /// outside the objective stays out; see [`Request::adjustable`](crate::mirage::Request::adjustable). The command
+    /// has no effect if a group is unknown or has no measured gradient, if a share is negative or not finite, or if all
+    /// shares are zero.
     pub fn set_shares(&self, shares: Shares) {
         self.command(|pending| pending.shares = Some(shares));
     }
@@ -67,7 +66,7 @@ impl Controls {
         self.lock().paused
     }
 
-    /// Takes the pending commands. `paused` stays until the run is resumed, `stop` for good.
+    /// Returns the pending commands and clears one-time ones. `paused` stays until the run is resumed, `stop` for good.
     pub(in crate::mirage) fn take(&self) -> PendingCommands {
         let mut pending = self.lock();
         let taken = pending.clone();
@@ -76,7 +75,7 @@ impl Controls {
         taken
     }
 
-    /// Waits while the run is paused and there is no other command.
+    /// Waits while the run is paused and no other command is pending.
     pub(in crate::mirage) fn wait(&self) {
         let idle = |pending: &mut PendingCommands| {
             pending.paused && !pending.stop && !pending.save && pending.shares.is_none()
@@ -100,7 +99,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn commands_are_taken_once_but_a_pause_stays() {
+    fn commands_are_taken_once_but_pause_persists() {
         let controls = Controls::new();
         let shares: Shares = "spatial=1,style=3".parse().unwrap();
         controls.pause();
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_ends_the_waiting() {
+    fn every_command_wakes_a_paused_run() {
         for ask in [Controls::resume, Controls::stop, Controls::save] {
             let controls = Controls::new();
             controls.pause();

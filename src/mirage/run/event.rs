@@ -1,4 +1,4 @@
-//! What happens in a run, and the observers that are informed of it.
+//! Events of a run, and the observers that receive them.
 
 use super::state::State;
 use crate::error::Result;
@@ -10,13 +10,13 @@ use crate::mirage::setback::Setback;
 use crate::mirage::weighting::Weights;
 use std::ops::ControlFlow;
 
-/// Follows a run: a terminal, a log, a page, a film, files.
+/// Receives the events of a run, e.g. for a terminal, a log, a web page, a film or files.
 pub trait Observer {
-    /// Something happened. The answer is whether to go on, or to stop after the iterations that were submitted (two at
+    /// Handles an event. The return value says whether to continue, or to stop after the iterations in flight (two at
     /// most).
     ///
     /// # Errors
-    /// Any; the run ends with it.
+    /// Any error ends the run and is returned from it.
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>>;
 }
 
@@ -26,66 +26,66 @@ impl<F: FnMut(Event<'_>) -> Result<ControlFlow<()>>> Observer for F {
     }
 }
 
-/// Something happened. Iterations are those of the whole run.
+/// An event of a run. Iterations count from the start of the whole run.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// All is prepared; the first iteration follows.
+    /// Everything is prepared; the first iteration follows.
     Started(&'a Started),
-    /// A scale begins. Pictures have its size from here on.
+    /// A scale starts. Pictures have its size from now on.
     Scale(&'a ScaleStarted),
     /// Weights were measured for the groups' shares.
     Weighted {
-        /// After this many iterations.
+        /// Number of iterations done.
         iteration: u32,
-        /// The shares of the groups in the objective.
+        /// Shares of the groups in the objective.
         shares: &'a Shares,
-        /// The weight of each group.
+        /// Weight of each group.
         weights: &'a Weights,
     },
-    /// An iteration is done. Comes for every iteration, after its other events.
+    /// An iteration is done. Sent for every iteration, after its other events.
     Progress {
-        /// Iterations done so far.
+        /// Number of iterations done.
         iteration: u32,
-        /// Seconds since the first began.
+        /// Seconds since the start of the first iteration, without pauses.
         seconds: f64,
     },
     /// Losses, shares and classes were measured.
     Report(&'a Report),
-    /// A snapshot that the schedule or [`Controls`](crate::mirage::Controls) asked for.
+    /// A snapshot requested by the schedule or [`Controls`](crate::mirage::Controls).
     Snapshot {
-        /// The picture after this many iterations.
+        /// Number of iterations done.
         iteration: u32,
-        /// The picture.
+        /// The picture after them.
         picture: &'a Picture,
-        /// Seconds from the start of the first iteration, without pauses, until it was read back.
+        /// Seconds from the start of the first iteration until the picture was read back, without pauses.
         seconds: f64,
-        /// What the network sees; see [`Report::readout`].
+        /// Classes of the picture; see [`Report::readout`].
         readout: &'a Readout,
     },
-    /// A picture to look at, where the schedule asks for one.
+    /// A preview picture requested by the schedule.
     Picture {
-        /// The picture after this many iterations.
+        /// Number of iterations done.
         iteration: u32,
-        /// The picture.
+        /// The picture after them.
         picture: &'a Picture,
-        /// True if the run ends with it.
+        /// True if the run ends with this picture.
         last: bool,
     },
-    /// The run's state, where the schedule asks for it.
+    /// The run's state, if requested by the schedule.
     State(&'a State),
-    /// Something went wrong, and the run goes on from an earlier picture. Iterations after that come a second time.
+    /// A fault occurred, and the run continues from an earlier picture. Iterations after that one are repeated.
     Setback(&'a Setback),
-    /// The run is paused, or goes on again.
+    /// The run was paused or resumed.
     Paused {
-        /// After this many iterations.
+        /// Number of iterations done.
         iteration: u32,
-        /// True if it is paused.
+        /// True if it was paused.
         paused: bool,
     },
 }
 
-/// What a run starts with.
+/// Data available when a run starts.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Started {
@@ -95,35 +95,35 @@ pub struct Started {
     pub memory: MemoryUse,
     /// Height and width of the final picture.
     pub size: [usize; 2],
-    /// The sizes that the run goes through; the last is that of the final picture.
+    /// Scales of the run; the last has the size of the final picture.
     pub scales: Vec<Scale>,
-    /// The groups of losses in the objective, with their shares and weights.
+    /// Groups of losses in the objective, with their shares or weights.
     pub groups: Vec<Group>,
-    /// Seconds from the session's creation to here: targets captured, kernels compiled.
+    /// Seconds since the session's creation, for capturing targets and compiling kernels.
     pub prepared_in: f64,
     /// Top classes of the photo: class index and probability; empty without fc layers.
     pub photo_classes: Vec<(usize, f32)>,
-    /// Notes for the user, e.g. what can't move yet.
+    /// Notes for the user, e.g. that the picture can't change yet.
     pub notes: Vec<String>,
     /// Label and chosen kernel variant of each node of the objective.
     pub variants: Vec<(String, &'static str)>,
 }
 
-/// A scale that begins.
+/// The start of a scale.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct ScaleStarted {
-    /// Which one, counted from 0.
+    /// Index of the scale.
     pub index: usize,
-    /// How many there are.
+    /// Number of scales.
     pub count: usize,
-    /// Its size and iterations.
+    /// Size and iterations of the scale.
     pub scale: Scale,
     /// Device memory at this scale.
     pub memory: MemoryUse,
 }
 
-/// What the network sees in a picture, and how far that is from what it sees in the photo.
+/// The network's classification of a picture, and its distance from that of the photo.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Readout {
     /// Top classes: class index and probability; empty without fc layers.
@@ -132,60 +132,59 @@ pub struct Readout {
     pub distance: Option<f32>,
 }
 
-/// One weighted loss.
+/// A weighted loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TermLoss {
-    /// Name of its group.
+    /// Name of the group.
     pub group: String,
-    /// Its layer, or `picture`.
+    /// Name of the layer, or `picture`.
     pub source: String,
     /// Weighted loss.
     pub loss: f64,
 }
 
-/// Numbers of the run after some iterations.
+/// Measurements after a number of iterations.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Report {
-    /// Iterations done: 0 is the start picture.
+    /// Number of iterations done: 0 is the start picture.
     pub iteration: u32,
-    /// Seconds from the start of the first iteration, without pauses, until these numbers were read back.
+    /// Seconds from the start of the first iteration until these values were read back, without pauses.
     pub seconds: f64,
     /// Sum of all weighted losses.
     pub total: f64,
     /// Each weighted loss.
     pub terms: Vec<TermLoss>,
-    /// Share of each measured group in the sum of their mean absolute gradients, in [0, 1]; empty in the report of a
-    /// stopped run, and, of a picture in tiles, in all but the first and those just after the weights were
-    /// measured.
+    /// Each measured group's share of the sum of mean absolute gradients, in [0, 1]. Empty in the report of a stopped
+    /// run. In the tiled case also empty, except in the first report and directly after a measurement of the weights.
     pub gradient_shares: Vec<(String, f32)>,
-    /// What the network sees in the picture of this iteration, whose losses these are. The picture that is shown and saved
-    /// may be another: the average of the last ones, or with a line search the accepted one.
+    /// Classification of this iteration's picture, to which the losses belong. The picture that is shown and saved may
+    /// be another one: the average, or with a line search the accepted picture.
     pub readout: Readout,
-    /// Mean absolute change of a colour value in an iteration, where black to white is 1: of the last ten
-    /// iterations that began at a multiple of ten. None before.
+    /// Mean absolute change of a colour value per iteration, where black to white is 1. Measured over the last ten
+    /// iterations that started at a multiple of ten; `None` before that.
     pub change: Option<f32>,
 }
 
 impl Report {
-    /// Sum of the weighted losses of one group.
+    /// Returns the sum of the weighted losses of a group.
     pub fn group_loss(&self, group: &str) -> f64 {
         self.terms.iter().filter(|term| term.group == group).map(|term| term.loss).sum()
     }
 
-    /// The groups that have losses, in the objective's order.
+    /// Returns the groups that have losses, in the objective's order.
     pub fn groups(&self) -> Vec<&str> {
         let mut groups: Vec<&str> = self.terms.iter().map(|term| term.group.as_str()).collect();
         groups.dedup();
         groups
     }
 
-    /// Share of one group in the sum of all weighted losses, in [0, 1]; 0 where all of them are 0.
+    /// Returns a group's share of the sum of weighted losses, in [0, 1]; 0 if all losses are 0.
     pub fn loss_share(&self, group: &str) -> f64 {
         if self.total > 0.0 { self.group_loss(group) / self.total } else { 0.0 }
     }
 
-    /// Share of one group in the gradient, where it was measured.
+    /// Returns a group's share of the gradient, if it was measured.
     pub fn gradient_share(&self, group: &str) -> Option<f32> {
         self.gradient_shares.iter().find(|(name, _)| name == group).map(|(_, share)| *share)
     }

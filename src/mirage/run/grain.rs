@@ -1,5 +1,6 @@
-//! The grain that a scale begins with. An enlarged picture is smooth, and what grows on it first is what the first layers
-//! of the network see best: rows and columns, a grid. Grain holds all directions alike, so texture grows in all of them.
+//! Grain that is added at the start of a scale. An enlarged picture is smooth, and the first structure to grow on it is
+//! what the network's first layers respond to most: rows and columns, i.e. a grid. Grain contains all directions
+//! equally, so texture grows in all of them.
 
 use crate::error::Result;
 use crate::image_io::{Picture, resize};
@@ -9,17 +10,19 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// Detail and direction at a pixel are measured up to this many pixels away, along both axes.
+/// Radius, in pixels along both axes, of the window in which detail and direction are measured.
 const REACH: usize = 3;
-/// Where the photo has one direction only, grain is smoothed along it with this deviation, in pixels.
+/// Standard deviation, in pixels, of the smoothing of grain along lines, where the photo has a single direction.
 const STRETCH: f32 = 2.5;
-/// Pixels of that smoothing, to each side.
+/// Radius of that smoothing in pixels.
 const STROKE: isize = 5;
 
-/// Noise to add to each pixel of scale `scale`, the same in all channels, in the picture's unit (black to white is 1). Its
-/// standard deviation is that of the photo's detail near the pixel which the scale before, of size `before`, could not
-/// hold, times [`Request::grain`]. Plain areas stay plain, and where the photo's lines run one way, so does the grain.
-/// `None` without grain. Sizes are height and width.
+/// Draws the noise to add to each pixel of scale `scale`, equal in all channels, in the picture's unit (black to white
+/// is 1). `before` and `size` are height and width of the previous scale and of this one.
+///
+/// The standard deviation is [`Request::grain`] times that of the photo's local detail that the previous scale was too
+/// small to hold. Plain areas stay plain, and where the photo's lines run one way, so does the grain. `None` if grain
+/// is disabled.
 ///
 /// # Errors
 /// If the photo can't be resized.
@@ -34,7 +37,7 @@ pub(in crate::mirage) fn draw(
     }
     let photo = gray(photo_at(request, size)?.as_ref());
     let enlarged = gray(&resize(photo_at(request, before)?.as_ref(), size[1], size[0])?);
-    // A stream for each scale, so that a run that is resumed draws the same grain.
+    // One random stream per scale, so that a resumed run draws the same grain.
     let mut random = ChaCha8Rng::seed_from_u64(request.seed);
     random.set_stream(scale as u64);
     let drawn: Vec<f32> = photo.iter().map(|_| StandardNormal.sample(&mut random)).collect();
@@ -47,15 +50,15 @@ fn gray(picture: &Picture) -> Vec<f32> {
     picture.rgb.as_chunks::<3>().0.iter().map(|pixel| pixel.iter().sum::<f32>() / 3.0).collect()
 }
 
-/// How much two gray pictures differ near each pixel: the square root of the mean squared difference.
+/// Returns the local difference of two gray pictures: the root mean square over a window around each pixel.
 fn detail(picture: &[f32], other: &[f32], size: [usize; 2]) -> Vec<f32> {
     let squares: Vec<f32> = picture.iter().zip(other).map(|(one, other)| (one - other).powi(2)).collect();
     near(&squares, size).into_iter().map(f32::sqrt).collect()
 }
 
-/// The direction of the lines near each pixel of a gray picture, across and down, as a unit vector times how much they
-/// agree: 0 where there are none or all directions, 1 where all run alike. From the structure tensor, the mean of the
-/// products of the gradient's components.
+/// Returns the direction of lines around each pixel of a gray picture. Each is a unit vector (across, down) times the
+/// coherence: 0 without lines or with lines in all directions, 1 if all are parallel. Derived from the structure
+/// tensor, i.e. the local mean of products of gradient components.
 fn directions(picture: &[f32], [height, width]: [usize; 2]) -> Vec<[f32; 2]> {
     let at = |y: usize, x: usize| picture[y * width + x];
     let gradients: Vec<[f32; 2]> = (0..height * width)
@@ -74,7 +77,7 @@ fn directions(picture: &[f32], [height, width]: [usize; 2]) -> Vec<[f32; 2]> {
     let both = mean(|[x, y]| x * y);
     (0..height * width)
         .map(|n| {
-            // The gradient's own direction has half the angle of (difference, 2 both); lines are at right angles to it.
+            // The gradient's direction is half the angle of (difference, 2 both); lines are perpendicular to it.
             let (sum, difference) = (across[n] + down[n], across[n] - down[n]);
             let agreement = difference.hypot(2.0 * both[n]) / sum.max(1e-12);
             let angle = (2.0 * both[n]).atan2(difference) / 2.0;
@@ -83,7 +86,8 @@ fn directions(picture: &[f32], [height, width]: [usize; 2]) -> Vec<[f32; 2]> {
         .collect()
 }
 
-/// Values of deviation 1, smoothed along these directions, again of deviation 1. Beyond the picture there is nothing.
+/// Smooths values of standard deviation 1 along these directions, and normalises them to deviation 1 again. Values
+/// outside the picture are skipped.
 fn along(values: &[f32], directions: &[[f32; 2]], [height, width]: [usize; 2]) -> Vec<f32> {
     let smoothed = directions.iter().enumerate().map(|(n, [across, down])| {
         let (y, x) = ((n / width) as f32, (n % width) as f32);
@@ -106,14 +110,14 @@ fn along(values: &[f32], directions: &[[f32; 2]], [height, width]: [usize; 2]) -
     smoothed.collect()
 }
 
-/// The mean over the square of pixels up to [`REACH`] away.
+/// Returns the mean over the window of radius [`REACH`] around each pixel.
 fn near(values: &[f32], [height, width]: [usize; 2]) -> Vec<f32> {
     let across = means(values, [height, width], [width, 1]);
     means(&across, [width, height], [1, width])
 }
 
-/// The mean over the values up to [`REACH`] away in the same line. There are `lines` lines of `length` values;
-/// `line_step` and `step` are the distances from one line, and from one value of a line, to the next.
+/// Returns the mean over the values up to [`REACH`] away in the same line. There are `lines` lines of `length` values;
+/// `line_step` and `step` are the index distances between lines and between values of a line.
 fn means(values: &[f32], [lines, length]: [usize; 2], [line_step, step]: [usize; 2]) -> Vec<f32> {
     let mut means = vec![0.0; values.len()];
     for line in 0..lines {
@@ -148,15 +152,15 @@ mod tests {
     }
 
     #[test]
-    fn grain_is_where_the_photo_has_detail_and_as_strong() {
+    fn grain_follows_the_photos_detail() {
         let request = request();
         let grain = draw(&request, 1, [20, 40], [40, 80]).unwrap().unwrap();
         assert_eq!(grain.len(), 80 * 40);
         let columns = |columns: std::ops::Range<usize>| {
             deviation((0..80 * 40).filter(|n| columns.contains(&(n % 80))).map(|n| grain[n]))
         };
-        // At half the size the checkerboard is even gray: all of it is detail, of deviation 0.2. The deviation of 1200 draws is
-        // off by 1 / sqrt(2 * 1200) = 2 %.
+        // At half the size the checkerboard is plain gray, so all of it is detail, of deviation 0.2. The deviation of
+        // 1200 samples has a standard error of 1 / sqrt(2 * 1200) = 2 %.
         let strong = columns(50..80);
         assert!((strong / 0.2 - 1.0).abs() < 0.1, "{strong}");
         let plain = columns(0..30);
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn grain_depends_on_seed_and_scale_and_is_the_same_again() {
+    fn grain_depends_only_on_seed_and_scale() {
         let request = request();
         let drawn = |request: &Request, scale| draw(request, scale, [20, 40], [40, 80]).unwrap().unwrap();
         assert_eq!(drawn(&request, 1), drawn(&request, 1));
@@ -178,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn directions_are_those_of_the_lines() {
+    fn directions_follow_lines() {
         let size = [40, 60];
         let picture = |value: &dyn Fn(f32, f32) -> f32| -> Vec<f32> {
             (0..size[0] * size[1]).map(|n| value((n % size[1]) as f32, (n / size[1]) as f32)).collect()
         };
         let at = |directions: &[[f32; 2]]| directions[20 * size[1] + 30];
-        // Lines down, lines across, and lines that rise from left to right, down being positive.
+        // Vertical lines, horizontal lines, and lines that rise from left to right; down is positive.
         let [across, down] = at(&directions(&picture(&|x, _| x.sin()), size));
         assert!(across.abs() < 1e-3 && (down.abs() - 1.0).abs() < 1e-3, "{across} {down}");
         let [across, down] = at(&directions(&picture(&|_, y| y.sin()), size));
@@ -195,13 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn grain_runs_along_lines_and_keeps_its_strength() {
+    fn grain_follows_lines_and_keeps_its_strength() {
         let size = [64, 64];
         let mut random = ChaCha8Rng::seed_from_u64(3);
         let values: Vec<f32> = (0..64 * 64).map(|_| StandardNormal.sample(&mut random)).collect();
         assert_eq!(along(&values, &vec![[0.0, 0.0]; 64 * 64], size), values);
         let smoothed = along(&values, &vec![[0.0, 1.0]; 64 * 64], size);
-        // The deviation of 4096 draws, in strokes of about 4: within 4 times 1 / sqrt(2 * 1024).
+        // The deviation of 4096 samples in strokes of about 4: within 4 standard errors of 1 / sqrt(2 * 1024).
         assert!((deviation(smoothed.iter().copied()) - 1.0).abs() < 0.1);
         let step = |by: usize| {
             deviation((0..64 * 64 - by).filter(|n| n % 64 < 63).map(|n| smoothed[n + by] - smoothed[n]))
@@ -210,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn means_are_of_what_is_there() {
+    fn box_means_shrink_at_the_edges() {
         // Two lines of five values, side by side.
         let values: Vec<f32> = (0..10).map(|n| n as f32).collect();
         let rows = means(&values, [2, 5], [5, 1]);

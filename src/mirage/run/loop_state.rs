@@ -1,4 +1,4 @@
-//! What the loop of a run holds: the iterations that are submitted, why it ends, and where it goes on.
+//! State of a run's main loop: iterations in flight, the reason to end, and the iteration to return to.
 
 use super::event::{Event, Observer};
 use crate::error::Result;
@@ -6,7 +6,7 @@ use crate::graph::Submission;
 use crate::mirage::weighting::Weights;
 use std::collections::VecDeque;
 
-/// Why a run ended.
+/// Reason why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ending {
@@ -20,35 +20,35 @@ pub enum Ending {
     Commanded,
 }
 
-/// An iteration that is submitted and not yet reported.
+/// An iteration that was submitted and is not reported yet.
 #[derive(Debug)]
 pub(in crate::mirage) struct SubmittedIteration {
-    /// Iterations before it.
+    /// Number of iterations before it.
     pub iteration: u32,
     pub submission: Submission,
-    /// The weights it runs with.
+    /// Weights of the groups during the iteration.
     pub weights: Weights,
     pub due: Due,
 }
 
-/// What an iteration does and reports.
+/// Tasks of an iteration and its report.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::mirage) struct Due {
     pub report: bool,
-    /// With the groups' shares.
+    /// The report contains the groups' shares.
     pub shares: bool,
     pub snapshot: bool,
     pub picture: bool,
     pub state: bool,
-    /// The picture is compared with the last one, to measure its change.
+    /// The picture is compared with the last one to measure its change.
     pub change: bool,
-    /// Picture and losses are read, so that the run can go back to it.
+    /// Picture and losses are read, so that the run can return to this picture.
     pub keep: bool,
-    /// It makes a step.
+    /// The iteration makes a step.
     pub step: bool,
-    /// The run ends with it.
+    /// The run ends with this iteration.
     pub last: bool,
-    /// The weights were measured just before it.
+    /// The weights were measured directly before it.
     pub weights_measured: bool,
 }
 
@@ -58,8 +58,8 @@ impl Due {
         self.report || self.snapshot || self.state || self.keep
     }
 
-    /// True if the state is read once all else is done, because no step follows: tensor by tensor, and what is in the
-    /// host's memory is moved out. So it takes less memory than a read-back.
+    /// True if the state is read after everything else, because no step follows. It is then read tensor by tensor, and
+    /// moved out of host memory, which takes less memory than a read-back.
     pub fn takes_state(&self) -> bool {
         self.state && self.last
     }
@@ -70,29 +70,29 @@ impl Due {
     }
 }
 
-/// State of the loop of a run: what was submitted, why the run ends, and the observer.
+/// State of the main loop, and the observer.
 pub(in crate::mirage) struct RunLoop<'a> {
     pub in_flight: VecDeque<SubmittedIteration>,
     pub ending: Option<Ending>,
-    /// The iteration at which the run, or its present scale, began.
+    /// Iteration at which the run or its current scale started.
     pub first: u32,
-    /// The iteration to go back to, after something has gone wrong.
+    /// Iteration to return to after a fault.
     pub back: Option<u32>,
-    /// The iteration that the run went back to last: it has been reported.
+    /// Iteration of the last setback's picture, which has already been reported.
     pub reported: Option<u32>,
     observer: &'a mut dyn Observer,
 }
 
 impl<'a> RunLoop<'a> {
-    /// The loop of a run that begins at this iteration.
+    /// Creates the state of a run that starts at this iteration.
     pub fn new(first: u32, observer: &'a mut dyn Observer) -> Self {
         Self { in_flight: VecDeque::new(), ending: None, first, back: None, reported: None, observer }
     }
 
-    /// Informs the observer, and notes if it asks to stop.
+    /// Sends an event to the observer, and records whether it asks to stop.
     ///
     /// # Errors
-    /// The observer's.
+    /// Those of the observer.
     pub fn emit(&mut self, event: Event<'_>) -> Result<()> {
         if self.observer.observe(event)?.is_break() {
             self.ending = self.ending.or(Some(Ending::Stopped));

@@ -1,12 +1,11 @@
-//! The loop: start picture, steps, reports, snapshots, commands, scales, and an orderly end.
+//! The main loop: start picture, steps, reports, snapshots, commands, scales, and an orderly end.
 
 use super::controls::PendingCommands;
 use super::event::{Event, Observer};
-use super::grain;
 use super::loop_state::{Due, Ending, RunLoop, SubmittedIteration};
 use super::next_scale::CarriedState;
 use super::session::{Session, weighted};
-use super::start;
+use super::{grain, start};
 use crate::error::{Error, Result};
 use crate::image_io::Picture;
 use crate::mirage::loss::{Group, Shares, check_groups};
@@ -21,41 +20,42 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// After this many iterations of the first scale the weights are measured once more: by then every loss has a gradient,
-/// and the grain of the start, in which the network sees nothing, no longer decides the weights.
+/// Iteration of the first scale after which the weights are measured again. By then every loss has a gradient, and the
+/// grain of the start picture, in which the network recognises nothing, no longer determines the weights.
 const REBALANCE_AT: u32 = 10;
-/// The change of the picture is measured over this many iterations.
+/// Number of iterations over which the change of the picture is measured.
 const CHANGE_INTERVAL: u32 = 10;
 
-/// The result of a run.
+/// Result of a run.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RunResult {
     /// The picture, at the size of the scale at which the run ended.
     pub picture: Arc<Picture>,
-    /// Iterations done.
+    /// Number of iterations done.
     pub iterations: u32,
-    /// Why it ended.
+    /// Reason why the run ended.
     pub ending: Ending,
     /// Seconds from the first iteration to the last, without pauses.
     pub seconds: f64,
 }
 
 impl Session {
-    /// Runs to the end, and informs `observer` of what happens.
+    /// Runs to the end, and sends events to `observer`.
     ///
-    /// Iterations are submitted ahead of the device, and what a report or a snapshot needs is read while later ones
-    /// run. The host waits for the oldest if too many are in flight, where weights are measured, and between scales.
+    /// Iterations are submitted ahead of the device, and the data of a report or a snapshot is read while later ones
+    /// run. The host waits for the oldest iteration if too many are in flight, before weights are measured, and between
+    /// scales.
     ///
-    /// Where values become NaN or infinite, or the loss diverges, the run goes back to its last good picture and goes on
-    /// with half the step ([`Event::Setback`]).
+    /// If values become NaN or infinite, or the loss diverges, the run continues from its last good picture with half
+    /// the step size ([`Event::Setback`]).
     ///
     /// # Errors
-    /// [`Error::Unstable`] if that has happened five times and happens again, an observer's own error, or if the device
-    /// fails; see [`Session::last_good`].
+    /// [`Error::Unstable`] on the sixth fault, an observer's own error, or if the device fails; see
+    /// [`Session::last_good`].
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<RunResult> {
         let result = self.run_to_end(observer);
-        // The next run begins with a state of its own.
+        // The next run sets its own state.
         if let Ok(objective) = self.objective() {
             objective.release();
         }
@@ -85,7 +85,7 @@ impl Session {
                 if !self.settle(iteration, &mut run)? {
                     continue;
                 }
-                // A scale without iterations is passed through.
+                // A scale without iterations is skipped.
                 while run.ending.is_none() && iteration == self.scales[self.scale].end {
                     self.next_scale(&mut run)?;
                     run.first = iteration;
@@ -93,11 +93,11 @@ impl Session {
             }
             let mut measures = self.rebalances(iteration, run.first);
             if measures {
-                // Measuring waits for all that is in flight, so that is reported first: events stay in order.
+                // Measuring waits for everything in flight. Report that first, so that events stay in order.
                 if !self.settle(iteration, &mut run)? {
                     continue;
                 }
-                // Without any weights there would be no losses to report.
+                // Without weights there would be no losses to report.
                 measures = run.ending.is_none() || !self.weights.is_measured();
             }
             if measures {
@@ -113,7 +113,7 @@ impl Session {
             run.in_flight.push_back(self.submit(iteration, due)?);
             self.most_in_flight = self.most_in_flight.max(run.in_flight.len());
             if run.ending.is_some() {
-                // The run ends here, whatever the observer answers now, unless it has to go back.
+                // The run ends here whatever the observer returns, unless it has to go back.
                 self.report_down_to(&mut run, 0)?;
                 if run.back.is_none() {
                     break;
@@ -124,7 +124,7 @@ impl Session {
             self.report_down_to(&mut run, ahead)?;
             iteration += 1;
         }
-        // There is nothing to go back to any more, and no more steps.
+        // No more steps or setbacks from here.
         (self.best, self.last_look) = (None, None);
         self.objective()?.release();
         let Some((iterations, picture)) = self.last_good() else {
@@ -139,17 +139,18 @@ impl Session {
         })
     }
 
-    /// Sets picture, optimiser and weights to where the run begins, and returns the number of iterations before.
+    /// Sets picture, optimiser and weights to the start of the run, and returns the number of iterations before it.
     fn begin(&mut self) -> Result<u32> {
         (self.last_good, self.best) = (None, None);
         self.halvings = 0;
+        self.accepted_before = None;
         self.last_look = None;
         self.change = None;
         self.earlier = 0.0;
         self.measure = false;
         self.measure_again = false;
         let (mut iteration, mut anew) = (0, false);
-        // A picture may already meet its targets.
+        // The picture may already meet its targets.
         let mut grace = matches!(self.request.init, Init::Photo | Init::Picture(_));
         match self.resumed.take() {
             None => {
@@ -160,17 +161,19 @@ impl Session {
             }
             Some(mut state) => {
                 let objective = self.objective()?;
+                let is_whole = state.holds(objective.state.iter().map(|part| part.name.as_str()));
                 objective.set_state(std::mem::take(&mut state.tensors))?;
                 let has_shares = self.request.has_shares();
                 let kept = state.weights.kept(&objective.groups).filter(|_| has_shares);
                 let is_same = kept.is_some() && state.shares.agree(&Shares::of(&objective.groups));
                 self.weights = kept.unwrap_or_else(|| Weights::given(&objective.groups));
                 self.measure = has_shares && (!is_same || state.shares_changed);
-                // With the limit that held then.
+                // With the growth limit that applied then.
                 self.measure_again = has_shares && state.weights_measured;
-                // With other weights than before, the loss that the optimiser may know is that of another objective.
+                // If the weights differ, a loss stored by the optimiser belongs to another objective.
                 anew = self.weights.0.iter().any(|own| state.weights.of(&own.group) != own.weight);
                 iteration = state.iteration;
+                self.accepted_before = (is_whole && !anew).then_some(iteration);
                 grace = false;
                 self.halvings = state.halvings;
                 self.earlier = state.seconds;
@@ -186,7 +189,7 @@ impl Session {
         Ok(iteration)
     }
 
-    /// Goes on at the next scale, with the picture and the state that the optimiser keeps.
+    /// Moves to the next scale, carrying over the picture and the optimiser's state.
     fn next_scale(&mut self, run: &mut RunLoop<'_>) -> Result<()> {
         let engine = self.engine.clone();
         let _span = engine.trace().map(|trace| trace.host("host", "preparing the next scale"));
@@ -195,7 +198,7 @@ impl Session {
         let [before, size] = [self.scales[self.scale].size, self.scales[next].size];
         let carried = CarriedState::of(objective)?;
         self.leave();
-        // Nothing else of either scale takes memory now but targets.
+        // At this point only the targets of both scales take memory.
         let grain = grain::draw(&self.request, next, before, size)?;
         self.enter(next)?;
         let objective = self.objective()?;
@@ -208,8 +211,8 @@ impl Session {
         run.emit(Event::Scale(&self.scale_started()))
     }
 
-    /// Applies the pending commands, and waits here while the run is paused. True if a snapshot of the next iteration
-    /// was asked for.
+    /// Applies the pending commands, and waits while the run is paused. True if a snapshot of the next iteration was
+    /// requested.
     fn apply_commands(&mut self, iteration: u32, run: &mut RunLoop<'_>) -> Result<bool> {
         let mut pending = self.controls.take();
         let mut snapshot = pending.save;
@@ -222,7 +225,7 @@ impl Session {
             self.earlier = self.seconds();
             self.clock = None;
             run.emit(Event::Paused { iteration, paused: true })?;
-            // A viewer who connects during the pause sees the present picture.
+            // For viewers who connect during the pause.
             let shown = Due { picture: self.request.schedule.has_pictures(), ..Due::default() };
             self.make_room()?;
             let shown = self.submit(iteration, shown)?;
@@ -248,7 +251,7 @@ impl Session {
         Ok(snapshot)
     }
 
-    /// Takes over new shares: they are measured before the next step. Those that make no sense change nothing.
+    /// Applies new shares, which are measured before the next step. Invalid ones are ignored.
     fn apply_shares(&mut self, pending: &PendingCommands) -> Result<()> {
         let Some(shares) = &pending.shares else { return Ok(()) };
         let mut groups = self.request.groups.clone();
@@ -269,7 +272,7 @@ impl Session {
         let scale = self.scales[self.scale];
         let done = iteration - scale.first;
         let again = if self.scale == 0 { REBALANCE_AT } else { 0 };
-        // A loss at its minimum has no gradient to measure: try again until it has one.
+        // A loss at its minimum has no gradient to measure: retry until it has one.
         let due = done == 0
             || self.measure
             || self.measure_again
@@ -295,7 +298,7 @@ impl Session {
         self.weights = weights;
         self.measure = false;
         self.measure_again = false;
-        // Where the run has gone back to, weights are those that they were.
+        // After a setback, the weights of that picture are unchanged.
         if run.reported != Some(iteration) {
             self.best = None;
             let grace = iteration == 0 && self.trend.has_grace();
@@ -308,7 +311,7 @@ impl Session {
         run.emit(Event::Weighted { iteration, shares: &shares, weights: &self.weights })
     }
 
-    /// What is due at an iteration that is not submitted yet.
+    /// Returns the tasks of an iteration that is not submitted yet.
     fn due(&self, iteration: u32, run: &RunLoop<'_>, weights_measured: bool, snapshot: bool) -> Due {
         let schedule = &self.request.schedule;
         let ends = run.ending.is_some();
@@ -316,9 +319,9 @@ impl Session {
             return Due { step: true, weights_measured, snapshot, ..Due::default() };
         }
         let report = schedule.reports(iteration, self.iterations()) || ends;
-        // A stop should be prompt, so its report is made without the shares.
+        // A stop should be prompt, so its report omits the shares.
         let prompt = matches!(run.ending, Some(Ending::Stopped | Ending::Commanded));
-        // In tiles the shares take as long as several iterations.
+        // In the tiled case, measuring shares takes as long as several iterations.
         let takes_long =
             self.objective().is_ok_and(Objective::is_tiled) && !weights_measured && iteration > 0;
         Due {
@@ -337,8 +340,8 @@ impl Session {
         }
     }
 
-    /// Before another picture is kept of a run in tiles, where memory counts: of the pictures to go back to, the one with the
-    /// least loss is enough.
+    /// Frees memory in the tiled case before another picture is kept, by dropping all earlier pictures but the one with
+    /// the least loss.
     fn make_room(&mut self) -> Result<()> {
         if self.objective()?.is_tiled()
             && let Some((iteration, _, best)) = &self.best
@@ -348,11 +351,11 @@ impl Session {
         Ok(())
     }
 
-    /// Submits an iteration, with what its report and snapshot need.
+    /// Submits an iteration and the read-backs of its report and snapshot.
     fn submit(&self, iteration: u32, due: Due) -> Result<SubmittedIteration> {
-        // Losses and snapshot are of the picture before the step of the same submission. Where weights were just
-        // measured, losses and the groups' gradients are already computed. That does not depend on the schedule of
-        // reports, so the schedule never changes how a step is computed.
+        // Losses and snapshot belong to the picture before the step of the same submission. After a measurement of the
+        // weights, losses and group gradients are already computed. This does not depend on the schedule of reports, so
+        // the schedule never changes how a step is computed.
         let objective = self.objective()?;
         let (numbers, snapshot) = (due.numbers(), due.pixels());
         let sum = due.weights_measured && objective.has_sum();
@@ -376,7 +379,7 @@ impl Session {
         Ok(SubmittedIteration { iteration, submission, weights: self.weights.clone(), due })
     }
 
-    /// The first iteration with its report and picture, waited for and reported to no one; for benches.
+    /// Runs the first iteration with its report and picture, waits for it, and discards the events; for benchmarks.
     pub(in crate::mirage) fn one_iteration(&mut self) -> Result<()> {
         let ignore: &mut dyn Observer = &mut |_: Event<'_>| Ok(ControlFlow::Continue(()));
         let first = self.begin()?;

@@ -1,4 +1,4 @@
-//! A run: the loop over iterations and scales, its state between them, and what it reports.
+//! A run: the loop over iterations and scales, its state between iterations, and its events.
 
 pub(in crate::mirage) mod controls;
 pub(in crate::mirage) mod event;

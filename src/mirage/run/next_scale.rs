@@ -1,6 +1,6 @@
-//! The state that a run carries from one scale to the next, larger one. It is read from the device before the objective's
-//! memory is freed, and resized into that of the next objective, one tensor after another: memory that both need is never
-//! needed for both at once.
+//! State carried over to the next, larger scale. It is read from the device before the objective's memory is freed, and
+//! resized tensor by tensor into the memory of the next objective, so the two objectives never take memory at the same
+//! time.
 
 use crate::error::Result;
 use crate::graph::{Bindings, Engine, Goals, Graph, Memory, Program};
@@ -10,22 +10,22 @@ use crate::mirage::optimizer::NextScale;
 use crate::ops::{Relu, Resize, ResizeMode, Shape, resize_in_host_memory};
 use std::sync::Arc;
 
-/// A tensor on its way.
+/// A tensor in transit.
 #[derive(Debug)]
 struct Carried {
-    /// Its name at the next scale.
+    /// Name at the next scale.
     name: String,
     shape: Shape,
     values: Vec<f32>,
     next: NextScale,
 }
 
-/// What the next scale takes over: the picture that was shown, and the state that the optimiser keeps. All else is reset.
+/// State for the next scale: the shown picture and the optimiser's tensors. Everything else is reset.
 #[derive(Debug)]
 pub(in crate::mirage) struct CarriedState(Vec<Carried>);
 
 impl CarriedState {
-    /// Reads the state of an objective, which is not used any more.
+    /// Reads the state of an objective, which can't be used afterwards.
     ///
     /// # Errors
     /// If the device fails.
@@ -43,8 +43,8 @@ impl CarriedState {
         Ok(Self([picture].into_iter().chain(kept).map(read).collect::<Result<_>>()?))
     }
 
-    /// Sets the state of the next objective: the picture bicubically enlarged, with `grain` added to all channels of each
-    /// pixel, and cut off to [0, 1] with `clamp`.
+    /// Sets the state of the next objective. The picture is enlarged bicubically, `grain` is added to all channels of
+    /// each pixel, and with `clamp` the result is clamped to [0, 1].
     ///
     /// # Errors
     /// If the device fails, or the host has too little memory.
@@ -77,7 +77,7 @@ impl CarriedState {
                     }
                     engine.read(memory, part.shape, "resized picture")?
                 }
-                // It is in the host's memory because the device may have too little for all of it.
+                // The device may have too little memory for all of it.
                 None => {
                     let size = part.shape.expect_map("resizing a map")?;
                     let mut larger = resize_in_host_memory(mode, &values, shape, [size.height, size.width])?;
@@ -87,9 +87,9 @@ impl CarriedState {
                     larger
                 }
             };
-            // Freed here: only the picture gets grain.
+            // Taken, so that it is freed here: only the picture gets grain.
             if let Some(grain) = grain.take_if(|_| changes) {
-                // Channel after channel.
+                // Values are stored channel after channel.
                 let channels = resized.chunks_mut(grain.len());
                 let pairs = channels.flat_map(|channel| channel.iter_mut().zip(&grain));
                 pairs.for_each(|(value, grain)| *value += grain);
@@ -102,7 +102,7 @@ impl CarriedState {
     }
 }
 
-/// Resizes values into a tensor; with `positive`, what would be negative becomes 0. Waits for it.
+/// Resizes values into a tensor; with `positive`, negative results become 0. Waits for the device.
 fn resize(
     engine: &Arc<Engine>,
     (values, shape): (Vec<f32>, Shape),
@@ -125,7 +125,8 @@ fn resize(
     program.submit(&[Goals::ALL], &[], "resizing a map")?.wait()
 }
 
-/// A map at another height and width, in logical order: as PyTorch's `interpolate` without aligned corners.
+/// Resizes a map, in logical order, to another height and width, like PyTorch's `interpolate` with
+/// `align_corners=False`.
 ///
 /// # Errors
 /// If the device fails.

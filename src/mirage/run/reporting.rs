@@ -1,5 +1,4 @@
-//! What came of an iteration: whether it went well, what observers are informed of, and how the run goes back where
-//! something has gone wrong.
+//! Processes finished iterations: checks them for faults, sends events to observers, and goes back after a fault.
 
 use super::event::{Event, Readout, Report};
 use super::loop_state::{Due, Ending, RunLoop, SubmittedIteration};
@@ -16,12 +15,12 @@ use crate::mirage::setback::{Fault, MOST_SETBACKS, Setback};
 use crate::mirage::weighting::Weights;
 use crate::vgg::labels::top_k;
 
-/// The change of a picture is measured from this many values at most: more would make the mean no better.
+/// Largest number of values for measuring the change of a picture: more would not improve the mean.
 pub(in crate::mirage) const CHANGE_SAMPLES: usize = 3 << 20;
 
 impl Session {
-    /// Waits for the oldest iterations until no more than `left` are in flight, and reports them in order, up to one that
-    /// went wrong: [`RunLoop::back`] then says where the run goes on.
+    /// Waits for the oldest iterations until at most `left` are in flight, and reports them in order. Stops at one with
+    /// a fault, after which [`RunLoop::back`] is the iteration to continue from.
     pub(in crate::mirage) fn report_down_to(&mut self, run: &mut RunLoop<'_>, left: usize) -> Result<()> {
         while run.in_flight.len() > left
             && let Some(oldest) = run.in_flight.pop_front()
@@ -31,8 +30,7 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for all iterations before this one, reports them, and makes sure that they went well. False if the run goes
-    /// back.
+    /// Waits for all iterations before this one, reports them, and checks them for faults. False if the run goes back.
     pub(in crate::mirage) fn settle(&mut self, iteration: u32, run: &mut RunLoop<'_>) -> Result<bool> {
         self.report_down_to(run, 0)?;
         if run.back.is_none()
@@ -43,7 +41,7 @@ impl Session {
         Ok(run.back.is_none())
     }
 
-    /// Waits for one iteration and reports it, unless it went wrong.
+    /// Waits for an iteration and reports it, unless it has a fault.
     pub(in crate::mirage) fn report(
         &mut self,
         done: SubmittedIteration,
@@ -69,7 +67,7 @@ impl Session {
         let numbers = numbers.map(|values| objective.numbers(values));
         let terms = numbers.as_ref().map(|numbers| weighted(&objective.terms, &numbers.losses, &weights));
         let total = terms.as_ref().map(|terms| terms.iter().map(|term| term.loss).sum::<f64>());
-        // A picture is good if the gradient at it is, too; then only the step from it went wrong.
+        // A picture is good if its gradient is finite; then only the step from it failed.
         let mut bad_step = None;
         if let Some((before, fault)) = objective.health(&health.finish()?) {
             let of_gradient = matches!(&fault, Fault::NonFinite { tensor, .. } if tensor == GRADIENT);
@@ -104,7 +102,7 @@ impl Session {
         };
         if let Some(tensors) = tensors {
             let state = self.state(iteration, seconds, &weights, due.weights_measured, tensors)?;
-            // A state that can't be resumed would only replace a good checkpoint.
+            // A state that can't be resumed would replace a good checkpoint.
             if state.check(self.scales[self.scale].size).is_ok() {
                 run.emit(Event::State(&state))?;
             }
@@ -139,13 +137,14 @@ impl Session {
         Ok(())
     }
 
-    /// Keeps a good picture to go back to, and the best by its loss. What is wrong with a picture that is not kept.
+    /// Keeps a picture for setbacks, and the one with the least loss. Returns a fault if the picture is not finite.
     fn remember(&mut self, iteration: u32, total: Option<f64>, picture: &KeptPicture) -> Option<Fault> {
         let non_finite = picture.non_finite();
         if non_finite > 0 {
             return Some(Fault::NonFinite { tensor: PICTURE.to_owned(), count: non_finite as u64 });
         }
         if let Some(total) = total
+            && total.is_finite()
             && self.best.as_ref().is_none_or(|(_, least, _)| total <= *least)
         {
             self.best = Some((iteration, total, picture.clone()));
@@ -154,21 +153,22 @@ impl Session {
         None
     }
 
-    /// What is wrong with the loss after an iteration, if anything is.
+    /// Returns the fault of the loss after an iteration, if any.
     fn loss_fault(&mut self, iteration: u32, total: f64, run: &RunLoop<'_>) -> Result<Option<Fault>> {
-        // An optimiser that rejects pictures may just be trying a bad one. But it has to begin with a good one.
+        // An optimiser that rejects pictures may be trying a bad one, once it has accepted another.
         let rejects = self.objective()?.rejects();
+        let has_accepted = iteration > run.first || self.accepted_before == Some(iteration);
         if !total.is_finite() {
-            return Ok((!rejects || iteration == run.first).then_some(Fault::NonFiniteLoss));
+            return Ok((!rejects || !has_accepted).then_some(Fault::NonFiniteLoss));
         }
         Ok(if rejects { None } else { self.trend.follow(iteration, total) })
     }
 
-    /// Has the run go on from the last good picture with half the step; after a divergence, from the one with the least
-    /// loss. What was submitted later is dropped. A run that is about to end ends with that picture.
+    /// Returns to the last good picture and halves the step size; after a divergence, to the picture with the least
+    /// loss. Later submissions are dropped. A run that is about to end ends with that picture.
     ///
     /// # Errors
-    /// [`Error::Unstable`] if there is no good picture at this scale, or the run has gone back too often.
+    /// [`Error::Unstable`] if there is no good picture at this scale, or if there were too many setbacks.
     fn go_back(&mut self, iteration: u32, fault: Fault, run: &mut RunLoop<'_>) -> Result<()> {
         for later in run.in_flight.drain(..) {
             later.submission.wait()?;
@@ -191,7 +191,7 @@ impl Session {
             return Err(Error::Unstable { cause, iteration, setbacks });
         };
         self.halvings += 1;
-        // All of it is set anew.
+        // Everything is set again below.
         self.objective()?.release();
         self.objective()?.set_picture(&picture.picture())?;
         self.trend = self.trend.gone_back();
@@ -201,8 +201,7 @@ impl Session {
         run.emit(Event::Setback(&setback))
     }
 
-    /// Measures how much the picture has changed since it was last compared. True if that is so little that the run
-    /// should end.
+    /// Measures the change of the picture since the last comparison. True if it is small enough to end the run.
     fn measure_change(&mut self, iteration: u32, picture: &KeptPicture) -> bool {
         let looked_at = picture.some_values(CHANGE_SAMPLES);
         if let Some((before, old)) = &self.last_look
@@ -252,7 +251,7 @@ impl Session {
     }
 }
 
-/// Gives the picture after an iteration to the observers that it is due for.
+/// Sends the picture after an iteration to the observers, as far as it is due.
 fn show(
     iteration: u32,
     kept: &KeptPicture,

@@ -1,4 +1,4 @@
-//! A prepared run: its objective at the present scale, and measurements on it. The loop is in `run`.
+//! A prepared run: its objective at the current scale, and measurements on it. The loop is in `main_loop`.
 
 use super::controls::Controls;
 use super::event::{ScaleStarted, Started, TermLoss};
@@ -24,11 +24,11 @@ use crate::vgg::{LayerKind, Network};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Checks layers and sizes of a request against a network; needs no device.
+/// Checks layers and sizes of a request against a network. Needs no device.
 ///
 /// # Errors
-/// [`Error::Usage`]: an unknown layer, a statistic that does not suit its layer, a picture too small, a number out of
-/// range.
+/// [`Error::Usage`] for an unknown layer, a statistic that does not apply to its layer, a picture that is too small, or
+/// a number out of range.
 pub fn check_request(network: &Network, request: &Request) -> Result<()> {
     request.check()?;
     let groups = request.present();
@@ -43,9 +43,9 @@ pub fn check_request(network: &Network, request: &Request) -> Result<()> {
         };
         let (name, statistic, source) = (&group.name, loss.statistic.name(), &loss.source);
         if !suits {
-            let kind = if connected { "holds no layout" } else { "holds a layout" };
+            let kind = if connected { "is not a feature map" } else { "is a feature map" };
             return Err(Error::usage(format!(
-                "the {name} group takes the statistic {statistic} of {source}, which {kind}: choose another layer or statistic"
+                "the {name} group applies the statistic {statistic} to {source}, which {kind}: choose another layer or statistic"
             )));
         }
         if let (Target::Classes(classes), Source::Layer(_)) = (&loss.target, source) {
@@ -78,51 +78,53 @@ pub fn check_request(network: &Network, request: &Request) -> Result<()> {
     Ok(())
 }
 
-/// A run from start picture to result.
+/// A run, from its preparation to the result.
 #[derive(Debug)]
 pub struct Session {
     pub(in crate::mirage) engine: Arc<Engine>,
     pub(in crate::mirage) network: Arc<Network>,
     pub(in crate::mirage) request: Request,
     pub(in crate::mirage) scales: Vec<Scale>,
-    /// The present scale.
+    /// Index of the current scale.
     pub(in crate::mirage) scale: usize,
-    /// None only while one is replaced by the next.
+    /// `None` only while it is replaced by the next one.
     objective: Option<Objective>,
     pub(in crate::mirage) started: Started,
     pub(in crate::mirage) weights: Weights,
     pub(in crate::mirage) controls: Controls,
-    /// Where the run begins, if not at the start picture.
+    /// State that the run starts from; `None` for the start picture.
     pub(in crate::mirage) resumed: Option<State>,
-    /// True if the weights have to be measured before the next step, because shares or the scale are new.
+    /// True if weights must be measured before the next step, because shares or the scale changed.
     pub(in crate::mirage) measure: bool,
-    /// True if they have to be because the run that is resumed measured them at this very picture.
+    /// True if they must be measured because the resumed run measured them at this very picture.
     pub(in crate::mirage) measure_again: bool,
-    /// The newest picture that was found good, after how many iterations; in tiles the one with the least loss, while
-    /// another is looked at.
+    /// The latest good picture, and its number of iterations. In the tiled case the one with the least loss, while
+    /// another one is being checked.
     pub(in crate::mirage) last_good: Option<(u32, KeptPicture)>,
-    /// The one with the least loss since the objective last changed: iterations, loss, picture.
+    /// Picture with the least loss since the objective last changed: iterations, loss, picture.
     pub(in crate::mirage) best: Option<(u32, f64, KeptPicture)>,
-    /// The loss since then.
+    /// Trend of the loss since then.
     pub(in crate::mirage) trend: LossTrend,
-    /// How often the step has been halved.
+    /// Number of times the step size has been halved.
     pub(in crate::mirage) halvings: u32,
+    /// Iteration at which the run was resumed, if the optimiser had accepted its picture.
+    pub(in crate::mirage) accepted_before: Option<u32>,
     /// Iteration and values of the last picture that the change was measured from.
     pub(in crate::mirage) last_look: Option<(u32, Vec<f32>)>,
     pub(in crate::mirage) change: Option<f32>,
     /// Seconds of the run before the clock was started.
     pub(in crate::mirage) earlier: f64,
-    /// None while the run is paused.
+    /// `None` while the run is paused.
     pub(in crate::mirage) clock: Option<Instant>,
     pub(in crate::mirage) most_in_flight: usize,
     cache: Cache,
 }
 
 impl Session {
-    /// Captures the targets and prepares everything for the first scale.
+    /// Captures the targets and prepares the first scale.
     ///
     /// # Errors
-    /// As [`check_request`], and if the device fails or has too little memory.
+    /// Same as [`check_request`], or if the device fails or has too little memory.
     pub fn new(engine: &Arc<Engine>, network: &Arc<Network>, request: Request) -> Result<Self> {
         let begin = Begun::now(engine);
         check_request(network, &request)?;
@@ -147,6 +149,7 @@ impl Session {
             best: None,
             trend: LossTrend::default(),
             halvings: 0,
+            accepted_before: None,
             last_look: None,
             change: None,
             earlier: 0.0,
@@ -156,12 +159,12 @@ impl Session {
         })
     }
 
-    /// Makes this a session of another request, with as little work as possible: where only weights, shares, seeds,
-    /// steps or reports differ ([`Request::shares_objective`]), all that was prepared is used again; otherwise the
-    /// targets that both requests have in common.
+    /// Changes this session to another request with as little work as possible. If only weights, shares, seeds, steps
+    /// or reports differ ([`Request::shares_objective`]), everything prepared is reused; otherwise the targets that
+    /// both requests have in common.
     ///
     /// # Errors
-    /// As [`Session::new`]. A session that a device failed has to be restarted before it runs again.
+    /// Same as [`Session::new`]. After an error the session has to be restarted before it runs again.
     pub fn restart(&mut self, request: Request) -> Result<()> {
         let begin = Begun::now(&self.engine);
         check_request(&self.network, &request)?;
@@ -172,7 +175,7 @@ impl Session {
             objective.take_settings(&request);
         } else {
             let size = scales[0].size;
-            // The old objective's memory is freed before that of the new one is allocated.
+            // Frees the old objective's memory before that of the new one is allocated.
             self.leave();
             self.objective =
                 Some(Objective::new(&self.engine, &self.network, &request, size, &mut self.cache)?);
@@ -182,13 +185,13 @@ impl Session {
         Ok(())
     }
 
-    /// Makes the next [`Session::run`] go on from a state instead of the start picture. The state's weights are kept
-    /// if they were measured for the same shares; otherwise they are measured again, or the request's raw weights are
+    /// Makes the next [`Session::run`] continue from a state instead of the start picture. The state's weights are kept
+    /// if they were measured for the same shares; otherwise they are measured again, or the request's fixed weights are
     /// used.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the state is of another size, damaged, or beyond the request's iterations; else if its scale
-    /// can't be prepared.
+    /// [`Error::Usage`] if the state has another size, is damaged, or is beyond the request's iterations; otherwise if
+    /// its scale can't be prepared.
     pub fn resume(&mut self, state: State) -> Result<()> {
         let end = self.iterations();
         check_done(state.iteration, end)?;
@@ -198,12 +201,12 @@ impl Session {
         Ok(())
     }
 
-    /// Prepares a scale, if it is not the present one.
+    /// Prepares a scale, unless it is the current one.
     pub(in crate::mirage) fn enter(&mut self, scale: usize) -> Result<()> {
         if scale == self.scale && self.objective.is_some() {
             return Ok(());
         }
-        // The old objective's memory is freed before that of the new one is allocated.
+        // Frees the old objective's memory before that of the new one is allocated.
         self.leave();
         let size = self.scales[scale].size;
         self.objective =
@@ -214,7 +217,7 @@ impl Session {
         Ok(())
     }
 
-    /// Frees the memory of the present scale.
+    /// Frees the memory of the current scale.
     pub(in crate::mirage) fn leave(&mut self) {
         self.objective = None;
         return_freed_memory();
@@ -228,10 +231,10 @@ impl Session {
         self.objective.as_mut().ok_or_else(unprepared)
     }
 
-    /// Seconds of the run so far, without pauses.
+    /// Returns the seconds of the run so far, without pauses.
     pub(in crate::mirage) fn seconds(&self) -> f64 {
         let seconds = self.earlier + self.clock.map_or(0.0, |clock| clock.elapsed().as_secs_f64());
-        // The earlier seconds come from a checkpoint, which may already state the maximum.
+        // The earlier seconds come from a checkpoint, and may already be the maximum.
         seconds.min(MOST_SECONDS)
     }
 
@@ -240,28 +243,28 @@ impl Session {
         self.controls = controls.clone();
     }
 
-    /// Iterations of the whole run.
+    /// Returns the number of iterations of the whole run.
     pub fn iterations(&self) -> u32 {
         self.scales.last().map_or(0, |scale| scale.end)
     }
 
-    /// The picture to save if [`Session::run`] fails, with its iteration: the newest that was found good, or after a loss
-    /// that diverged the one with the least loss.
+    /// Returns the picture to save if [`Session::run`] fails, with its iteration: the latest good one, or after a
+    /// divergence the one with the least loss.
     pub fn last_good(&self) -> Option<(u32, Arc<Picture>)> {
         self.last_good.as_ref().map(|(iteration, kept)| (*iteration, kept.picture()))
     }
 
-    /// Bytes of the targets that were captured so far, at all sizes: on the device, and in the host's memory.
+    /// Returns the bytes of the targets captured so far, at all sizes: on the device, and in host memory.
     pub(in crate::mirage) fn target_bytes(&self) -> [u64; 2] {
         self.cache.bytes()
     }
 
-    /// Device memory at the present scale.
+    /// Returns the device memory at the current scale.
     pub fn memory(&self) -> MemoryUse {
         self.objective.as_ref().map(Objective::memory).unwrap_or_default()
     }
 
-    /// What is known of the present scale.
+    /// Describes the current scale.
     pub(in crate::mirage) fn scale_started(&self) -> ScaleStarted {
         ScaleStarted {
             index: self.scale,
@@ -271,7 +274,7 @@ impl Session {
         }
     }
 
-    /// Label and seconds of each copy and dispatch of the gradient, run one by one; for reports on where time goes.
+    /// Times each copy and dispatch of the gradient, run one by one. Returns labels and seconds.
     ///
     /// # Errors
     /// If the device fails.
@@ -279,13 +282,14 @@ impl Session {
         self.objective()?.program.time_steps(&[GRADIENT])
     }
 
-    /// The nodes of one iteration and its reports, for tuning.
+    /// Returns the nodes of an iteration and its reports, for tuning.
     pub fn nodes(&self) -> &[PreparedNode] {
         self.objective.as_ref().map_or(&[], |objective| objective.program.nodes())
     }
 
-    /// The time of each layer in an iteration: its nodes run one by one, the smaller of two times after a run to warm
-    /// up, so about three iterations in all. The optimiser's step and what only reports need are left out.
+    /// Times each layer in an iteration. Nodes run one by one: once for warm-up and twice timed, of which the smaller
+    /// time counts, so about three iterations in total. The optimiser's step and nodes that only reports need are left
+    /// out.
     ///
     /// # Errors
     /// If the device fails.
@@ -297,8 +301,8 @@ impl Session {
         Ok(by_layer(first.into_iter().zip(second).map(|((node, one), (_, other))| (node, one.min(other)))))
     }
 
-    /// Seconds of each of `count` iterations (gradient and step), each waited for, from the start picture with
-    /// the given raw weights; for benches.
+    /// Times `count` iterations (gradient and step) from the start picture with the current weights, in seconds, and
+    /// waits for each one; for benchmarks.
     ///
     /// # Errors
     /// If the device fails.
@@ -316,18 +320,17 @@ impl Session {
         Ok(times)
     }
 
-    /// The start picture, the measurement of its weights, and the first iteration with its report and picture, waited
-    /// for; for benches of the time until then.
+    /// Sets the start picture, measures the weights, and runs the first iteration with its report and picture; for
+    /// benchmarks. Waits for the device.
     ///
     /// # Errors
-    /// As [`Session::run`].
+    /// Same as [`Session::run`].
     pub fn first_iteration(&mut self) -> Result<()> {
         self.one_iteration()
     }
 
-    /// Losses and gradient at one picture with the request's raw weights (1 where a share is given), without a step;
-    /// for checks against other implementations. Returns each weighted loss, and the gradient in channel, row, column
-    /// order.
+    /// Computes each weighted loss, and the gradient in channel, row, column order, at one picture with the request's
+    /// fixed weights (1 for groups with a share), without a step; for checks against other implementations.
     ///
     /// # Errors
     /// If the device fails.
@@ -340,15 +343,15 @@ impl Session {
         Ok((losses, gradient))
     }
 
-    /// Largest number of iterations that were in flight at once in the last run, and how many staging buffers
-    /// the present scale has made for reports and snapshots.
+    /// Returns the largest number of iterations in flight at once in the last run, and the number of staging buffers
+    /// that the current scale has created for reports and snapshots.
     pub fn in_flight(&self) -> (usize, usize) {
         let made = self.objective.as_ref().map_or(0, |objective| objective.program.staging_buffers());
         (self.most_in_flight, made)
     }
 }
 
-/// Losses times their weights.
+/// Multiplies losses by their weights.
 pub(in crate::mirage) fn weighted(terms: &[Term], losses: &[f32], weights: &Weights) -> Vec<TermLoss> {
     let weigh = |(term, loss): (&Term, &f32)| TermLoss {
         group: term.group.clone(),
@@ -358,7 +361,7 @@ pub(in crate::mirage) fn weighted(terms: &[Term], losses: &[f32], weights: &Weig
     terms.iter().zip(losses).map(weigh).collect()
 }
 
-/// When a preparation began, and how many outdated choices of kernels the engine had met until then.
+/// Start time of a preparation, and the number of outdated kernel choices that the engine had found before.
 struct Begun {
     at: Instant,
     outdated: usize,
@@ -370,7 +373,7 @@ impl Begun {
     }
 }
 
-/// What a session of a request starts with.
+/// Collects the data of the event that starts a run.
 fn started(
     engine: &Engine,
     request: &Request,
@@ -386,18 +389,18 @@ fn started(
     };
     if request.init == Init::Photo && own_targets() {
         notes.push(
-            "the photo already meets its own targets, so a start from it has next to nothing to follow: start from noise, or take a target from another picture".to_owned(),
+            "the photo already meets its own targets, so starting from it leaves almost no gradient: start from noise, or use another picture as a target".to_owned(),
         );
     }
     if let Some(tile) = objective.tile.filter(|_| request.tiling == Tiling::Auto) {
         notes.push(format!(
-            "the feature maps of the whole picture do not fit on the device: the picture is cut into tiles of {tile} pixels a side, which takes longer"
+            "the feature maps of the whole picture do not fit on the device: the picture is computed in tiles of {tile} pixels a side, which takes longer"
         ));
     }
     let outdated = engine.outdated_choices() - begin.outdated;
     if outdated > 0 {
         notes.push(format!(
-            "{outdated} entries of the tuning cache were measured with other kernels than this run has, and are ignored: `mirage tune` measures anew"
+            "{outdated} entries of the tuning cache were measured with other kernels and are ignored: run `mirage tune` to measure again"
         ));
     }
     let nodes = objective.program.nodes().iter();

@@ -1,4 +1,4 @@
-//! The picture that an optimisation starts from.
+//! Start pictures.
 
 use crate::error::Result;
 use crate::image_io::{Picture, fit, resize};
@@ -10,12 +10,12 @@ use rand_distr::{Distribution, StandardNormal};
 
 /// Standard deviation of the grain of [`Init::Noise`], in the picture's unit.
 const GRAIN: f32 = 0.01;
-/// That of [`Init::Blur`]: different seeds should paint different pictures.
+/// Standard deviation of the grain of [`Init::Blur`], large enough that different seeds give different pictures.
 const BLUR_GRAIN: f32 = 0.05;
-/// Patches of [`Init::Blur`] along the longer side.
+/// Number of patches of [`Init::Blur`] along the longer side.
 const PATCHES: usize = 8;
 
-/// The start picture of a request at one size.
+/// Returns the start picture of a request at one size.
 ///
 /// # Errors
 /// If a picture can't be resized.
@@ -31,7 +31,7 @@ pub(in crate::mirage) fn picture(request: &Request, size: [usize; 2]) -> Result<
     })
 }
 
-/// The photo as a few patches of colour that run into each other, with grain.
+/// Returns the photo blurred to a few patches of colour, with grain.
 ///
 /// # Errors
 /// If the photo can't be resized.
@@ -41,9 +41,9 @@ pub(in crate::mirage) fn blurred(request: &Request, [height, width]: [usize; 2])
     Ok(grained(request, resize(&patches, width, height)?, BLUR_GRAIN))
 }
 
-/// A picture with random grain of this standard deviation, cut off to [0, 1].
+/// Adds random grain of this standard deviation, and clamps the picture to [0, 1].
 fn grained(request: &Request, mut picture: Picture, deviation: f32) -> Picture {
-    // ChaCha is specified bit for bit, so a seed means the same grain on every machine.
+    // ChaCha is specified bit for bit, so a seed gives the same grain on every machine.
     let mut random = ChaCha8Rng::seed_from_u64(request.seed);
     for value in &mut picture.rgb {
         let grain: f32 = StandardNormal.sample(&mut random);

@@ -1,4 +1,4 @@
-//! A run's state between two iterations: all that the next one depends on, besides the request.
+//! A run's state between two iterations: everything that the next one depends on besides the request.
 
 use crate::error::{Error, Result};
 use crate::mirage::loss::Shares;
@@ -8,67 +8,67 @@ use crate::mirage::scales::Scale;
 use crate::mirage::weighting::Weights;
 use std::fmt;
 
-/// More than any run takes: thirty thousand years. Beyond it times can't be printed.
+/// Upper limit on a run's time, about thirty thousand years. Larger times can't be printed.
 pub(in crate::mirage) const MOST_SECONDS: f64 = 1e12;
 
-/// A scale that a run is done with.
+/// A completed scale of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EarlierScale {
     /// Height and width of the picture.
     pub size: [usize; 2],
-    /// The iterations of the whole run that were done with it.
+    /// Iterations of the whole run up to the end of the scale.
     pub end: u32,
 }
 
 impl EarlierScale {
-    /// Those of these scales.
+    /// Converts these scales.
     pub(in crate::mirage) fn list(scales: &[Scale]) -> Vec<Self> {
         scales.iter().map(|scale| Self { size: scale.size, end: scale.end }).collect()
     }
 }
 
-/// State after some iterations. A [`Session`](crate::mirage::Session) of the same request, network and adapter goes on from
-/// it with the same bits as if it had never been interrupted.
+/// State after some iterations. A [`Session`](crate::mirage::Session) with the same request, network and adapter
+/// continues from it bit-identically to an uninterrupted run.
 #[derive(Clone, PartialEq)]
 pub struct State {
-    /// Iterations of the whole run that are done.
+    /// Number of iterations of the whole run that are done.
     pub iteration: u32,
     /// Seconds that they took.
     pub seconds: f64,
-    /// The scale that the picture belongs to, counted from 0.
+    /// Index of the picture's scale.
     pub scale: usize,
     /// Height and width of the picture.
     pub size: [usize; 2],
-    /// The scales before it, which made its start picture; `None` in checkpoints that don't state them.
+    /// Completed scales, which produced the start picture of this one; `None` if the checkpoint does not record them.
     pub earlier_scales: Option<Vec<EarlierScale>>,
-    /// Name and values of each tensor in logical order (channel, row, column): the picture, not clamped where the run
-    /// does not clamp; the average if there is one; what the optimiser keeps, named `optimiser:tensor`.
+    /// Name and values of each tensor in logical order (channel, row, column): the picture, clamped only if the run
+    /// clamps; the average, if enabled; and the optimiser's tensors, named `optimiser:tensor`.
     pub tensors: Vec<(String, Vec<f32>)>,
-    /// The requested shares of the groups in the objective; empty if all weights were given.
+    /// Requested shares of the groups in the objective; empty if all weights are fixed.
     pub shares: Shares,
-    /// The weights in force.
+    /// Current weights.
     pub weights: Weights,
-    /// True if the weights were measured at this very picture: the next step is then made of these gradients.
+    /// True if the weights were measured at this very picture. The next step then uses the measured gradients.
     pub weights_measured: bool,
-    /// True if the shares changed after the weights were measured: they are measured before the next step.
+    /// True if the shares changed after the weights were measured. They are then measured before the next step.
     pub shares_changed: bool,
-    /// How often the step was halved because something went wrong.
+    /// Number of times the step size was halved after a setback.
     pub halvings: u32,
-    /// Iteration and values of the last picture that the change was measured from: red, green and blue, pixel by pixel, of
-    /// a large picture some of them; only if the change may end the run.
+    /// Iteration and values of the last picture that the change was measured from, interleaved as red, green and blue.
+    /// Subsampled for a large picture. Only if the change may end the run.
     pub last_look: Option<(u32, Vec<f32>)>,
 }
 
-/// Checks that a run of which so much is done may go on to the iteration `end`.
+/// Checks that a run with `done` iterations may continue to iteration `end`.
 ///
 /// # Errors
-/// [`Error::Usage`] if it is beyond that.
+/// [`Error::Usage`] if `done` exceeds `end`.
 pub fn check_done(done: u32, end: u32) -> Result<()> {
     if done <= end {
         return Ok(());
     }
     let message = format!(
-        "the run has {done} iterations already, of {end} now: give a larger number with --iterations"
+        "the run already has {done} iterations, more than {end}: give a larger number with --iterations"
     );
     Err(Error::usage(message))
 }
@@ -84,13 +84,18 @@ impl fmt::Debug for State {
 }
 
 impl State {
-    /// Values of one tensor.
+    /// True if the state has tensors with all these names.
+    pub(in crate::mirage) fn holds<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> bool {
+        names.all(|name| self.tensors.iter().any(|(own, _)| own == name))
+    }
+
+    /// Returns the values of a tensor, if present.
     pub fn tensor(&self, name: &str) -> Option<&[f32]> {
         self.tensors.iter().find(|(other, _)| other == name).map(|(_, values)| values.as_slice())
     }
 
-    /// Drops what this optimiser keeps, which another one can't use. The picture becomes the one that its steps have led
-    /// to; it may be one that was tried and not accepted.
+    /// Drops the tensors of this optimiser, which another one can't use. If it keeps an accepted picture, that replaces
+    /// the current one, which may be a trial that was not accepted.
     pub fn forget_optimizer(&mut self, optimizer: &dyn Optimizer) {
         let find = |tensors: &[(String, Vec<f32>)], wanted: &str| {
             tensors.iter().position(|(name, _)| name == wanted)
@@ -103,29 +108,30 @@ impl State {
         self.tensors.retain(|(name, _)| !name.starts_with(&prefix));
     }
 
-    /// Checks that the run's time is possible.
+    /// Checks that the run's time is valid.
     ///
     /// # Errors
     /// [`Error::Usage`] if it is not.
     pub(in crate::mirage) fn check_time(&self) -> Result<()> {
-        // A file may state anything.
+        // The value may come from an untrusted file.
         if (0.0..=MOST_SECONDS).contains(&self.seconds) {
             return Ok(());
         }
-        Err(Error::usage(format!("the state's time can't be {} seconds", self.seconds)))
+        Err(Error::usage(format!("the state's time of {} seconds is not valid", self.seconds)))
     }
 
-    /// The scale, among those of a run, that the run goes on at.
+    /// Returns the scale, among those of a run, at which the run continues.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the run was at another scale or size after its iterations, or came there through others.
+    /// [`Error::Usage`] if the scale or size after this many iterations is another one, or if the completed scales
+    /// differ.
     pub(in crate::mirage) fn scale_of(&self, scales: &[Scale]) -> Result<Scale> {
-        const REMEDY: &str = "keep --scales, --min-size and the --iterations of the scales that are done";
+        const REMEDY: &str = "keep --scales, --min-size and the --iterations of the completed scales";
         let scale = scales.get(self.scale).copied();
         let scale = scale.filter(|scale| (scale.first..=scale.end).contains(&self.iteration));
         let scale = scale.ok_or_else(|| {
             Error::usage(format!(
-                "after {} iterations the run was at another scale than it would be now: {REMEDY}",
+                "after {} iterations the run was at another scale than with these options: {REMEDY}",
                 self.iteration
             ))
         })?;
@@ -133,7 +139,7 @@ impl State {
         if let Some(earlier) = &self.earlier_scales
             && *earlier != EarlierScale::list(&scales[..self.scale])
         {
-            let message = "the scales that the run is done with were not those that it would have now";
+            let message = "the completed scales of the run differ from those of these options";
             return Err(Error::usage(format!("{message}: {REMEDY}")));
         }
         Ok(scale)
@@ -145,14 +151,14 @@ impl State {
         }
         let [[height, width], [new_height, new_width]] = [self.size, size];
         Err(Error::usage(format!(
-            "the run was at {width}x{height} pixels and can't go on at {new_width}x{new_height}: keep --size and --scales, or start anew with --init and its picture"
+            "the run was at {width}x{height} pixels and can't continue at {new_width}x{new_height}: keep --size and --scales, or start a new run from its picture with --init"
         )))
     }
 
-    /// Checks that the state is one of a run at this size.
+    /// Checks that the state belongs to a run at this size and has valid values.
     ///
     /// # Errors
-    /// [`Error::Usage`] if sizes don't match, or a value isn't finite or possible.
+    /// [`Error::Usage`] if sizes don't match, or a value is not finite or out of range.
     pub(in crate::mirage) fn check(&self, size: [usize; 2]) -> Result<()> {
         self.check_size(size)?;
         self.check_time()?;

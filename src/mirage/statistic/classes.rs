@@ -1,21 +1,21 @@
-//! Classes: what the network takes the picture for.
+//! Class distribution that the network assigns to the picture.
 
 use super::{Domain, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
 use crate::ops::{CrossEntropy, Softmax};
 
-/// The logarithm of a probability of 0: its exponential is 0 in f32, and sums with it stay finite.
+/// Stands for the logarithm of a probability of 0: its exponential is 0 in f32, and sums with it stay finite.
 const NEVER: f32 = -1e30;
 
-/// The logits z of the last layer. The target is a distribution p over the classes, that of a picture or one by name;
-/// distance: `-sum p_i ln softmax(z)_i` less the entropy of p, so that it is 0 where the picture is taken for just
-/// that. Several targets blend in their probabilities.
+/// Logits z of the last layer. The target is a distribution p over the classes, either given by name or that of an
+/// image. Distance: cross-entropy `-sum p_i ln softmax(z)_i` less the entropy of p, so it is 0 where the distributions
+/// are equal. Several targets are blended as probabilities.
 #[derive(Debug, Clone, Copy)]
 pub struct Classes;
 
 impl Classes {
-    /// The summary of a distribution over the classes, instead of that of a picture: logits that it is the softmax of.
+    /// Returns the summary of a distribution over the classes: logits whose softmax is that distribution.
     pub fn summary_of(distribution: &[f32]) -> Vec<Vec<f32>> {
         vec![distribution.iter().map(|p| if *p > 0.0 { p.ln() } else { NEVER }).collect()]
     }
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_blend_in_their_probabilities() {
+    fn classes_are_blended_as_probabilities() {
         let named = Classes::summary_of(&[0.25, 0.0, 0.75, 0.0]);
         assert_eq!(named[0][1], NEVER);
         let other = vec![vec![0.0, 0.0, 80.0, 0.0]];

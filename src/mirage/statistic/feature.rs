@@ -1,11 +1,11 @@
-//! The activation itself: it holds on to the layout, where there is one.
+//! The activation itself, which preserves the layout of feature maps.
 
 use super::{Decomposition, Domain, Statistic};
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
 use crate::ops::MeanSquaredError;
 
-/// The activations `F` of a layer. Distance: `mean((F - T)^2)` over all elements (neural-style's content loss).
+/// Activations `F` of a layer. Distance: `mean((F - T)^2)` over all elements (neural-style's content loss).
 #[derive(Debug, Clone, Copy)]
 pub struct Feature;
 

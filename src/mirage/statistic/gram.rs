@@ -1,4 +1,4 @@
-//! Gram matrices: which features occur together, wherever they are.
+//! Gram matrices: which features occur together, regardless of position.
 
 use super::relative::{inverse_mean_square, scaled};
 use super::{Decomposition, Domain, Statistic};
@@ -6,24 +6,24 @@ use crate::error::Result;
 use crate::graph::{Graph, TensorId};
 use crate::ops::{Gram, LinearCombination, MeanSquaredError};
 
-/// By what a Gram matrix is divided, with C channels and N pixels.
+/// Divisor of a Gram matrix with C channels and N pixels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Normalization {
-    /// `C N`, as neural-style does.
+    /// `C N`, as in neural-style.
     #[default]
     ChannelsAndPixels,
-    /// `N`, as Gatys and style-transfer-pytorch do: a distance is C^2 times that of neural-style.
+    /// `N`, as in Gatys et al. and style-transfer-pytorch: distances are C^2 times those of neural-style.
     Pixels,
-    /// As neural-style; the distance is then divided by the mean square of the target's matrix, so that each layer
-    /// counts alike, whatever the scale of its activations.
+    /// `C N`, with the distance divided by the mean square of the target's matrix, so that layers weigh alike whatever
+    /// the scale of their activations.
     Relative,
 }
 
-/// `G = F F^T` of a feature map, divided as [`Normalization`] says. Distance: the mean over C^2 of `(G - A)^2`, with A
-/// the target's.
+/// `G = F F^T` of a feature map, divided by the [`Normalization`]. Distance: the mean over C^2 of `(G - A)^2`, where A
+/// is the target's matrix.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GramMatrix {
-    /// By what it is divided.
+    /// Divisor of the matrix.
     pub normalization: Normalization,
 }
 

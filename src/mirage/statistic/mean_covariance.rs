@@ -1,4 +1,4 @@
-//! Mean and covariance of the channels: Gram matrices taken apart, so that brightness and texture count on their own.
+//! Mean and covariance of the channels: Gram matrices split so that brightness and texture weigh separately.
 
 use super::relative::{inverse_mean_square, scaled, sum};
 use super::{Decomposition, Domain, Statistic};
@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::graph::{Graph, TensorId};
 use crate::ops::{ChannelMean, Covariance, Gram, MeanSquaredError};
 
-/// Means mu of the channels and their covariance `C = F F^T / N - mu mu^T` over N pixels. Distance:
-/// `mean((mu - mu_t)^2) / mean(mu_t^2) + mean((C - C_t)^2) / mean(C_t^2)`.
+/// Channel means mu and covariance `C = F F^T / N - mu mu^T` over N pixels. Distance: `mean((mu - mu_t)^2) /
+/// mean(mu_t^2) + mean((C - C_t)^2) / mean(C_t^2)`.
 #[derive(Debug, Clone, Copy)]
 pub struct MeanCovariance;
 
@@ -29,7 +29,7 @@ impl Statistic for MeanCovariance {
         Decomposition::Means
     }
 
-    /// The mean and the Gram matrix.
+    /// Appends the mean and the Gram matrix.
     fn moments(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>> {
         let mean = graph.apply(ChannelMean, &[activation], format!("mean {label}"))?;
         let gram = graph.apply(Gram, &[activation], format!("Gram {label}"))?;

@@ -1,4 +1,4 @@
-//! Mean and standard deviation of each channel: how much of each feature there is, and how unevenly.
+//! Mean and standard deviation of each channel: how strong each feature is, and how unevenly.
 
 use super::relative::{inverse_mean_square, mean_squared_errors, scaled};
 use super::{Decomposition, Domain, Statistic};
@@ -9,9 +9,9 @@ use crate::ops::{ChannelDeviation, ChannelMean, Deviation, LinearCombination, Mu
 /// Mean mu and standard deviation sigma of each channel. Distance: `(mean((mu - mu_t)^2) + mean((sigma - sigma_t)^2))
 /// / (mean(mu_t^2) + mean(sigma_t^2))`.
 ///
-/// The deviation, not the variance, as in "Demystifying Neural Style Transfer" (Li et al., 2017) and AdaIN: it has the
-/// unit of the mean, so that both weigh alike. The denominator is the mean square of the target's activations, so that
-/// each layer weighs alike too.
+/// It uses the deviation instead of the variance, as in "Demystifying Neural Style Transfer" (Li et al., 2017) and
+/// AdaIN: it has the unit of the mean, so both weigh alike. The denominator is the mean square of the target's
+/// activations, so layers weigh alike too.
 #[derive(Debug, Clone, Copy)]
 pub struct MeanVariance;
 
@@ -35,7 +35,7 @@ impl Statistic for MeanVariance {
         Decomposition::Means
     }
 
-    /// The mean and, plus 1e-5, the mean square: the square of the deviation from 0.
+    /// Appends the mean, and the mean square plus 1e-5: the square of the deviation from 0.
     fn moments(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>> {
         let mean = graph.apply(ChannelMean, &[activation], format!("mean {label}"))?;
         let zeros = graph.apply(LinearCombination::scale(0.0), &[mean], "zeros")?;

@@ -1,6 +1,6 @@
-//! What a loss compares: a statistic of an activation, and its distance from a target's.
+//! Statistics of activations that losses compare, and their distance from a target.
 //!
-//! One file for each statistic, and one line in [`STATISTICS`]. A statistic is made of graph ops, so its gradient
+//! One file per statistic, and one line in [`STATISTICS`]. A statistic is a sequence of graph ops, so its gradient
 //! follows from their adjoints.
 
 mod classes;
@@ -26,10 +26,10 @@ use crate::ops::VariationKind;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// What a statistic can be taken of.
+/// Kind of activation that a statistic applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Domain {
-    /// Feature maps, the picture among them: activations that have a layout.
+    /// Feature maps, including the picture: activations with rows and columns.
     Maps,
     /// Activations of fully connected layers.
     Vectors,
@@ -37,49 +37,50 @@ pub enum Domain {
     Any,
 }
 
-/// How a statistic of a map follows from the parts of that map, where the map is computed in tiles.
+/// How a statistic of a map is computed from parts of the map, for tiled computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decomposition {
-    /// From its moments ([`Statistic::moments`]), which are means over pixels: those of a map are the means of its
-    /// parts', weighted by their pixels.
+    /// From its moments ([`Statistic::moments`]), which are means over pixels. A map's moments are the means of its
+    /// parts' moments, weighted by their pixel counts.
     Means,
-    /// The summary is the map itself, and the distance a mean over its elements: it is the mean of the parts' distances,
-    /// weighted by their pixels.
+    /// The summary is the map itself, and the distance is a mean over its elements: the mean of the parts' distances,
+    /// weighted by their pixel counts.
     Elements,
-    /// The distance of the picture is a sum over pixels and their neighbours, without a target, and its gradient at a pixel
-    /// follows from the pixel's eight neighbours ([`Statistic::gradient_of_part`]).
+    /// The distance is a sum over pixels of the picture and their neighbours, without a target. The gradient at a pixel
+    /// depends only on the pixel and its eight neighbours ([`Statistic::gradient_of_part`]).
     Neighbors {
-        /// The distance of a map times a number is the distance of the map times this power of the number. So it is the
-        /// product of map and gradient, divided by this.
+        /// Degree of homogeneity: scaling the map by a factor scales the distance by this power of it. By Euler's
+        /// theorem, the distance is the inner product of the map and the gradient, divided by the degree.
         degree: u8,
     },
     /// Only from the whole map.
     Whole,
 }
 
-/// A statistic of an activation, and how far two values of it are apart.
+/// A statistic of an activation, and a distance between two of its values.
 ///
-/// The photo and the other images are summarised once (`summary`), several of them are blended (`blend`), what the
-/// distance needs of the blend is prepared once (`target`); each iteration then computes `summary` of the picture's
-/// activation and `distance`.
+/// `summary` runs once for the photo and each of the other images. `blend` combines several images, and `target`
+/// prepares the values that the distance reads. Each iteration then computes `summary` of the picture's activation, and
+/// `distance`.
 pub trait Statistic: Debug + Send + Sync {
-    /// Its name, as options and records have it, e.g. `gram`.
+    /// Returns the name used in options and records, e.g. `gram`.
     fn name(&self) -> &'static str;
 
-    /// Its name with all parameters. Statistics with the same key compute the same numbers.
+    /// Returns the name with all parameters. Statistics with equal keys compute the same numbers.
     fn key(&self) -> String {
         self.name().to_owned()
     }
 
-    /// What it can be taken of.
+    /// Returns the kind of activation that the statistic applies to.
     fn domain(&self) -> Domain;
 
-    /// False for a statistic that measures the picture alone, such as its smoothness; there is then no target.
+    /// False for a statistic of the picture alone, such as its smoothness, which has no target.
     fn has_target(&self) -> bool {
         true
     }
 
-    /// True if its target may be a probability for each class; [`Statistic::distance`] then takes that vector alone.
+    /// True if the target may be a vector of class probabilities, which [`Statistic::distance`] then gets as its only
+    /// tensor.
     fn takes_classes(&self) -> bool {
         false
     }
@@ -87,18 +88,18 @@ pub trait Statistic: Debug + Send + Sync {
     /// Appends the statistic of an activation to a graph. `label` names the layer.
     ///
     /// # Errors
-    /// If the activation's shape does not suit it.
+    /// If the statistic does not accept the activation's shape.
     fn summary(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>>;
 
-    /// How it follows from the parts of a map.
+    /// Returns how the statistic is computed from parts of a map.
     fn decomposition(&self) -> Decomposition {
         Decomposition::Whole
     }
 
-    /// Appends what the summary is made of; [`Decomposition`] says of what use it is.
+    /// Appends the moments that the summary is computed from; see [`Decomposition::Means`].
     ///
     /// # Errors
-    /// As [`Statistic::summary`].
+    /// Same as [`Statistic::summary`].
     fn moments(&self, graph: &mut Graph, activation: TensorId, label: &str) -> Result<Vec<TensorId>> {
         self.summary(graph, activation, label)
     }
@@ -106,18 +107,18 @@ pub trait Statistic: Debug + Send + Sync {
     /// Appends the summary of a map with these moments.
     ///
     /// # Errors
-    /// If the moments' shapes do not suit it.
+    /// If the statistic does not accept the moments' shapes.
     fn of_moments(&self, graph: &mut Graph, moments: &[TensorId], label: &str) -> Result<Vec<TensorId>> {
         let _ = (graph, label);
         Ok(moments.to_vec())
     }
 
-    /// Appends the gradient of the distance with respect to a part of a map of `whole` rows and columns, times a number. It
-    /// is right where all neighbours of a pixel are in the part, or beyond the edge of the map. Only for
+    /// Appends the gradient of the distance with respect to a part of a map of `whole` rows and columns, times
+    /// `upstream`. It is exact for pixels whose neighbours are all in the part or beyond the edge of the map. Only for
     /// [`Decomposition::Neighbors`].
     ///
     /// # Errors
-    /// If the statistic does not decompose so.
+    /// If the statistic does not decompose this way.
     fn gradient_of_part(
         &self,
         graph: &mut Graph,
@@ -129,7 +130,7 @@ pub trait Statistic: Debug + Send + Sync {
         Err(Error::internal(label, format!("the statistic {} has no gradient of parts", self.name())))
     }
 
-    /// Blends the summaries of several images; the weights sum to 1. Values are in logical order.
+    /// Blends the summaries of several images with weights that sum to 1. Values are in logical order.
     ///
     /// # Errors
     /// [`Error::Usage`] if the images can't be blended, e.g. because their feature maps differ in size.
@@ -137,19 +138,19 @@ pub trait Statistic: Debug + Send + Sync {
         linear_blend(summaries)
     }
 
-    /// Appends what the distance needs of a target's summary; it is computed once and kept.
+    /// Appends the target tensors that the distance reads, computed once from a summary.
     ///
     /// # Errors
-    /// If the summary's shapes do not suit it.
+    /// If the statistic does not accept the summary's shapes.
     fn target(&self, graph: &mut Graph, summary: &[TensorId], label: &str) -> Result<Vec<TensorId>> {
         let _ = (graph, label);
         Ok(summary.to_vec())
     }
 
-    /// Appends the distance of a summary from a prepared target: a vector of length 1, at least 0.
+    /// Appends the distance between a summary and a prepared target: a vector of length 1, at least 0.
     ///
     /// # Errors
-    /// If the shapes do not suit it.
+    /// If the shapes do not match.
     fn distance(
         &self,
         graph: &mut Graph,
@@ -159,16 +160,16 @@ pub trait Statistic: Debug + Send + Sync {
     ) -> Result<TensorId>;
 }
 
-/// A statistic that can be chosen by name, which is its key.
+/// Entry of [`STATISTICS`].
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
-    /// Name, as [`Statistic::key`] gives it: the statistic's name, or with a variant behind it (`gram-pixels`).
+    /// Name, equal to [`Statistic::key`]: the statistic's name, optionally followed by a variant (`gram-pixels`).
     pub name: &'static str,
-    /// What it does, in a few words for `--help`.
+    /// Short description for `--help`.
     pub help: &'static str,
-    /// True if it describes style: what there is in an activation, but not where.
+    /// True if the statistic describes style, i.e. ignores where features are.
     pub describes_style: bool,
-    /// Makes it.
+    /// Creates the statistic.
     pub make: fn() -> Arc<dyn Statistic>,
 }
 
@@ -176,7 +177,7 @@ pub struct Entry {
 pub const STATISTICS: &[Entry] = &[
     Entry {
         name: "classes",
-        help: "what the network takes the picture for (last layer only)",
+        help: "class probabilities of the network (last layer only)",
         describes_style: false,
         make: || Arc::new(Classes),
     },
@@ -188,25 +189,25 @@ pub const STATISTICS: &[Entry] = &[
     },
     Entry {
         name: "gram",
-        help: "Gram matrix over channels and pixels, as neural-style",
+        help: "Gram matrix divided by channels and pixels, as in neural-style",
         describes_style: true,
         make: || gram(Normalization::ChannelsAndPixels),
     },
     Entry {
         name: "gram-pixels",
-        help: "Gram matrix over pixels alone, as Gatys",
+        help: "Gram matrix divided by pixels only, as in Gatys et al.",
         describes_style: true,
         make: || gram(Normalization::Pixels),
     },
     Entry {
         name: "gram-relative",
-        help: "Gram matrix; its distance relative to the target's size, so that each layer counts alike",
+        help: "Gram matrix with a distance relative to the target, so that all layers weigh alike",
         describes_style: true,
         make: || gram(Normalization::Relative),
     },
     Entry {
         name: "mean-covariance",
-        help: "mean and covariance of the channels, each relative to the target's size",
+        help: "mean and covariance of the channels, each relative to the target",
         describes_style: true,
         make: || Arc::new(MeanCovariance),
     },
@@ -218,25 +219,25 @@ pub const STATISTICS: &[Entry] = &[
     },
     Entry {
         name: "total-variation",
-        help: "squared differences of neighbours, as neural-style",
+        help: "squared differences of neighbours, as in neural-style",
         describes_style: false,
         make: || variation(VariationKind::Squared),
     },
     Entry {
         name: "total-variation-absolute",
-        help: "absolute differences of neighbours, as neural-style-pt",
+        help: "absolute differences of neighbours, as in neural-style-pt",
         describes_style: false,
         make: || variation(VariationKind::Absolute),
     },
     Entry {
         name: "total-variation-diagonal",
-        help: "squared differences, diagonals too, by their mean, as style-transfer-pytorch",
+        help: "mean squared differences including diagonals, as in style-transfer-pytorch",
         describes_style: false,
         make: || variation(VariationKind::Diagonal),
     },
     Entry {
         name: "wasserstein",
-        help: "Wasserstein-2 distance of means and covariances, as style-transfer-pytorch",
+        help: "Wasserstein-2 distance of means and covariances, as in style-transfer-pytorch",
         describes_style: true,
         make: || Arc::new(Wasserstein),
     },
@@ -250,24 +251,24 @@ fn variation(kind: VariationKind) -> Arc<dyn Statistic> {
     Arc::new(Variation { kind, by_pixels: false })
 }
 
-/// Those that describe style.
+/// Returns the statistics that describe style.
 pub fn of_style() -> impl Iterator<Item = &'static Entry> {
     STATISTICS.iter().filter(|entry| entry.describes_style)
 }
 
-/// The statistic of this name.
+/// Creates the statistic of this name.
 ///
 /// # Errors
-/// [`Error::Usage`] with the names that there are.
+/// [`Error::Usage`] listing the valid names.
 pub fn by_name(name: &str) -> Result<Arc<dyn Statistic>> {
     let found = STATISTICS.iter().find(|entry| entry.name == name);
     found.map(|entry| (entry.make)()).ok_or_else(|| {
         let names: Vec<&str> = STATISTICS.iter().map(|entry| entry.name).collect();
-        Error::usage(format!("there is no statistic `{name}`: choose one of {}", names.join(", ")))
+        Error::usage(format!("unknown statistic `{name}`: choose one of {}", names.join(", ")))
     })
 }
 
-/// The weighted mean of summaries, number by number.
+/// Returns the elementwise weighted mean of summaries.
 ///
 /// # Errors
 /// [`Error::Usage`] if they differ in size.
@@ -279,7 +280,7 @@ pub fn linear_blend(summaries: &[(f32, Vec<Vec<f32>>)]) -> Result<Vec<Vec<f32>>>
             && summary.iter().zip(&blended).all(|(values, sum)| values.len() == sum.len());
         if !same_sizes {
             return Err(Error::usage(
-                "images of different sizes can't be blended where their layout counts: use one image, or images of one size",
+                "images of different sizes can't be blended for a statistic that depends on layout: use one image, or images of one size",
             ));
         }
         for (sum, values) in blended.iter_mut().zip(summary) {
@@ -294,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_entry_makes_the_statistic_it_names() {
+    fn every_entry_creates_the_named_statistic() {
         for entry in STATISTICS {
             assert!(entry.name.starts_with((entry.make)().name()), "{}", entry.name);
             assert_eq!(by_name(entry.name).unwrap().key(), entry.name);
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_differ() {
+    fn keys_are_unique() {
         let mut keys: Vec<String> = STATISTICS.iter().map(|entry| (entry.make)().key()).collect();
         keys.sort_unstable();
         keys.dedup();
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn blends_are_means_by_weight() {
+    fn blends_are_weighted_means() {
         let summaries = [(0.25, vec![vec![4.0, 8.0], vec![0.0]]), (0.75, vec![vec![0.0, 4.0], vec![1.0]])];
         assert_eq!(linear_blend(&summaries).unwrap(), [vec![1.0, 5.0], vec![0.75]]);
         assert!(linear_blend(&[(0.5, vec![vec![1.0]]), (0.5, vec![vec![1.0, 2.0]])]).is_err());

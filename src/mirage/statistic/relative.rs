@@ -1,13 +1,14 @@
-//! Distances relative to the size of their target, so that each layer counts alike, whatever its activations' scale.
+//! Distances relative to the magnitude of the target, so that layers weigh alike whatever the scale of their
+//! activations.
 
 use crate::error::Result;
 use crate::graph::{Graph, TensorId};
 use crate::ops::{Dot, LinearCombination, MeanSquaredError, Reciprocal, ScaleBy};
 
-/// Added to the mean square of a target: one that is all zero (a layer that never fires) gives a finite distance.
+/// Added to the mean square of a target, so that an all-zero target (a layer that never fires) gives a finite distance.
 const SMALLEST: f32 = 1e-8;
 
-/// `1 / (mean T^2 + 1e-8)` over all elements of some targets together, where each target's mean counts alike.
+/// Appends `1 / (sum of mean(T^2) + 1e-8)`, where the sum is over the targets.
 pub(super) fn inverse_mean_square(graph: &mut Graph, targets: &[TensorId], label: &str) -> Result<TensorId> {
     let mut sums = Vec::new();
     let mut factors = Vec::new();
@@ -20,7 +21,7 @@ pub(super) fn inverse_mean_square(graph: &mut Graph, targets: &[TensorId], label
     graph.apply(reciprocal, &[mean], format!("inverse mean square {label}"))
 }
 
-/// The sum over pairs of a summary and its target of `mean((S - T)^2)`.
+/// Appends the sum of `mean((S - T)^2)` over pairs of a summary S and its target T.
 pub(super) fn mean_squared_errors(
     graph: &mut Graph,
     summary: &[TensorId],
@@ -34,12 +35,12 @@ pub(super) fn mean_squared_errors(
     sum(graph, &losses, label)
 }
 
-/// A loss times a number of the target's.
+/// Appends a loss times a scalar tensor of the target.
 pub(super) fn scaled(graph: &mut Graph, loss: TensorId, by: TensorId, label: &str) -> Result<TensorId> {
     graph.apply(ScaleBy, &[loss, by], label)
 }
 
-/// Sum of up to three losses.
+/// Appends the sum of up to three losses.
 pub(super) fn sum(graph: &mut Graph, losses: &[TensorId], label: &str) -> Result<TensorId> {
     graph.apply(LinearCombination { factors: vec![1.0; losses.len()] }, losses, label)
 }

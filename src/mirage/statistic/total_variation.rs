@@ -1,4 +1,4 @@
-//! Total variation: how far neighbouring pixels are apart. It has no target.
+//! Total variation: differences between neighbouring pixels. It has no target.
 
 use super::{Decomposition, Domain, Statistic};
 use crate::error::Result;
@@ -8,15 +8,15 @@ use crate::ops::{LinearCombination, TotalVariation, TotalVariationBackward, Vari
 /// The total variation of a map in one of three definitions, see [`VariationKind`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Variation {
-    /// Which one.
+    /// Definition of the total variation.
     pub kind: VariationKind,
-    /// True to multiply a definition by means with the number of pixels, so that a weight smooths as much at every
-    /// size. The others are sums already.
+    /// True to multiply by the number of pixels, for a definition that takes means. The same weight then smooths
+    /// equally at every size. The other definitions are sums already.
     pub by_pixels: bool,
 }
 
 impl Variation {
-    /// A definition as a sum over pixels.
+    /// Creates a definition as a sum over pixels.
     pub fn summed(kind: VariationKind) -> Self {
         Self { kind, by_pixels: kind == VariationKind::Diagonal }
     }

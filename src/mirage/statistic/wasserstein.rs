@@ -7,19 +7,19 @@ use crate::ops::{
     ChannelMean, Covariance, Gram, LinearCombination, MatMul, MatrixRoot, MeanSquaredError, RootTrace, Trace,
 };
 
-/// Added to the diagonal of each covariance matrix, as style-transfer-pytorch does.
+/// Added to the diagonal of each covariance matrix, as in style-transfer-pytorch.
 const RIDGE: f32 = 1e-4;
 
-/// Means mu of the channels and their second moments M. With `C = M - mu mu^T + 1e-4 I` the distance is that between
-/// Gaussian distributions, `mean((mu - mu_t)^2) + mean diag(C + C_t - 2 (C_t^1/2 C C_t^1/2)^1/2)`
-/// (style-transfer-pytorch). Several targets blend in mu and M. Roots and their gradient: see [`RootTrace`].
+/// Channel means mu and second moments M. With `C = M - mu mu^T + 1e-4 I`, the distance is that between Gaussian
+/// distributions: `mean((mu - mu_t)^2) + mean diag(C + C_t - 2 (C_t^1/2 C C_t^1/2)^1/2)` (style-transfer-pytorch).
+/// Several targets are blended in mu and M. For the root and its gradient see [`RootTrace`].
 ///
-/// M is kept as a Gram matrix, that is divided by the number of channels.
+/// M is kept as a Gram matrix, i.e. divided by the number of channels.
 #[derive(Debug, Clone, Copy)]
 pub struct Wasserstein;
 
 impl Wasserstein {
-    /// Covariance of a summary.
+    /// Appends the covariance of a summary.
     fn covariance(graph: &mut Graph, summary: &[TensorId], label: &str) -> Result<TensorId> {
         let channels = graph.shape(summary[0]).elements();
         let covariance = Covariance { scale: channels as f32, ridge: RIDGE };
@@ -46,7 +46,7 @@ impl Statistic for Wasserstein {
         Ok(vec![mean, gram])
     }
 
-    /// mu_t, the root of C_t, and the trace of C_t.
+    /// Appends mu_t, the root of C_t, and the trace of C_t.
     fn target(&self, graph: &mut Graph, summary: &[TensorId], label: &str) -> Result<Vec<TensorId>> {
         let covariance = Self::covariance(graph, summary, label)?;
         let root = graph.apply(MatrixRoot, &[covariance], format!("root of covariance {label}"))?;

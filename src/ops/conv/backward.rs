@@ -2,38 +2,37 @@
 
 use super::convolution::{Conv, GradientEpilogue, Padding, tuned_blocks};
 use super::coop_matrix::{self, Direct};
-use super::cpu;
-use super::edges;
 use super::filter::Packing;
 use super::pool_indices::{self, PoolIndices};
 use super::tiles::{self, Tiles};
 use super::winograd::{self, Winograd};
+use super::{cpu, edges};
 use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::shape::{MapLayout, mismatch};
 use crate::ops::{CaseInput, CpuKernel, Kernel, Op, Operand, ReluBackward, Shape, Signature, epilogue};
 
-/// Adjoint of [`Conv`] with respect to x. Inputs: y (used only with ReLU), dy; where y is pooled its pool indices, dy. The
-/// input's size is an attribute, since several sizes can give the same output.
+/// Adjoint of [`Conv`] with respect to x. Inputs: y (used only with ReLU) or, if y is pooled, its pool indices; dy;
+/// then the maps of `epilogue`. Output: dx. The size of x is an attribute, since several input sizes give the same
+/// output size.
 #[derive(Debug, Clone)]
 pub struct ConvBackward {
     /// The forward op.
     pub conv: Conv,
     /// Height and width of x.
     pub size: [usize; 2],
-    /// Last steps, done where dx is written.
+    /// Fused last steps, applied where dx is written.
     pub epilogue: GradientEpilogue,
 }
 
 impl ConvBackward {
-    /// What a kernel that has no mask of its own reads as the upstream gradient: dy, or where y was rectified
-    /// the scratch buffer that [`Self::masked`] adds to the `scratch` ones that the kernel has.
+    /// Upstream gradient for a kernel without a mask of its own: dy, or with a ReLU the scratch buffer that
+    /// [`Self::masked`] appends after the kernel's own `scratch` buffers.
     fn upstream(&self, scratch: usize) -> Operand {
         if self.conv.relu { Operand::Scratch(scratch) } else { Operand::Input(1) }
     }
 
-    /// The kernel with the mask before it, where y was rectified; where it was pooled too, with the
-    /// backward pass through both.
+    /// Prepends the backward pass of the ReLU, and of the pool if y is pooled, to the kernel.
     fn masked(&self, mut kernel: Kernel, map: MapLayout, signature: &Signature, device: &Profile) -> Kernel {
         if self.conv.relu {
             let scratch = self.upstream(kernel.scratch.len());
@@ -79,7 +78,7 @@ impl Op for ConvBackward {
         let more = &inputs[2..];
         let wanted = usize::from(self.epilogue.add) + usize::from(self.epilogue.mask);
         if more.len() != wanted || more.iter().any(|shape| *shape != self.input()) {
-            let message = format!("the last steps take {wanted} maps of {}, not {more:?}", self.input());
+            let message = format!("the epilogue takes {wanted} maps of {}, not {more:?}", self.input());
             return Err(mismatch("conv_backward", &message));
         }
         Ok(self.input())
@@ -88,13 +87,13 @@ impl Op for ConvBackward {
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let input = signature.output.expect_map("conv_backward")?;
         let output = self.conv.map(input)?;
-        // Kernels with a mask of their own have none for pool indices.
+        // Kernels with a mask of their own don't read pool indices.
         let mask_here = self.conv.relu && !self.conv.pool;
         let source = if self.conv.pool { self.upstream(0) } else { Operand::Input(1) };
         let before = |kernel: Kernel| {
             if mask_here { kernel } else { self.masked(kernel, output, signature, device) }
         };
-        // A repeated edge pixel stands for those beyond it too.
+        // With replicate padding an edge pixel also gets the gradients of its copies beyond the edge.
         let beyond = if self.conv.mode == Padding::Replicate { self.conv.padding } else { [0, 0] };
         let naive = Conv { relu: mask_here, ..self.conv.clone() }
             .naive("backward", input, output)
@@ -106,11 +105,11 @@ impl Op for ConvBackward {
         let (mut kernels, mut direct, mut after) = (Vec::new(), Vec::new(), Vec::new());
         let add = self.epilogue.add;
         let mask = self.epilogue.mask.then_some(Operand::Input(2 + usize::from(add)));
-        // Winograd's last pass does the last steps itself, after others comes one more.
+        // Winograd's output transform applies the epilogue itself; the other kernels need one more pass.
         let finished = |kernel: Kernel| epilogue::after(kernel, signature.output, add, mask.as_ref(), device);
         let edges = edges::are_corrected(&self.conv);
-        // Before the last steps, so that fusing these changes no bit. Where y was pooled, its gradient is in this
-        // scratch buffer.
+        // The edge correction comes before the epilogue, so that fusing the epilogue doesn't change the result. If y is
+        // pooled, the gradient before the pool is in scratch buffer `scratch`.
         let corrected = |kernel: Kernel, scratch: usize| {
             let operands = edges::Backward {
                 upstream: if self.conv.pool { Operand::Scratch(scratch) } else { Operand::Input(1) },
@@ -173,7 +172,7 @@ impl Op for ConvBackward {
         let naive = before(Kernel::single("naive", naive));
         kernels.extend(direct.into_iter().map(|kernel| finished(corrected(kernel, 0))));
         kernels.append(&mut after);
-        // Not the first: it is for measurement to choose.
+        // Never the preferred kernel: only tuning selects it.
         if let Some(taps) = taps.filter(|_| !kernels.is_empty()) {
             let direct = Direct {
                 input: (self.upstream(coop_matrix::SCRATCH), output),

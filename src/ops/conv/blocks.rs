@@ -1,11 +1,11 @@
-//! The buffer family's matrix product (`shaders/conv_blocks.wgsl`): where it runs and how it is called.
-//! Convolutions and the Gram matrix's adjoint use it.
+//! The buffer family's matrix product (`shaders/conv_blocks.wgsl`): choice of block sizes and dispatch. Used by
+//! convolutions and by the adjoint of the Gram matrix.
 
 use super::tiles::Matrix;
 use crate::gpu::{Family, Profile};
 use crate::ops::{Dispatch, MapLayout, Operand};
 
-/// Sizes of a workgroup's block. Few combinations, so that few pipelines serve all layers.
+/// Block sizes of a workgroup. Few combinations, so that few pipelines serve all layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::ops) struct Blocks {
     /// Name of the kernel variant that uses these sizes.
@@ -13,25 +13,26 @@ pub(in crate::ops) struct Blocks {
     positions: usize,
     /// Output channels per workgroup: the block size in which weights are packed.
     pub channels: usize,
-    /// Positions and channels of one invocation.
+    /// Positions and channels per invocation.
     each: [usize; 2],
-    /// Halves of the shared memory that take turns.
+    /// Number of shared-memory buffers: 2 for double buffering.
     buffers: usize,
-    /// Quads per step with one tap. (With nine a step is one quad, three rows of it.)
+    /// Quads per step with one tap. (With nine taps a step is one quad and three rows of it.)
     quads: usize,
 }
 
-/// 64 sums an invocation, 15.1 KiB: as much reuse as WebGPU's default 16 KiB allow, one buffer.
+/// 64 sums per invocation, 15.1 KiB: as much reuse as WebGPU's default 16 KiB allow, single-buffered.
 const LARGE: Blocks =
     Blocks { variant: "buffer", positions: 128, channels: 64, each: [8, 8], buffers: 1, quads: 4 };
-/// The same with two buffers, 30.2 KiB: one barrier a step instead of two, where the adapter has that much.
-/// Offered after `LARGE`, for tuning: it halves how many workgroups a core holds at once.
+/// `LARGE` double-buffered, 30.2 KiB: one barrier per step instead of two, for adapters with enough shared memory.
+/// Listed after `LARGE`, for tuning: it halves the number of workgroups that a core holds at once.
 const DOUBLE: Blocks = Blocks { variant: "buffer_double", buffers: 2, ..LARGE };
-/// Four times as many workgroups, two buffers: for small maps, which would leave cores idle.
+/// Four times as many workgroups, double-buffered: for small maps, which would otherwise leave cores idle.
 const SMALL: Blocks =
     Blocks { variant: "buffer_small", positions: 64, channels: 32, each: [8, 4], buffers: 2, quads: 4 };
-/// For the gradient of the picture and other maps of up to four channels. Of six sizes the fastest on an NVIDIA H200:
-/// 0.17 ms at 512x512, where 128 positions of two each and two buffers took 0.35, and the naive kernel 0.31.
+/// For the gradient of the picture and other maps of up to four channels. The fastest of six sizes on an NVIDIA H200:
+/// 0.17 ms at 512x512, against 0.35 ms with 128 positions, two per invocation and two buffers, and 0.31 ms for the
+/// naive kernel.
 const FEW: Blocks =
     Blocks { variant: "buffer_few", positions: 256, channels: 4, each: [1, 4], buffers: 1, quads: 2 };
 
@@ -39,8 +40,8 @@ const FEW: Blocks =
 const ENOUGH: usize = 128;
 
 impl Blocks {
-    /// The block sizes for an output map, the preferred first; none if this device does not prefer the buffer
-    /// family. Each has its own packing of the weights.
+    /// Block sizes for an output map, the preferred first; empty if this device does not prefer the buffer family. Each
+    /// has its own packing of the weights.
     pub fn choices(output: MapLayout, device: &Profile) -> Vec<Self> {
         let positions = output.plane() + output.pitch() + 1;
         let groups = positions.div_ceil(LARGE.positions) * output.channels.div_ceil(LARGE.channels);
@@ -62,16 +63,15 @@ impl Blocks {
         self.positions / self.each[0] * (self.channels / self.each[1])
     }
 
-    /// Shared memory with nine taps, or with one if that is more.
+    /// Bytes of shared memory with nine taps or with one, whichever is more.
     fn workgroup_bytes(self) -> usize {
         let nine = 3 * (self.positions + 2) + 9 * self.channels;
         let one = self.quads * (self.positions + self.channels);
         nine.max(one) * self.buffers * 16
     }
 
-    /// The dispatch of `output = matrix * input` (or 3x3 convolution), everything bound. With a `mask`, a
-    /// map like the input, the input counts as zero where the mask is not positive: the adjoint of a ReLU
-    /// at no extra pass.
+    /// Dispatch of `output = matrix * input` (or a 3x3 convolution) with all operands bound. With a `mask`, a map of
+    /// the input's shape, the input is taken as zero where the mask is not positive: this fuses the adjoint of a ReLU.
     pub fn dispatch(
         self,
         input: MapLayout,
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_limits_hold_every_tile() {
+    fn every_block_fits_default_limits() {
         for blocks in [LARGE, SMALL, FEW, DOUBLE] {
             assert!(blocks.workgroup_bytes() <= if blocks == DOUBLE { 32 << 10 } else { 16 << 10 });
             assert!(blocks.invocations() <= 256 && blocks.invocations().is_multiple_of(32), "{blocks:?}");
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tile_follows_the_output() {
+    fn block_choice_depends_on_output_size() {
         assert_eq!(first(3, 512), Some("buffer_few"));
         assert_eq!(first(32, 512), Some("buffer_small"));
         assert_eq!(first(64, 512), Some("buffer"));

@@ -1,4 +1,4 @@
-//! The zeros around the pixels of a map (`border.wgsl`), for kernels that write only the pixels.
+//! Zeroes the border of a map (`border.wgsl`), for kernels that write only the pixels.
 
 use crate::gpu::Profile;
 use crate::ops::{Dispatch, MapLayout, Operand, window};
@@ -7,7 +7,7 @@ use std::ops::Range;
 /// Invocations per workgroup; as in the shader.
 const GROUP: usize = 64;
 
-/// The dispatches that write the border of `map`, which is in `output`.
+/// Dispatches that zero the border of `map` in `output`.
 pub(super) fn clear(map: MapLayout, output: &Operand, device: &Profile) -> Vec<Dispatch> {
     let part = |quads: Range<usize>| {
         let texels = quads.len() * (map.pitch() + map.height) + map.pitch() + 1;

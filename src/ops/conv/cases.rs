@@ -1,4 +1,4 @@
-//! The convolutions on which kernels are tested.
+//! Test cases of the convolution kernels.
 
 use super::backward::ConvBackward;
 use super::convolution::{Conv, GradientEpilogue, Padding};
@@ -7,15 +7,15 @@ use super::pool_indices;
 use crate::ops::{Case, CaseInput, Op as _, Shape};
 use std::sync::Arc;
 
-/// f32 sums of up to a few thousand products of normal values: rounding grows with the square root of
-/// their number, 6e-8 * sqrt(5000) = 4e-6 of the result's scale; twice that is allowed.
+/// f32 sums of up to a few thousand products of normal values: the rounding error grows with the square root of the
+/// number of products, 6e-8 * sqrt(5000) = 4e-6 of the result's scale; the tolerance is about twice that.
 const TOLERANCE: f64 = 1e-5;
 
-/// A filter with random weights (He-initialised) from a fixed sequence.
+/// Creates a filter with pseudo-random weights (He-initialised) from a fixed sequence.
 fn sample(out_channels: usize, in_channels: usize, kernel: [usize; 2]) -> Arc<Filter> {
     let fan_in = in_channels * kernel[0] * kernel[1];
     let scale = (2.0 / fan_in as f32).sqrt();
-    // A plain linear congruential sequence: test data only has to be irregular.
+    // A linear congruential sequence is irregular enough for test data.
     let values = move |count: usize, seed: u32| -> Vec<f32> {
         let mut state = seed;
         let mut next = move || {
@@ -35,7 +35,7 @@ fn sample(out_channels: usize, in_channels: usize, kernel: [usize; 2]) -> Arc<Fi
     })
 }
 
-/// Each convolution with the map it is tested on.
+/// Each convolution with the shape of its test map.
 fn samples() -> Vec<(Conv, Shape)> {
     let same = |outs, ins, relu, height, width| {
         (Conv::same(sample(outs, ins, [3, 3]), relu), Shape::map(ins, height, width))
@@ -48,11 +48,11 @@ fn samples() -> Vec<(Conv, Shape)> {
     let replicate = |(conv, shape)| (Conv { mode: Padding::Replicate, ..conv }, shape);
     vec![
         pooled(same(3, 5, true, 2, 3)),
-        pooled(same(6, 9, true, 5, 2)), // a last tile of one row, in no window
+        pooled(same(6, 9, true, 5, 2)), // last tile has one row, outside every pooling window
         pooled(same(21, 17, true, 13, 19)),
         pooled(same(64, 33, true, 24, 31)),
         pooled(same(70, 9, true, 11, 14)),
-        pooled(same(16, 32, true, 13, 19)), // channels as cooperative matrices want them
+        pooled(same(16, 32, true, 13, 19)), // channel counts that fit cooperative matrices
         pooled((Conv::same(sample(5, 4, [1, 1]), true), Shape::map(4, 6, 7))),
         pooled(general([3, 3], [2, 1], [1, 0], Padding::Replicate, true, (3, 9, 7))),
         same(5, 3, false, 1, 1),
@@ -65,11 +65,11 @@ fn samples() -> Vec<(Conv, Shape)> {
         same(70, 9, true, 11, 13),
         same(130, 33, false, 5, 3),
         same(40, 37, true, 39, 43),
-        same(264, 260, true, 9, 7),   // weights beyond a core's cache
-        same(180, 177, true, 25, 21), // and too many tiles for the adjoint to take them as they lie
-        same(70, 66, false, 6, 231),  // rows of more tiles than a task takes at once
-        same(20, 904, true, 61, 49),  // on the CPU device more transformed tiles than are kept at once
-        same(904, 20, false, 79, 83), // the same of the adjoint
+        same(264, 260, true, 9, 7),   // weights larger than a core's cache
+        same(180, 177, true, 25, 21), // the same, with too many tiles for the adjoint's by-lanes products
+        same(70, 66, false, 6, 231),  // rows with more tiles than a task processes at once
+        same(20, 904, true, 61, 49),  // more transformed tiles than the CPU device keeps at once
+        same(904, 20, false, 79, 83), // the same for the adjoint
         replicate(same(64, 3, true, 23, 19)),
         replicate(same(6, 3, true, 5, 7)),
         replicate(same(6, 5, false, 1, 1)),
@@ -117,7 +117,7 @@ pub(in crate::ops) fn backward_cases() -> Vec<Case> {
         GradientEpilogue { add: false, mask: true },
         GradientEpilogue { add: true, mask: true },
     ];
-    // Every third with each of the epilogues.
+    // One case in three with each of the epilogues.
     let with_epilogue = plain.iter().enumerate().map(|(index, (op, inputs, shape))| {
         let epilogue = epilogues[index % 3];
         let mut inputs = inputs.clone();

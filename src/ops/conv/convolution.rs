@@ -1,6 +1,7 @@
-//! What a convolution is: its filter, steps and borders, and which products make it up.
+//! Definition of a convolution: filter, stride, padding, and its products.
 //!
-//! As PyTorch's `conv2d` (cross-correlation): `y[o, i, j] = b[o] + sum w[o, c, u, v] x[c, i*s + u - p, j*s + v - p]`.
+//! Same as PyTorch's `conv2d` (cross-correlation): `y[o, i, j] = b[o] + sum w[o, c, u, v] x[c, i*s + u - p, j*s + v -
+//! p]`.
 
 use super::blocks::Blocks;
 use super::filter::{Filter, Packing};
@@ -12,7 +13,7 @@ use crate::ops::{Dispatch, Op, Shape};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What lies beyond the edge of a map.
+/// Padding mode: values beyond the edge of a map.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Padding {
     /// Zeros.
@@ -22,36 +23,36 @@ pub enum Padding {
     Replicate,
 }
 
-/// `y = conv(x) + b`, rectified if `relu`, and then if `pool` the maxima of 2x2 windows side by side (an odd last row
-/// or column is dropped). Input: x, a map. With `pool` the saved output is the windows' pool
-/// indices (see `pool_indices.rs`).
+/// `y = conv(x) + b`, rectified with `relu`. With `pool`, y is then reduced to the maxima of adjacent 2x2 windows (an
+/// odd last row or column is dropped), and the saved output holds the windows' pool indices (see `pool_indices.rs`).
+/// Input: x, a map.
 #[derive(Debug, Clone)]
 pub struct Conv {
     /// Weights and biases.
     pub filter: Arc<Filter>,
-    /// Vertical and horizontal step.
+    /// Vertical and horizontal stride.
     pub stride: [usize; 2],
-    /// Rows above and below, columns left and right.
+    /// Rows of padding above and below, columns left and right.
     pub padding: [usize; 2],
-    /// What the padding holds.
+    /// Values of the padding.
     pub mode: Padding,
-    /// True to rectify the result.
+    /// True to apply a ReLU to the result.
     pub relu: bool,
-    /// True to halve the result by its maxima; only with `relu`.
+    /// True to halve the result by a 2x2 max pool; only with `relu`.
     pub pool: bool,
 }
 
-/// Last steps of [`super::ConvBackward`]: each takes one more input like dx, in this order.
+/// Fused last steps of [`super::ConvBackward`]. Each takes one more input of dx's shape, in this order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GradientEpilogue {
-    /// Add another gradient, over which dx is written.
+    /// Add another gradient; dx is written over it.
     pub add: bool,
-    /// Zero where the input is not positive: the adjoint of the ReLU before x.
+    /// Zero dx where the input map is not positive: the adjoint of the ReLU before x.
     pub mask: bool,
 }
 
 impl Conv {
-    /// A 3x3 convolution that keeps the size: padding 1, stride 1.
+    /// Creates a size-preserving convolution: stride 1, and padding of half the kernel (1 for 3x3).
     pub fn same(filter: Arc<Filter>, relu: bool) -> Self {
         let padding = [filter.kernel[0] / 2, filter.kernel[1] / 2];
         Self { filter, stride: [1, 1], padding, mode: Padding::Zeros, relu, pool: false }
@@ -73,8 +74,8 @@ impl Conv {
         Ok(size)
     }
 
-    /// Taps if this is what the tuned kernels do: 9 for 3x3 kernels that keep the size (with zeros beyond the edge, see
-    /// `edges.rs` for others), 1 for 1x1 kernels.
+    /// Number of taps if the tuned kernels support this convolution: 9 for size-preserving 3x3 kernels (these kernels
+    /// assume zero padding, see `edges.rs` for other modes), 1 for 1x1 kernels.
     pub(super) fn tuned_taps(&self) -> Option<u32> {
         match (self.filter.kernel, self.stride, self.padding) {
             ([3, 3], [1, 1], [1, 1]) => Some(9),
@@ -83,13 +84,13 @@ impl Conv {
         }
     }
 
-    /// The convolution's own output, before a pool.
+    /// Layout of the convolution's own output, before the pool.
     pub(super) fn map(&self, input: MapLayout) -> Result<MapLayout> {
         let [height, width] = self.output_size(input)?;
         Ok(MapLayout { channels: self.filter.out_channels, height, width })
     }
 
-    /// The same without the pool.
+    /// The same convolution without the pool.
     pub(super) fn unpooled(&self) -> Self {
         Self { pool: false, ..self.clone() }
     }
@@ -115,10 +116,10 @@ impl Conv {
             .size("pad_x", self.padding[1])
     }
 
-    /// Loop iterations of one invocation of the naive kernel, at most: over the rows of the border that a pixel
-    /// stands for, the kernel's rows, the same for columns, and the quads of channels.
+    /// Upper bound on the loop iterations of one invocation of the naive kernel: over the border rows that a pixel is
+    /// repeated in, the kernel's rows, the same for columns, and the quads of channels.
     pub(super) fn loops(&self, beyond: [usize; 2], quads: usize) -> usize {
-        // Of those rows (columns) and the kernel's the pairs that meet an output.
+        // Pairs of such a row (column) and a kernel row (column) that contribute to an output.
         let [down, across] = [0, 1].map(|axis| {
             let kernel = self.filter.kernel[axis];
             (0..=beyond[axis]).map(|row| kernel.min(row + 1)).sum::<usize>().max(kernel)
@@ -128,7 +129,7 @@ impl Conv {
         rows + down * (columns + across * quads)
     }
 
-    /// Source row or column of a tap, or `None` where the border is zero.
+    /// Source row or column of a tap, or `None` for zero padding.
     pub(super) fn source(&self, axis: usize, position: usize, tap: usize, size: usize) -> Option<usize> {
         let at = (position * self.stride[axis] + tap) as isize - self.padding[axis] as isize;
         match self.mode {
@@ -137,9 +138,9 @@ impl Conv {
         }
     }
 
-    /// Calls `visit(output row, input row, weight index, pairs)` for every row of the output and every weight that it
-    /// meets. Rows are ranges of indices; each pair is a column of the output and the column of the input that it
-    /// multiplies. By rows because the tests spend most of their time here.
+    /// Calls `visit(output row, input row, weight index, pairs)` for every output row and every weight applied to it.
+    /// Rows are index ranges; each pair is an output column and the input column it reads. Row by row for speed: the
+    /// tests spend most of their time here.
     pub(super) fn for_each_row(
         &self,
         input: MapLayout,
@@ -169,7 +170,7 @@ impl Conv {
         }
     }
 
-    /// As [`Op::output`].
+    /// Output shape, see [`Op::output`].
     pub(super) fn output_shape(&self, input: Shape) -> Result<Shape> {
         let input = input.expect_map("conv")?;
         if input.channels != self.filter.in_channels {
@@ -181,13 +182,13 @@ impl Conv {
         if self.pool { PoolIndices::POOL.output(&[map]) } else { Ok(map) }
     }
 
-    /// As [`Op::saved`].
+    /// Shape of the saved output, see [`Op::saved`].
     pub(super) fn saved_shape(&self, input: Shape) -> Option<Shape> {
         let map = self.map(input.layout()?).ok()?;
         self.pool.then(|| PoolIndices::of(map).shape())
     }
 
-    /// Products of the plain method.
+    /// Number of multiply-adds of the direct method.
     pub(super) fn multiply_adds(&self, input: Shape) -> u64 {
         let [kh, kw] = self.filter.kernel;
         let map = input.layout().and_then(|input| self.map(input).ok());
@@ -196,7 +197,7 @@ impl Conv {
     }
 }
 
-/// The buffer family's blocks for a result of this layout, each with the taps.
+/// The buffer family's choices of blocks for a result of this layout, each with the number of taps.
 pub(super) fn tuned_blocks(taps: Option<u32>, result: MapLayout, device: &Profile) -> Vec<(Blocks, u32)> {
     let choices = |taps| Blocks::choices(result, device).into_iter().map(move |blocks| (blocks, taps));
     taps.into_iter().flat_map(choices).collect()

@@ -1,5 +1,5 @@
-//! The direct convolution on cooperative matrices: the map as columns of matrices in f16 (`half_rows.wgsl`), a product
-//! over channels and taps (`coop_products.wgsl`), and its columns as a map again.
+//! Direct convolution on cooperative matrices: the map is packed as columns of f16 matrices (`half_rows.wgsl`),
+//! multiplied over channels and taps (`coop_products.wgsl`), and the columns of the product are unpacked to a map.
 
 use super::filter::{Filter, Packing};
 use crate::gpu::Profile;
@@ -9,29 +9,29 @@ use crate::ops::coop_matrix::{
 use crate::ops::{Constant, Initializer, Kernel, MapLayout, Operand, Storage};
 use std::sync::Arc;
 
-/// Scratch buffers of the kernel: rows of the input and of the sums, and those of the scale.
+/// Number of scratch buffers of the kernel: rows of the input, rows of the sums, and two for the scale.
 pub(super) const SCRATCH: usize = 4;
 
-/// One convolution: from which map to which, and what is done to each value before it is stored.
+/// One convolution: input and output maps, and the epilogue.
 pub(super) struct Direct {
-    /// The map that is read, and its layout.
+    /// Operand and layout of the input map.
     pub input: (Operand, MapLayout),
     pub output: MapLayout,
     pub bias: Operand,
     pub relu: bool,
-    /// 1 or 9.
+    /// Number of taps: 1 or 9.
     pub taps: u32,
-    /// The transposed filter.
+    /// True to use the transposed filter.
     pub adjoint: bool,
 }
 
 impl Direct {
-    /// The kernel, where a device has matrices that fit both maps' channels.
+    /// Returns the kernel, or `None` if the device has no matrices that fit both maps' channels.
     pub fn kernel(&self, filter: &Arc<Filter>, device: &Profile) -> Option<Kernel> {
         let (operand, input) = &self.input;
         let output = self.output;
         let block = Block::choose(device, output.plane(), input.channels, output.channels)?;
-        // A tap is a constant distance in the run of texels; the first lies a line and a texel before.
+        // A tap is a constant distance in the run of texels; the first is one row and one texel before.
         let front = if self.taps == 9 { input.pitch() + 1 } else { 0 };
         let rows = output.plane().next_multiple_of(block.height());
         let all = rows + 2 * front;
@@ -67,7 +67,7 @@ impl Direct {
         Some(Kernel { variant: "buffer_coop", dispatches, scratch })
     }
 
-    /// The weights in f16: for each tap the columns of matrices of this side.
+    /// The f16 weights: for each tap, columns of matrices of side `side`.
     fn weights(&self, filter: &Arc<Filter>, side: usize) -> Constant {
         let (adjoint, taps) = (self.adjoint, self.taps as usize);
         let (outs, ins) = (self.output.channels, self.input.1.channels);
@@ -80,7 +80,7 @@ impl Direct {
             bytes: row_bytes(taps * outs, ins),
             initializer: Initializer::host(move || {
                 let weights = (filter.weights)()?;
-                // The adjoint swaps inputs with outputs and turns the kernel by 180 degrees.
+                // The adjoint swaps inputs and outputs and rotates the kernel by 180 degrees.
                 let at = |tap: usize, o: usize, i: usize| match adjoint {
                     true => (i * filter.in_channels + o) * taps + (taps - 1 - tap),
                     false => (o * filter.in_channels + i) * taps + tap,

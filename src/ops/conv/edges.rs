@@ -1,5 +1,5 @@
-//! Replicate padding for kernels that know only zeros beyond the edge: the pixels on the edge are corrected after them
-//! (`conv_edges.wgsl`), which is as much work as there are such pixels.
+//! Replicate padding for kernels that support only zero padding: a second pass corrects the edge pixels
+//! (`conv_edges.wgsl`). Its cost is proportional to the number of edge pixels.
 
 use super::convolution::{Conv, Padding};
 use super::filter::Packing;
@@ -9,15 +9,15 @@ use std::ops::Range;
 
 /// Invocations per workgroup; as in the shader.
 const GROUP: usize = 64;
-/// Edge pixels of an invocation on software drivers, which load weights lane by lane. On a GPU it is one: so few
-/// pixels would leave cores idle otherwise.
+/// Edge pixels per invocation on software drivers, which load weights lane by lane. A GPU gets one: with more, the few
+/// pixels would leave cores idle.
 const SOFTWARE_PIXELS: usize = 4;
 
-/// What the correction of an adjoint reads.
+/// Operands of the adjoint's correction.
 pub(super) struct Backward {
-    /// The gradient of the convolution's own output.
+    /// Gradient of the convolution's own output, before a pool.
     pub upstream: Operand,
-    /// That output, where the gradient counts only where it is positive.
+    /// That output: the gradient counts as zero where it is not positive.
     pub activation: Option<Operand>,
 }
 
@@ -43,7 +43,7 @@ fn dispatch(entry: &'static str, conv: &Conv, map: MapLayout, window: &Range<usi
         .size("quads", window.len())
 }
 
-/// The kernel of the convolution from that with zeros beyond the edge: edge pixels of the `output` are computed anew.
+/// Appends the correction to a kernel with zero padding: the edge pixels of `output` are recomputed.
 pub(super) fn after(mut kernel: Kernel, conv: &Conv, output: MapLayout, device: &Profile) -> Kernel {
     let each = if device.software { SOFTWARE_PIXELS } else { 1 };
     let part = |quads: Range<usize>| {
@@ -61,8 +61,8 @@ pub(super) fn after(mut kernel: Kernel, conv: &Conv, output: MapLayout, device: 
     kernel
 }
 
-/// The kernel of the adjoint from that with zeros beyond the edge: to edge pixels of dx is added what the positions
-/// that repeat them get. `maps` are dx and dy.
+/// Appends the correction to an adjoint kernel with zero padding: edge pixels of dx also get the gradients of the
+/// positions that repeat them. `maps` are dx and dy.
 pub(super) fn after_backward(
     mut kernel: Kernel,
     conv: &Conv,
@@ -77,7 +77,7 @@ pub(super) fn after_backward(
             .bind("upstream", operands.upstream.clone())
             .size("dx_first_quad", to.start)
             .size("dx_quads", to.len())
-            // Positions beyond the edge and their taps, and at most 15 of these pairs meet an output.
+            // Positions beyond the edge and their taps; at most 15 of these pairs contribute to an output.
             .loops(100 + 15 * from.len())
             .linear(pixels(dx) * to.len(), GROUP, device);
         if let Some(activation) = &operands.activation {
@@ -85,7 +85,7 @@ pub(super) fn after_backward(
         }
         dispatch.narrow(&[("output", dx)], to).narrow(&[("upstream", dy), ("activation", dy)], from)
     };
-    // Each window of the upstream gradient adds its share.
+    // Each window of the upstream gradient adds its part.
     for to in window::quads(&[dx], 1, device) {
         kernel.dispatches.extend(window::quads(&[dy], 1, device).iter().map(|from| part(&to, from)));
     }
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pixels_on_the_edge_are_counted_once() {
+    fn edge_pixels_are_counted_once() {
         for (height, width, expected) in [(1, 1, 1), (1, 7, 7), (7, 1, 7), (2, 2, 4), (3, 3, 8), (5, 4, 14)] {
             assert_eq!(pixels(MapLayout { channels: 3, height, width }), expected, "{height}x{width}");
         }

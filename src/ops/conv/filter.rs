@@ -1,4 +1,4 @@
-//! Weights of a convolution, and how kernels get them.
+//! Weights of a convolution and their packing for kernels.
 
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -6,7 +6,7 @@ use crate::ops::half_precision::to_half;
 use crate::ops::{Constant, Initializer, Loader, Operand, Storage};
 use std::sync::Arc;
 
-/// Weights of a convolution; read from their file when a kernel needs them, not before.
+/// Weights of a convolution, read from their file only when a kernel needs them.
 #[derive(Clone)]
 pub struct Filter {
     /// Identity: the same id means the same weights.
@@ -30,7 +30,7 @@ impl std::fmt::Debug for Filter {
     }
 }
 
-/// How packed weights lie on the device.
+/// Storage format of packed weights on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
     /// f32 in a buffer.
@@ -42,7 +42,7 @@ pub(super) enum Packing {
 }
 
 impl Packing {
-    /// In a buffer, in the precision that the device asks for.
+    /// Buffer packing in the precision that the device asks for.
     pub fn buffer(device: &Profile) -> Self {
         if device.half_weights() { Self::Half } else { Self::Buffer }
     }
@@ -51,7 +51,7 @@ impl Packing {
         if self == Self::Texture { Storage::Texture } else { Storage::Buffer }
     }
 
-    /// End of a constant's key.
+    /// Suffix of a constant's key.
     pub fn key(self) -> &'static str {
         if self == Self::Half { " in f16" } else { "" }
     }
@@ -61,10 +61,10 @@ impl Packing {
         texels as u64 * if self == Self::Half { 8 } else { 16 }
     }
 
-    /// The bytes of packed values; `of` is the id of the filter.
+    /// Returns the bytes of packed values; `of` is the id of the filter.
     ///
     /// # Errors
-    /// As [`to_half`].
+    /// Same as [`to_half`].
     pub fn pack(self, of: &str, values: &[f32]) -> Result<Vec<u8>> {
         Ok(match self {
             Self::Half => bytemuck::cast_slice(&to_half(of, values)?).to_vec(),
@@ -74,9 +74,9 @@ impl Packing {
 }
 
 impl Filter {
-    /// Packs the weights for a kernel that computes `block` output channels at once: texel
-    /// `((block * in_quads + in_quad) * taps + tap) * block_size + channel`, each four input channels.
-    /// `adjoint` swaps inputs with outputs and turns the kernel by 180 degrees.
+    /// Packs the weights for a kernel that computes `block` output channels together: texel `((block * in_quads +
+    /// in_quad) * taps + tap) * block_size + channel`, each of four input channels. `adjoint` swaps inputs and outputs
+    /// and rotates the kernel by 180 degrees.
     fn pack(&self, weights: &[f32], block: usize, adjoint: bool) -> Vec<f32> {
         let [height, width] = self.kernel;
         let taps = height * width;

@@ -3,12 +3,11 @@
 use super::backward::ConvBackward;
 use super::convolution::{Conv, GradientEpilogue, tuned_blocks};
 use super::coop_matrix::Direct;
-use super::cpu;
-use super::edges;
 use super::filter::Packing;
 use super::pool_indices::PoolIndices;
 use super::tiles::{self, Tiles};
 use super::winograd::{self, Winograd};
+use super::{cpu, edges};
 use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::relu::rectified;
@@ -30,7 +29,7 @@ impl Op for Conv {
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let input = signature.inputs[0].expect_map("conv")?;
         let output = self.map(input)?;
-        // Where a kernel can't pool, two passes more do.
+        // Kernels that can't pool get two more passes.
         let pooled = |kernel: Kernel| {
             if self.pool { PoolIndices::of(output).pool_after(kernel, device) } else { kernel }
         };
@@ -92,7 +91,7 @@ impl Op for Conv {
             kernels.push(finished(Kernel::single(blocks.variant, dispatch)));
         }
         kernels.append(&mut after);
-        // Not the first: it is for measurement to choose.
+        // Never the preferred kernel: only tuning selects it.
         if let Some(taps) = taps.filter(|_| !kernels.is_empty()) {
             let direct = Direct {
                 input: (Operand::Input(0), input),

@@ -1,13 +1,13 @@
-//! A rectified map pooled where it is made: what is kept in its place.
+//! Fused max pool of a rectified map, and the pool indices that are saved instead of the map.
 //!
-//! Of each 2x2 window the maximum is kept, and which value it was: a *pool index* of four bits, of which the one of
-//! the first maximum in row-major order is set, none if the maximum is not positive. So an index serves the backward
-//! pass of the pool and the mask of the ReLU at once. The indices of four channels are one number below 65536, which
-//! f32 holds exactly; a texel holds those of 2x2 windows, just the 4x4 pixels that one Winograd tile makes.
+//! For each 2x2 window the maximum and its *pool index* are kept: four bits, with the bit of the first maximum in
+//! row-major order set, or none if the maximum is not positive. One index thus serves both the backward pass of the
+//! pool and the mask of the ReLU. The indices of four channels form one number below 65536, which f32 represents
+//! exactly; a texel holds those of 2x2 windows, the 4x4 pixels of one Winograd tile.
 //!
-//! In memory pool indices are a map ([`PoolIndices::layout`]) with the quads of the pooled one: channel
-//! `4 q + 2 (y % 2) + x % 2` at (y / 2, x / 2) is the index of quad q at pooled pixel (y, x). It takes a quarter of the
-//! pooled map, a sixteenth of the map.
+//! In memory, pool indices are a map ([`PoolIndices::layout`]) with as many quads as the pooled map: channel `4 q + 2
+//! (y % 2) + x % 2` at (y / 2, x / 2) holds the indices of quad q at pooled pixel (y, x). Its size is a quarter of the
+//! pooled map, a sixteenth of the full map.
 
 use crate::gpu::Profile;
 use crate::ops::pool::{halve_max, halved};
@@ -24,34 +24,34 @@ pub(super) struct PoolIndices {
 }
 
 impl PoolIndices {
-    /// The pool that can be fused.
+    /// The pool that is fused.
     pub const POOL: Pool = Pool::halve(PoolKind::Max);
 
-    /// Those of this map.
+    /// Pool indices of this map.
     pub fn of(map: MapLayout) -> Self {
         Self { map }
     }
 
-    /// The map after the pool.
+    /// Layout of the map after the pool.
     pub fn pooled(self) -> MapLayout {
         halved(self.map)
     }
 
-    /// The map that holds the indices.
+    /// Layout of the map of indices.
     pub fn layout(self) -> MapLayout {
         let pooled = self.pooled();
         let [height, width] = [pooled.height, pooled.width].map(|size| size.div_ceil(2));
         MapLayout { channels: self.map.quads() * 4, height, width }
     }
 
-    /// As [`Self::layout`].
+    /// Shape of the map of indices, see [`Self::layout`].
     pub fn shape(self) -> Shape {
         let MapLayout { channels, height, width } = self.layout();
         Shape::map(channels, height, width)
     }
 
-    /// The kernel of a pooled op from that of the same op without the pool: the map goes to scratch memory, and two
-    /// passes read it there.
+    /// Turns the kernel of an op without the pool into that of the pooled op: the full map goes to scratch memory, and
+    /// two more passes read it from there.
     pub fn pool_after(self, mut kernel: Kernel, device: &Profile) -> Kernel {
         let Self { map } = self;
         let full = Operand::Scratch(kernel.scratch.len());
@@ -70,8 +70,8 @@ impl PoolIndices {
         kernel
     }
 
-    /// The dispatches that route the gradient of the pooled map (input 1) by the indices (input 0) into `output`, the
-    /// gradient of the map.
+    /// Dispatches that route the gradient of the pooled map (input 1) by the indices (input 0) to `output`, the
+    /// gradient of the full map.
     pub fn route(self, output: &Operand, device: &Profile) -> Vec<Dispatch> {
         let Self { map } = self;
         let maps = [("upstream", self.pooled()), ("indices", self.layout()), ("output", map)];
@@ -108,14 +108,14 @@ impl PoolIndices {
     pub fn reference_pooled(self, values: &[f64]) -> Vec<f64> {
         let mut largest = vec![0.0; self.map.channels * self.pooled().pixels()];
         self.for_each_window(values, |at, _, _, window| {
-            // Unlike `max` it keeps NaN.
+            // Unlike `max`, this keeps NaN.
             let larger = |best: f64, value: f64| if value > best || value.is_nan() { value } else { best };
             largest[at] = window.into_iter().fold(f64::NEG_INFINITY, larger);
         });
         largest
     }
 
-    /// The indices, from the map's rectified values.
+    /// Pool indices of the map's rectified values.
     pub fn reference(self, values: &[f64]) -> Vec<f64> {
         let mut indices = vec![0u32; self.shape().elements()];
         self.for_each_window(values, |_, at, bit, window| {
@@ -127,8 +127,8 @@ impl PoolIndices {
         indices.into_iter().map(f64::from).collect()
     }
 
-    /// What is wrong with the indices of these rectified values, where values that differ by no more than `error` may
-    /// count as equal: a kernel rounds otherwise than the reference.
+    /// Describes what is wrong with the indices of these rectified values, if anything. Values that differ by no more
+    /// than `error` count as equal, since a kernel rounds differently from the reference.
     pub fn fault(self, values: &[f64], indices: &[f32], error: f64) -> Option<String> {
         let expected = self.shape().elements();
         if indices.len() != expected {
@@ -137,7 +137,7 @@ impl PoolIndices {
         if let Some(index) =
             indices.iter().find(|index| !(0.0..65536.0).contains(*index) || index.fract() != 0.0)
         {
-            return Some(format!("{index} is no pool index"));
+            return Some(format!("{index} is not a pool index"));
         }
         let mut left: Vec<u32> = indices.iter().map(|index| *index as u32).collect();
         let mut fault = None;
@@ -157,15 +157,16 @@ impl PoolIndices {
                 fault = Some(format!("pool index {index} for the window {window:?}"));
             }
         });
-        // What belongs to no window must be zero.
+        // Bits outside every window must be zero.
         let stray = left.iter().position(|bits| *bits != 0);
-        fault.or_else(|| stray.map(|at| format!("element {at} has bits of no window: {:b}", left[at])))
+        fault
+            .or_else(|| stray.map(|at| format!("element {at} has bits outside every window: {:b}", left[at])))
     }
 
-    /// The gradient of the map from that of the pooled map, in f64.
+    /// Gradient of the full map from that of the pooled map, in f64.
     pub fn reference_route(self, indices: &[f64], upstream: &[f64]) -> Vec<f64> {
         let mut dx = vec![0.0; self.map.channels * self.map.pixels()];
-        // The map's elements as values: so each window says where it is.
+        // Element indices as values, so that each window holds its own positions.
         let places: Vec<f64> = (0..dx.len()).map(|at| at as f64).collect();
         self.for_each_window(&places, |from, at, bit, window| {
             for (k, to) in window.into_iter().enumerate() {
@@ -185,7 +186,8 @@ fn dispatch(entry: &'static str, map: MapLayout) -> Dispatch {
         .size("quads", map.quads())
 }
 
-/// Pool indices for test cases, some without any bit: of four channels each; 37 of them, so that neighbours differ in all directions.
+/// Pool indices of four channels for test cases, some without any bit set; 37 of them, so that neighbours differ in all
+/// directions.
 pub(super) const SAMPLE: [f32; 37] = {
     let mut indices = [0.0; 37];
     let mut at = 0;
@@ -208,13 +210,13 @@ mod tests {
 
     const MAP: MapLayout = MapLayout { channels: 5, height: 7, width: 4 };
 
-    /// Values of which many tie, some at zero.
+    /// Values with many ties, some at zero.
     fn values() -> Vec<f64> {
         (0..MAP.channels * MAP.pixels()).map(|at| (at * 7 % 4) as f64).collect()
     }
 
     #[test]
-    fn indices_lead_each_gradient_to_the_first_maximum_if_it_is_positive() {
+    fn indices_route_gradients_to_first_positive_maximum() {
         let (values, indices) = (values(), PoolIndices::of(MAP));
         let upstream: Vec<f64> = (1..=MAP.channels * 3 * 2).map(|value| value as f64).collect();
         let dx = indices.reference_route(&indices.reference(&values), &upstream);
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_found() {
+    fn wrong_indices_are_detected() {
         let (values, indices) = (values(), PoolIndices::of(MAP));
         let right: Vec<f32> = indices.reference(&values).iter().map(|index| *index as f32).collect();
         assert_eq!(indices.fault(&values, &right, 1e-6), None);
@@ -240,7 +242,7 @@ mod tests {
             changed[at] = wrong;
             assert!(indices.fault(&values, &changed, 1e-6).is_some(), "{wrong} instead of {}", right[at]);
         }
-        // Rows 4 and 5 make the third and last row of windows: below it is nothing.
+        // Rows 4 and 5 form the third and last row of windows, so nothing lies below it.
         let mut stray = right.clone();
         let below = (2 * 2 + 1) * indices.layout().width;
         stray[below] = 1.0;

@@ -1,5 +1,5 @@
-//! The texture family's matrix product (`shaders/conv_tiles.wgsl`): where it runs and how it is called.
-//! Convolutions and the Gram matrix's adjoint use it.
+//! The texture family's matrix product (`shaders/conv_tiles.wgsl`): choice of block sizes and dispatch. Used by
+//! convolutions and by the adjoint of the Gram matrix.
 
 use crate::gpu::{Family, Profile};
 use crate::ops::{Constant, Dispatch, Initializer, MapLayout, Operand, Storage, TEXTURE_WIDTH, window};
@@ -7,11 +7,11 @@ use std::ops::Range;
 
 /// Runs of positions per invocation; as in the shader.
 const VECTORS: usize = 8;
-/// Largest subgroup that the blocks are made for. A workgroup is one subgroup: software drivers gain nothing
-/// from larger ones, and small ones waste less on small maps.
+/// Largest supported subgroup. A workgroup is one subgroup: software drivers gain nothing from larger ones, and small
+/// ones waste less on small maps.
 const MOST_LANES: usize = 32;
 
-/// A choice of block sizes, in registers, for one device.
+/// Register block sizes for one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::ops) struct Tiles {
     lanes: usize,
@@ -25,32 +25,32 @@ pub(in crate::ops) struct Matrix {
     pub input: Operand,
     /// Weights in blocks of [`Tiles::channels`].
     pub weights: Operand,
-    /// True if they are f16; only in the buffer family.
+    /// True for f16 weights; only in the buffer family.
     pub half: bool,
     /// One value per output channel.
     pub bias: Operand,
-    /// 9 or 1.
+    /// Number of taps: 9 or 1.
     pub taps: u32,
-    /// Rectify the result.
+    /// True to apply a ReLU to the result.
     pub relu: bool,
 }
 
 impl Tiles {
-    /// The block sizes for an output map, if this device prefers the texture family, has one known subgroup
-    /// size that the blocks fit, and textures large enough for the input.
+    /// Block sizes for an output map, or `None` unless this device prefers the texture family, has one known subgroup
+    /// size that fits the blocks, and textures large enough for the input.
     pub fn choose(output: MapLayout, input_texels: usize, device: &Profile) -> Option<Self> {
         let lanes = device.lanes? as usize;
         let fits = lanes.is_power_of_two() && (4..=MOST_LANES).contains(&lanes);
         let rows = input_texels.div_ceil(TEXTURE_WIDTH as usize);
         let large = TEXTURE_WIDTH <= device.max_texture_side && rows <= device.max_texture_side as usize;
-        // More sums per load are faster as long as no channels are idle (lavapipe, 2 Zen 4 cores, 8 lanes,
-        // 256 to 256 channels at 64 x 64: 76 GFLOP/s with 16, 88 with 32).
+        // More sums per load are faster as long as no channels are idle (lavapipe, 2 Zen 4 cores, 8 lanes, 256 to 256
+        // channels at 64 x 64: 76 GFLOP/s with 16, 88 with 32).
         let most = match output.channels {
             0..=4 => 4,
             5..=16 => 16,
             _ => 32,
         };
-        // Of a large map only a few quads fit a binding, and a window is whole blocks of channels.
+        // A binding holds only a few quads of a large map, and a window is whole blocks of channels.
         let fitting = [32, 16, 4]
             .into_iter()
             .find(|channels| *channels <= most && window::fits(output, channels / 4, device));
@@ -58,8 +58,8 @@ impl Tiles {
         (device.prefers(Family::Texture) && fits && large).then_some(Self { lanes, channels })
     }
 
-    /// The dispatches of `output = matrix * input` (or 3x3 convolution), everything bound: one, or one for
-    /// each window of an output larger than a binding. (The input is read through a texture.)
+    /// Dispatches of `output = matrix * input` (or a 3x3 convolution) with all operands bound: one, or one for each
+    /// window of an output larger than a binding. (The input is read through a texture.)
     pub fn dispatches(
         self,
         input: MapLayout,
@@ -102,7 +102,7 @@ impl Tiles {
     }
 }
 
-/// A bias of zeros for this many quads.
+/// A zero bias for this many quads.
 pub(in crate::ops) fn no_bias(quads: usize) -> Operand {
     Operand::Constant(Constant {
         key: format!("{quads} zero quads"),

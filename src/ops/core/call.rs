@@ -1,17 +1,17 @@
-//! Whether a dispatch fits the entry point that it calls: names, kinds and types, against what naga
-//! reflects from the shader.
+//! Checks a dispatch against the entry point that it calls: names, kinds and types, as naga reflects them from the
+//! shader.
 
 use super::op::{Constant, Dispatch, Operand, Storage, Value};
 use crate::error::{Error, Result};
 use crate::shader::{Interface, ResourceKind, ScalarKind};
 
 impl Dispatch {
-    /// Checks that exactly what the entry point uses is bound and given: each resource once, by a
-    /// texture or a buffer as declared, no constant where the shader writes, no two in one staging texture;
-    /// each parameter once, with its type; nothing else.
+    /// Checks that bindings and parameters match the entry point exactly: each resource is bound once, to a texture or
+    /// a buffer as declared, with no constant where the shader writes and no two operands in one staging texture; each
+    /// parameter is set once, with its type; nothing else is bound or set.
     ///
     /// # Errors
-    /// [`Error::Shader`] naming what does not fit, which is a fault of the op.
+    /// [`Error::Shader`] naming the mismatch, which is a bug in the op.
     pub fn check(&self, interface: &Interface) -> Result<()> {
         let (resources, _) = interface.entry(self.entry)?;
         for (index, (name, _)) in self.bindings.iter().enumerate() {
@@ -27,7 +27,7 @@ impl Dispatch {
         for (name, operand) in &self.bindings {
             if let Some(slot) = operand.slot() {
                 if slots.contains(&slot) {
-                    return Err(self.fault(format!("`{name}` is staged where another operand is")));
+                    return Err(self.fault(format!("`{name}` is staged in another operand's texture")));
                 }
                 slots.push(slot);
             }
@@ -48,23 +48,23 @@ impl Dispatch {
             };
             let fixed = matches!(operand, Operand::Constant(_) | Operand::Staged { .. });
             if !read_only && fixed {
-                let message = format!("`{}` is written, but bound to what must not change", resource.name);
+                let message = format!("`{}` is written, but bound to a read-only operand", resource.name);
                 return Err(self.fault(message));
             }
         }
         self.uniform(interface).map(drop)
     }
 
-    /// What is bound to a variable.
+    /// Returns the operand bound to a variable.
     ///
     /// # Errors
-    /// [`Error::Shader`] if nothing is.
+    /// [`Error::Shader`] if the variable is not bound.
     pub fn operand(&self, name: &str) -> Result<&Operand> {
         let found = self.bindings.iter().find(|(candidate, _)| *candidate == name);
         found.map(|(_, operand)| operand).ok_or_else(|| self.fault(format!("nothing is bound to `{name}`")))
     }
 
-    /// The uniform struct's bytes; every member must be given once, with its type, and nothing else.
+    /// Returns the bytes of the uniform struct. Every member must be set once, with its type, and nothing else.
     ///
     /// # Errors
     /// [`Error::Shader`] naming the parameter.
@@ -79,7 +79,7 @@ impl Dispatch {
                 return Err(self.fault(format!("the shader has no parameter `{param}`")));
             }
             if self.params[..index].iter().any(|(earlier, _)| earlier == param) {
-                return Err(self.fault(format!("parameter `{param}` is given twice")));
+                return Err(self.fault(format!("parameter `{param}` is set twice")));
             }
         }
         for member in &interface.params {
@@ -88,7 +88,7 @@ impl Dispatch {
                 (Some(Value::U32(value)), ScalarKind::U32 | ScalarKind::I32) => value.to_le_bytes(),
                 (Some(Value::F32(value)), ScalarKind::F32) => value.to_le_bytes(),
                 _ => {
-                    let message = format!("parameter `{}` is missing or of another type", member.name);
+                    let message = format!("parameter `{}` is missing or has another type", member.name);
                     return Err(self.fault(message));
                 }
             };
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_exact_call_is_accepted() {
+    fn dispatch_must_match_the_interface() {
         let interface = Interface::reflect("t", TEXT).unwrap();
         good().check(&interface).unwrap();
         assert_eq!(good().uniform(&interface).unwrap(), [1, 0, 0, 0, 0, 0, 0, 0x3f]);

@@ -1,24 +1,24 @@
-//! Test cases of an op: used by the tests, the benches and `mirage kernels`.
+//! Test cases of an op, for the tests, the benches and `mirage kernels`.
 
 use super::op::Op;
 use super::sample::CaseInput;
 use super::shape::Shape;
 use std::sync::Arc;
 
-/// One op at one choice of shapes.
+/// One op with the shapes of its inputs.
 #[derive(Debug, Clone)]
 pub struct Case {
     /// The op with its attributes.
     pub op: Arc<dyn Op>,
     /// Shape and distribution of each input.
     pub inputs: Vec<(Shape, CaseInput)>,
-    /// Largest allowed error of a kernel against the f64 reference, relative to the largest absolute
-    /// value of the reference output. Each op's file says where its value comes from.
+    /// Largest allowed error of a kernel against the f64 reference, relative to the largest absolute value of the
+    /// reference output. Each op's file explains its value.
     pub tolerance: f64,
 }
 
 impl Case {
-    /// A case whose inputs are all drawn from a normal distribution.
+    /// Creates a case whose inputs are all drawn from a normal distribution.
     pub fn normal(op: impl Op + 'static, shapes: &[Shape], tolerance: f64) -> Self {
         Self::drawn(
             op,
@@ -27,7 +27,7 @@ impl Case {
         )
     }
 
-    /// A case with a distribution for each input.
+    /// Creates a case with a distribution for each input.
     pub fn drawn(op: impl Op + 'static, inputs: &[(Shape, CaseInput)], tolerance: f64) -> Self {
         Self { op: Arc::new(op), inputs: inputs.to_vec(), tolerance }
     }

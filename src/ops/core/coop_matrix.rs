@@ -1,27 +1,28 @@
-//! What the kernels on cooperative matrices have in common: the block of a product that a workgroup computes, and maps as
-//! columns of matrices in f16 (`half_scale.wgsl`, `half_rows.wgsl`). Such kernels come after all others but the naive one, so
-//! that only a measurement chooses them, after a comparison with that one.
+//! Shared code of the kernels on cooperative matrices: the block of a product that a workgroup computes, and maps as
+//! columns of f16 matrices (`half_scale.wgsl`, `half_rows.wgsl`). These kernels come after all others except the naive
+//! one, so that only tuning selects them, after comparing their results with the naive kernel's.
 
 use super::shape::MapLayout;
 use super::{Dispatch, Operand};
 use crate::gpu::{CoopMatrix, Family, Profile};
 
-/// Invocations per workgroup of the other shaders; as there.
+/// Invocations per workgroup of the scale and packing shaders; matches them.
 const GROUP: usize = 64;
-/// Workgroups that look for the largest magnitude of a map, at most.
+/// Most workgroups that search a map for its largest magnitude.
 const SEARCHERS: usize = 256;
 
-/// A block of matrices, which one workgroup computes.
+/// The block of matrices that one workgroup computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::ops) struct Block {
     matrix: CoopMatrix,
-    /// CoopMatrix along the rows of the product, and along its columns.
+    /// Matrices along the rows of the product, and along its columns.
     across: [usize; 2],
 }
 
 impl Block {
-    /// For a product of `rows` or more rows and just so many `columns`, of sums over `inner`. `None` where the device has no
-    /// such matrices, accuracy matters more, or `inner` or `columns` is no multiple of a matrix's side.
+    /// Block for a product of at least `rows` rows and exactly `columns` columns, summed over `inner`. Returns `None`
+    /// if the device has no cooperative matrices, exactness is requested, or `inner` or `columns` is no multiple of a
+    /// matrix's side.
     pub fn choose(device: &Profile, rows: usize, inner: usize, columns: usize) -> Option<Self> {
         let matrix = device.coop_matrix?;
         let side = matrix.side as usize;
@@ -41,12 +42,12 @@ impl Block {
         self.matrix.side as usize
     }
 
-    /// The same with as many matrices along the rows as along the columns.
+    /// Same block with as many matrices along the rows as along the columns.
     pub fn square(self) -> Self {
         Self { across: [self.across[1]; 2], ..self }
     }
 
-    /// Rows of the block, of which the product has a multiple.
+    /// Rows of the block; a product's rows are a multiple of it.
     pub fn height(self) -> usize {
         self.across[0] * self.side()
     }
@@ -56,13 +57,13 @@ impl Block {
         self.across[1] * self.side()
     }
 
-    /// The constants of both shaders that say so.
+    /// Constants of both shaders for this block.
     pub fn consts(self) -> [(&'static str, u32); 4] {
         let CoopMatrix { side, lanes } = self.matrix;
         [("SIDE", side), ("ROWS", self.across[0] as u32), ("LANES", lanes), ("HALF", 1)]
     }
 
-    /// A dispatch of `coop_products.wgsl` for a product of `rows` rows, whole blocks.
+    /// Dispatch of `coop_products.wgsl` for a product whose rows are whole blocks.
     pub fn products(self, product: &Product, operands: [Operand; 3]) -> Dispatch {
         let [input, weights, output] = operands;
         let [inner, columns] = product.channels;
@@ -88,7 +89,7 @@ impl Block {
             .loops(product.taps * (inner / self.side() + 1))
     }
 
-    /// True if the device takes so many workgroups.
+    /// True if the device allows the number of workgroups.
     pub fn fits(self, product: &Product, device: &Profile) -> bool {
         let most = device.max_groups as usize;
         product.rows / self.height() <= most
@@ -110,19 +111,19 @@ pub(in crate::ops) struct Product {
     pub taps: usize,
     /// With nine taps, texels per row of the map.
     pub pitch: usize,
-    /// Products side by side.
+    /// Number of products computed side by side.
     pub positions: usize,
-    /// Values from one of them to the next, in input and output; multiples of a matrix's side.
+    /// Values from one product to the next, in input and output; multiples of a matrix's side.
     pub strides: [usize; 2],
-    /// The weights' inputs and outputs change places.
+    /// True to swap the weights' inputs and outputs.
     pub adjoint: bool,
 }
 
 /// Bytes of the two scratch buffers of [`scale`].
 pub(in crate::ops) const SCALE_BYTES: [u64; 2] = [SEARCHERS as u64 * 4, 16];
 
-/// The dispatches that find the factor by which `map`, as a whole in one binding, is multiplied before it becomes f16.
-/// `scratch` are the buffers of [`SCALE_BYTES`], of which the second then holds the factor and its inverse.
+/// Dispatches that compute the factor by which `map`, bound as a whole, is scaled before rounding to f16. `scratch` are
+/// buffers of [`SCALE_BYTES`]; the second receives the factor and its inverse.
 pub(in crate::ops) fn scale(
     map: MapLayout,
     operand: &Operand,
@@ -144,8 +145,8 @@ pub(in crate::ops) fn scale(
     [partial, dispatch("finish", groups).bind("scales", scales)]
 }
 
-/// The dispatch that writes a map as columns of matrices into a scratch buffer: `front` rows of zeros, one for each texel of
-/// the plane, and zeros up to `rows` in all.
+/// Dispatch that packs a map as columns of matrices in a scratch buffer: `front` rows of zeros, one row per texel of
+/// the plane, and zeros up to `rows` in total.
 pub(in crate::ops) fn pack(
     map: MapLayout,
     operand: Operand,
@@ -162,7 +163,7 @@ pub(in crate::ops) fn pack(
         .linear(map.quads() * rows, GROUP, device)
 }
 
-/// The dispatch that makes a map of columns of so many sums, with a bias for each quad.
+/// Dispatch that unpacks columns of `rows` sums to a map, adding a bias per channel.
 pub(in crate::ops) fn unpack(
     map: MapLayout,
     (rows, block): (usize, Block),
@@ -190,8 +191,8 @@ fn rows_of(entry: &'static str, map: MapLayout, rows: usize, block: Block) -> Di
         .size("pitch", map.pitch())
 }
 
-/// Weights by inputs of a filter and its outputs, as columns of matrices of this side: for each of so many inputs in a
-/// column, all outputs, each with its `side` weights.
+/// Weights of a filter as columns of matrices of side `side`. `[outs, ins]` are its channel counts and `weight(o, i)`
+/// returns a weight. A column covers `side` inputs and lists all outputs, each with its weights of these inputs.
 pub(in crate::ops) fn columns(
     side: usize,
     [outs, ins]: [usize; 2],
@@ -202,12 +203,12 @@ pub(in crate::ops) fn columns(
     (0..ins).step_by(side).flat_map(column).map(|(o, i)| weight(o, i)).collect()
 }
 
-/// Bytes of so many rows of all channels in f16.
+/// Bytes of `rows` rows of all channels in f16.
 pub(in crate::ops) fn row_bytes(rows: usize, channels: usize) -> u64 {
     (rows * channels) as u64 * 2
 }
 
-/// True if this map is bound as a whole.
+/// True if this map fits one binding.
 pub(in crate::ops) fn is_whole(map: MapLayout, device: &Profile) -> bool {
     map.texels() as u64 * 16 <= device.max_binding
 }

@@ -1,4 +1,4 @@
-//! Kernels for the CPU: plain Rust functions on tensors as they lie in memory.
+//! CPU kernels: plain Rust functions on tensors in their stored layout.
 
 use super::shape::MapLayout;
 use crate::error::Result;
@@ -8,52 +8,52 @@ use std::fmt::{Debug, Formatter};
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Floats that one task of an elementwise kernel takes, and of which a sum adds up each part by itself. It does not
-/// depend on the number of threads, so neither do the results.
+/// Floats per task of an elementwise kernel, and per partial sum of a sum. Independent of the number of threads, so
+/// that results are too.
 pub(in crate::ops) const PART: usize = 16 * 1024;
 
-/// An op's function for the CPU, and what it needs besides its operands.
+/// An op's CPU function with its constants and memory needs.
 #[derive(Clone)]
 pub struct CpuKernel {
-    /// Weights and other data that never change, made once.
+    /// Weights and other constant data, computed once.
     pub constants: Vec<CpuConstant>,
-    /// Pieces of scratch memory that it takes while it runs, in bytes, besides less than a megabyte for each thread. They
-    /// are kept for the next function.
+    /// Sizes in bytes of the scratch buffers used while running, besides less than a megabyte per thread. They are
+    /// reused by the next function.
     pub scratch: Vec<u64>,
-    /// Bytes that it takes of the heap while it runs.
+    /// Bytes of heap memory used while running.
     pub temporary: u64,
-    /// The function. It writes the whole output, padding included, and may use the threads of the rayon pool that it
-    /// runs in; the result must not depend on how many there are.
+    /// The function. It writes the whole output, padding included, and may use the threads of the current rayon pool;
+    /// the result must not depend on their number.
     pub run: Arc<dyn Fn(CpuCall<'_>) + Send + Sync>,
 }
 
 impl CpuKernel {
-    /// A kernel without constants.
+    /// Creates a kernel without constants.
     pub fn new(run: impl Fn(CpuCall<'_>) + Send + Sync + 'static) -> Self {
         Self { constants: Vec::new(), scratch: Vec::new(), temporary: 0, run: Arc::new(run) }
     }
 
-    /// The same with one more piece of scratch memory, of this many floats.
+    /// Adds a scratch buffer of this many floats.
     pub fn scratch(mut self, floats: usize) -> Self {
         self.scratch.push(floats as u64 * 4);
         self
     }
 
-    /// The same, taking this many floats of the heap while it runs.
+    /// Sets the heap memory used while running, in floats.
     pub fn temporary(mut self, floats: usize) -> Self {
         self.temporary = floats as u64 * 4;
         self
     }
 
-    /// The same with one more constant.
+    /// Adds a constant.
     pub fn constant(mut self, constant: CpuConstant) -> Self {
         self.constants.push(constant);
         self
     }
 }
 
-/// Bytes of scratch memory that functions take which run one after another. A piece that one leaves serves the next if it is
-/// large enough, so there are as many as one function takes at once, the largest as large as the largest of any.
+/// Bytes of scratch memory for functions that run one after another. Each reuses the buffers of the previous one where
+/// they are large enough, so the n-th largest buffer is the largest n-th one of any function.
 pub(crate) fn scratch_of(functions: &[CpuKernel]) -> u64 {
     let mut most: Vec<u64> = Vec::new();
     for function in functions {
@@ -75,13 +75,13 @@ impl Debug for CpuKernel {
     }
 }
 
-/// What a CPU kernel works on. Tensors are as stored (see `shape.rs`), without anything behind them.
+/// Operands of a CPU kernel: tensors in their stored layout (see `shape.rs`), without trailing memory.
 pub struct CpuCall<'a> {
-    /// The inputs. Those that the op mutates or overwrites are empty here.
+    /// The inputs. Those that the op mutates or overwrites are empty.
     pub inputs: Vec<&'a [f32]>,
     /// The inputs that the op changes in place, in the order of [`super::Op::mutates`].
     pub mutated: Vec<&'a mut [f32]>,
-    /// The output; it holds the input that the op overwrites ([`super::Op::overwrites`]), if any.
+    /// The output; initially the values of the input that the op overwrites ([`super::Op::overwrites`]), if any.
     pub output: &'a mut [f32],
     /// The saved output; empty for ops without one.
     pub saved: &'a mut [f32],
@@ -89,14 +89,14 @@ pub struct CpuCall<'a> {
     pub constants: Vec<&'a CpuValues>,
 }
 
-/// Data that never changes, made once per key and device.
+/// Constant data, computed once per key and device.
 #[derive(Clone)]
 pub struct CpuConstant {
     /// Identity: the same key means the same values.
     pub key: String,
-    /// Its size in bytes, known before it is made.
+    /// Size in bytes, known before the values are computed.
     pub bytes: u64,
-    /// Makes the values.
+    /// Computes the values.
     pub make: Arc<dyn Fn() -> Result<CpuValues> + Send + Sync>,
 }
 
@@ -116,7 +116,7 @@ pub enum CpuValues {
 }
 
 impl CpuValues {
-    /// The values in single precision; empty if they are stored in half precision.
+    /// Returns the values in single precision; empty if they are stored in half precision.
     pub fn f32(&self) -> &[f32] {
         match self {
             Self::F32(values) => values,
@@ -125,7 +125,7 @@ impl CpuValues {
     }
 }
 
-/// Fills a map: `fill` gets quad, row and the row's texels (`width * 4` floats). Borders become zero.
+/// Fills a map: `fill` receives quad, row and the row's texels (`width * 4` floats). Zeroes the borders.
 pub(in crate::ops) fn fill_map(
     layout: MapLayout,
     output: &mut [f32],
@@ -148,7 +148,7 @@ pub(in crate::ops) fn fill_map(
     });
 }
 
-/// Calls `fill` with each part of the output and the range of floats that it is.
+/// Calls `fill` with each part of the output and its range of floats, on all threads.
 pub(in crate::ops) fn for_each_part(output: &mut [f32], fill: impl Fn(Range<usize>, &mut [f32]) + Sync) {
     output.par_chunks_mut(PART).enumerate().for_each(|(index, part)| {
         let start = index * PART;
@@ -156,7 +156,7 @@ pub(in crate::ops) fn for_each_part(output: &mut [f32], fill: impl Fn(Range<usiz
     });
 }
 
-/// The same for several tensors of one length, of which `fill` gets the same part.
+/// Like [`for_each_part`] for several tensors of the same length: `fill` receives the same part of each.
 pub(in crate::ops) fn for_each_part_of<const COUNT: usize>(
     outputs: [&mut [f32]; COUNT],
     fill: impl Fn(Range<usize>, [&mut [f32]; COUNT]) + Sync,
@@ -173,7 +173,7 @@ pub(in crate::ops) fn for_each_part_of<const COUNT: usize>(
     });
 }
 
-/// The sums of what `part` gives for each index below `parts`: computed on all threads, added up in order.
+/// Adds up the results of `part` for each index below `parts`: computed on all threads, added in order.
 pub(in crate::ops) fn sums_in_order<const SUMS: usize>(
     parts: usize,
     part: impl Fn(usize) -> [f64; SUMS] + Sync,
@@ -182,18 +182,18 @@ pub(in crate::ops) fn sums_in_order<const SUMS: usize>(
     each.iter().fold([0.0; SUMS], |total, sums| std::array::from_fn(|sum| total[sum] + sums[sum]))
 }
 
-/// Writes a vector of length one, padding included.
+/// Writes a vector of length 1, padding included.
 pub(in crate::ops) fn write_number(output: &mut [f32], value: f32) {
     output.iter_mut().zip([value, 0.0, 0.0, 0.0]).for_each(|(output, value)| *output = value);
 }
 
-/// Floats of a row of a map, without the border: `width * 4` of them.
+/// A row of a map without its border: `width * 4` floats.
 pub(in crate::ops) fn row(map: &[f32], layout: MapLayout, quad: usize, y: usize) -> &[f32] {
     let start = layout.texel(quad, y, 0) * 4;
     &map[start..start + layout.width * 4]
 }
 
-/// Calls `fill` with each row of a matrix as stored and its index; `stride` is how many floats a row has.
+/// Calls `fill` with the index and the values of each row of a stored matrix; `stride` is the number of floats per row.
 pub(in crate::ops) fn for_each_row(
     output: &mut [f32],
     stride: usize,
@@ -203,8 +203,8 @@ pub(in crate::ops) fn for_each_row(
     rows.enumerate().for_each(|(index, row)| fill(index, row));
 }
 
-/// Fills a map by blocks of texels, borders between them included: `fill` gets the first texel of a block, counted from
-/// the start of a plane, and the block's part of each quad's plane. The closing border becomes zero.
+/// Fills a map by blocks of texels, inner borders included: `fill` receives the first texel of a block, counted from
+/// the start of a plane, and the block's part of each quad's plane. Zeroes the closing border.
 pub(in crate::ops) fn fill_blocks(
     layout: MapLayout,
     texels: usize,
@@ -222,26 +222,26 @@ pub(in crate::ops) fn fill_blocks(
     blocks.into_par_iter().enumerate().for_each(|(index, parts)| fill(index * texels, parts));
 }
 
-/// Scratch memory that no kernel uses at the moment.
+/// Scratch buffers not in use.
 static SPARE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 
 fn spare() -> MutexGuard<'static, Vec<Vec<f32>>> {
     SPARE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Scratch memory, kept from one kernel to the next, because fresh pages cost as much time as small kernels.
+/// A scratch buffer, reused from one kernel to the next, because touching fresh pages takes as long as a small kernel.
 pub(in crate::ops) struct Scratch {
     memory: Vec<f32>,
     length: usize,
 }
 
 impl Scratch {
-    /// This many floats, whose values are arbitrary.
+    /// Takes a buffer of `length` floats with arbitrary values.
     pub fn new(length: usize) -> Self {
         let fitting = |spare: &mut Vec<Vec<f32>>| {
             spare.sort_by_key(Vec::len);
             let position = spare.iter().position(|memory| memory.len() >= length);
-            // Else the largest goes, so that there are never more than are used at once.
+            // Otherwise replace the largest, so that there are never more buffers than are used at once.
             position.map(|position| spare.remove(position)).or_else(|| spare.pop())
         };
         let mut memory = fitting(&mut spare()).unwrap_or_default();
@@ -276,7 +276,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Releases the scratch memory that no kernel uses.
+/// Frees the scratch buffers that are not in use.
 pub(crate) fn release_scratch() {
     spare().clear();
 }

@@ -1,14 +1,13 @@
-//! Last steps of a gradient that are done where it is written: the sum with another one and the mask of a ReLU. What
-//! is fused is decided in `graph/fuse`.
+//! Last steps of a gradient, applied where it is written: adding another gradient and applying the mask of a ReLU.
+//! `graph/fuse` decides what to fuse.
 
 use super::op::{Dispatch, Kernel, Operand};
 use super::shape::Shape;
 use super::window;
 use crate::gpu::Profile;
 
-/// The kernel with one more pass in place, which adds and masks, for kernels that can't do so themselves. With `add`
-/// the output's memory holds the other summand (see [`super::op::Op::overwrites`]), so the kernel's own result goes to
-/// scratch memory.
+/// Appends an in-place pass that adds and masks to a kernel that can't do so itself. With `add`, the output's memory
+/// holds the other summand (see [`super::op::Op::overwrites`]), so the kernel's own result goes to scratch memory.
 pub(in crate::ops) fn after(
     mut kernel: Kernel,
     shape: Shape,
@@ -38,7 +37,7 @@ pub(in crate::ops) fn after(
     kernel
 }
 
-/// The mask for the references: zeroes values where `by` is not positive.
+/// ReLU mask of the references: zeroes values where `by` is not positive.
 pub(in crate::ops) fn mask(values: &mut [f64], by: &[f64]) {
     values.iter_mut().zip(by).for_each(|(value, y)| *value = if *y > 0.0 { *value } else { 0.0 });
 }

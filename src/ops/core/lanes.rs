@@ -1,15 +1,15 @@
-//! Loops of kernels for the CPU that take all stored values alike: elementwise functions and sums. They work on a fixed
-//! number of lanes at a time, which compilers turn into vector instructions.
+//! Loops of CPU kernels over all stored values: elementwise functions and sums. They process a fixed number of lanes at
+//! a time, which compilers turn into vector instructions.
 
 use super::cpu::{PART, for_each_part, sums_in_order};
 use std::array::from_fn;
 
-/// Values that loops take side by side.
+/// Values that a loop processes together.
 const LANES: usize = 16;
-/// Values that are added up in single precision: 64 in each lane. Their sums are added up in double precision.
+/// Values that are summed in single precision, 64 per lane. Sums of blocks are added in double precision.
 const BLOCK: usize = 64 * LANES;
 
-/// `output[i] = function(the i-th value of each input)`, on all threads. Inputs are as long as the output.
+/// `output[i] = function(i-th value of each input)`, on all threads. Inputs have the output's length.
 pub(in crate::ops) fn elementwise<const INPUTS: usize>(
     output: &mut [f32],
     inputs: [&[f32]; INPUTS],
@@ -21,7 +21,7 @@ pub(in crate::ops) fn elementwise<const INPUTS: usize>(
     });
 }
 
-/// `output[i] = function(output[i], the i-th value of each input)`, on this thread.
+/// `output[i] = function(output[i], i-th value of each input)`, on this thread.
 pub(in crate::ops) fn update<const INPUTS: usize>(
     output: &mut [f32],
     inputs: [&[f32]; INPUTS],
@@ -41,8 +41,7 @@ pub(in crate::ops) fn update<const INPUTS: usize>(
     }
 }
 
-/// The sums of all that `terms` gives for the values at one place of each input, computed on all threads. Inputs are of
-/// one length.
+/// Sums of `terms(i-th value of each input)` over all i, computed on all threads. All inputs have the same length.
 pub(in crate::ops) fn sums<const INPUTS: usize, const SUMS: usize>(
     inputs: [&[f32]; INPUTS],
     terms: impl Fn([f32; INPUTS]) -> [f32; SUMS] + Sync,
@@ -54,7 +53,7 @@ pub(in crate::ops) fn sums<const INPUTS: usize, const SUMS: usize>(
     })
 }
 
-/// The same on this thread.
+/// Same as [`sums`], on this thread.
 pub(in crate::ops) fn part_sums<const INPUTS: usize, const SUMS: usize>(
     inputs: [&[f32]; INPUTS],
     terms: impl Fn([f32; INPUTS]) -> [f32; SUMS],
@@ -98,13 +97,13 @@ fn shortest<const INPUTS: usize>(inputs: [&[f32]; INPUTS]) -> usize {
 mod tests {
     use super::*;
 
-    /// Small whole numbers, whose sums f32 holds exactly.
+    /// Small integers, whose sums f32 represents exactly.
     fn values(count: usize, step: usize) -> Vec<f32> {
         (0..count).map(|index| (index * step % 7) as f32 - 3.0).collect()
     }
 
     #[test]
-    fn every_value_of_any_length_counts_once() {
+    fn sums_match_for_any_length() {
         for count in [0, 1, 15, 16, 17, BLOCK - 1, BLOCK, BLOCK + 17, PART, 2 * PART + 5] {
             let (a, b) = (values(count, 5), values(count, 3));
             let expected = a.iter().zip(&b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sum_does_not_depend_on_the_number_of_threads() {
+    fn sums_do_not_depend_on_thread_count() {
         let values: Vec<f32> =
             (0..5 * PART + 3).map(|index| 1.0 / (index * 7919 % 4999 + 1) as f32).collect();
         let with = |threads: usize| {

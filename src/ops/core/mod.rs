@@ -1,5 +1,5 @@
-//! What all ops are built from: the op itself and its kernels, shapes, windows over large tensors, and steps that
-//! kernels share.
+//! Building blocks of all ops: the op trait and its kernels, shapes, windows over large tensors, and steps shared by
+//! kernels.
 
 mod call;
 mod case;

@@ -1,4 +1,4 @@
-//! What an op is: shape rule, kernels, adjoint, and an f64 reference, all in one place.
+//! The op trait: shape rule, kernels, adjoint, and an f64 reference, all in one place.
 
 use super::cpu::CpuKernel;
 use super::sample::CaseInput;
@@ -10,50 +10,50 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A node's function in a graph: from input tensors to one output tensor, and for a few ops to a second one that is
-/// saved for the backward pass.
+/// Function of a graph node: maps input tensors to one output tensor and, for a few ops, a second one that is saved for
+/// the backward pass.
 ///
-/// Ops are immutable values; whatever may change between iterations (loss weights, the learning rate)
-/// is an input tensor.
+/// Ops are immutable values; anything that may change between iterations (loss weights, the learning rate) is an input
+/// tensor.
 pub trait Op: Any + Debug + Send + Sync {
-    /// Name of the op, e.g. `conv`. The registry lists each once.
+    /// Name of the op, e.g. `conv`. Unique in the registry.
     fn name(&self) -> &'static str;
 
     /// Shape of the output.
     ///
     /// # Errors
-    /// [`crate::Error::Internal`] if the inputs have shapes that the op does not take.
+    /// [`crate::Error::Internal`] if the op does not support the inputs' shapes.
     fn output(&self, inputs: &[Shape]) -> Result<Shape>;
 
-    /// The kernels that can do this on such a device, the preferred first and the naive one always last.
+    /// Kernels of this op for such a device, the preferred first and the naive one always last.
     ///
     /// # Errors
-    /// As [`Op::output`].
+    /// Same as [`Op::output`].
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>>;
 
-    /// The function that does this on the CPU device.
+    /// CPU kernel of this op.
     ///
     /// # Errors
-    /// As [`Op::output`].
+    /// Same as [`Op::output`].
     fn cpu(&self, signature: &Signature, device: &Profile) -> Result<CpuKernel>;
 
-    /// The same in f64 on the CPU, on values in logical order. Written for clarity: it is what kernels
-    /// are tested against. For ops that change inputs in place (see [`Op::mutates`]) this returns the new
-    /// values of the mutated inputs, one after the other, instead of an output.
+    /// Computes the output in f64 on the CPU, on values in logical order. Written for clarity: kernels are tested
+    /// against it. For ops that change inputs in place (see [`Op::mutates`]) it returns the new values of the mutated
+    /// inputs, one after the other, instead of an output.
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64>;
 
-    /// Shape of the saved output, of ops that have one: a second output that only the backward pass reads.
+    /// Shape of the saved output, a second output that only the backward pass reads; `None` for ops without one.
     fn saved(&self, _inputs: &[Shape]) -> Option<Shape> {
         None
     }
 
-    /// The saved output in f64, as [`Op::reference`] is the output.
+    /// Saved output in f64; the counterpart of [`Op::reference`].
     fn reference_saved(&self, _inputs: &[&[f64]], _shapes: &[Shape]) -> Option<Vec<f64>> {
         None
     }
 
-    /// What is wrong with a kernel's saved output, if anything is. It holds decisions, which may differ from those of
-    /// [`Op::reference_saved`] where values that differ by no more than `tolerance` of the largest one decide.
+    /// Describes what is wrong with a kernel's saved output, if anything. It holds decisions, which may differ from
+    /// those of [`Op::reference_saved`] between values that differ by no more than `tolerance` of the largest one.
     fn saved_fault(
         &self,
         _inputs: &[&[f64]],
@@ -64,20 +64,20 @@ pub trait Op: Any + Debug + Send + Sync {
         None
     }
 
-    /// How the values of an input are drawn where a kernel runs on random ones.
+    /// Distribution of an input's values where a kernel runs on random inputs.
     fn sample(&self, _input: usize) -> CaseInput {
         CaseInput::Normal
     }
 
-    /// How the gradient flows back to one input, given the shapes of all inputs; `None` if this input gets
-    /// none (targets, weights).
+    /// Adjoint with respect to one input, given the shapes of all inputs; `None` if the input gets no gradient
+    /// (targets, weights).
     fn adjoint(&self, _input: usize, _shapes: &[Shape]) -> Option<Adjoint> {
         None
     }
 
-    /// The input over which the output is written, of ops that have one: when a kernel starts, the output's memory
-    /// holds that input's values, and no kernel binds the input itself. It has the output's shape. The graph gives
-    /// both one buffer where nothing reads the input later, and copies it where something does.
+    /// Index of the input that the output overwrites, if any: when a kernel starts, the output's memory holds that
+    /// input's values, and no kernel binds the input itself. It has the output's shape. The graph shares one buffer if
+    /// nothing reads the input later, and copies the input otherwise.
     fn overwrites(&self) -> Option<usize> {
         None
     }
@@ -87,13 +87,13 @@ pub trait Op: Any + Debug + Send + Sync {
         &[]
     }
 
-    /// Floating-point operations (a multiply-add counts two).
+    /// Number of floating-point operations (a multiply-add counts as two).
     fn flops(&self, signature: &Signature) -> u64 {
         signature.output.elements() as u64
     }
 }
 
-/// The op that carries an upstream gradient back to an input, and what it reads.
+/// The op that propagates an upstream gradient to an input, and its operands.
 #[derive(Debug, Clone)]
 pub struct Adjoint {
     /// Op whose output is the gradient.
@@ -102,7 +102,7 @@ pub struct Adjoint {
     pub operands: Vec<AdjointOperand>,
 }
 
-/// Where an adjoint's input comes from.
+/// Source of an adjoint's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdjointOperand {
     /// An input of the forward op.
@@ -116,13 +116,13 @@ pub enum AdjointOperand {
 }
 
 impl Adjoint {
-    /// An adjoint op with its operands.
+    /// Creates an adjoint from an op and its operands.
     pub fn new(op: impl Op + 'static, operands: &[AdjointOperand]) -> Option<Self> {
         Some(Self { op: Arc::new(op), operands: operands.to_vec() })
     }
 }
 
-/// Shapes of one use of an op.
+/// Input and output shapes of one use of an op.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
     /// Shapes of the inputs.
@@ -132,70 +132,70 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// The signature of an op on these inputs.
+    /// Signature of an op on these inputs.
     ///
     /// # Errors
-    /// As [`Op::output`].
+    /// Same as [`Op::output`].
     pub fn of(op: &dyn Op, inputs: &[Shape]) -> Result<Self> {
         Ok(Self { inputs: inputs.to_vec(), output: op.output(inputs)? })
     }
 }
 
-/// One way to compute an op: dispatches in order, and the scratch memory between them.
+/// One way to compute an op: dispatches in order, and the scratch memory they share.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     /// Name of the variant: `naive`, `texture`, `buffer`, ...
     pub variant: &'static str,
-    /// What is run, in order.
+    /// Dispatches in the order they run.
     pub dispatches: Vec<Dispatch>,
-    /// Bytes of each scratch buffer that the dispatches name by [`Operand::Scratch`].
+    /// Size in bytes of each scratch buffer that the dispatches refer to by [`Operand::Scratch`].
     pub scratch: Vec<u64>,
 }
 
 impl Kernel {
-    /// A kernel of a single dispatch without scratch memory.
+    /// Creates a kernel with a single dispatch and no scratch memory.
     pub fn single(variant: &'static str, dispatch: Dispatch) -> Self {
         Self::of(variant, vec![dispatch])
     }
 
-    /// A kernel of several dispatches without scratch memory.
+    /// Creates a kernel with several dispatches and no scratch memory.
     pub fn of(variant: &'static str, dispatches: Vec<Dispatch>) -> Self {
         Self { variant, dispatches, scratch: Vec::new() }
     }
 
-    /// True if it rounds weights or factors to f16.
+    /// True if the kernel rounds weights or factors to f16.
     pub fn is_half(&self) -> bool {
         self.dispatches.iter().any(|dispatch| dispatch.consts.contains(&("HALF", 1)))
     }
 
-    /// Replaces the output by another operand wherever it is bound so far.
+    /// Replaces the output by another operand in all existing bindings.
     pub(in crate::ops) fn redirect_output(&mut self, to: &Operand) {
         let operands = self.dispatches.iter_mut().flat_map(|dispatch| &mut dispatch.bindings);
         operands.for_each(|(_, operand)| operand.redirect_output(to));
     }
 }
 
-/// One dispatch of one entry point.
+/// One dispatch of an entry point.
 #[derive(Debug, Clone)]
 pub struct Dispatch {
-    /// Shader file, without folder and ending.
+    /// Shader file, without directory and extension.
     pub shader: &'static str,
-    /// Entry point in it.
+    /// Entry point of the shader.
     pub entry: &'static str,
     /// Values of `const` lines that differ from the file's.
     pub consts: Vec<(&'static str, u32)>,
-    /// What is bound to each variable that the entry point uses, by the variable's name in the shader.
+    /// Operand of each variable that the entry point uses, by the variable's name in the shader.
     pub bindings: Vec<(&'static str, Operand)>,
     /// Value of each member of the shader's `Params` struct, by name.
     pub params: Vec<(&'static str, Value)>,
     /// Number of workgroups along each axis.
     pub groups: [u32; 3],
-    /// Iterations of all loops of one invocation, at most, where they depend on sizes without a bound; else 0.
+    /// Upper bound on the iterations of all loops of one invocation if they depend on unbounded sizes; otherwise 0.
     pub loops: usize,
 }
 
 impl Dispatch {
-    /// A dispatch of `entry` in `shader`, to be filled by the builder methods.
+    /// Creates a dispatch of `entry` in `shader`, to be completed by the builder methods.
     pub fn new(shader: &'static str, entry: &'static str) -> Self {
         Self {
             shader,
@@ -220,7 +220,7 @@ impl Dispatch {
         self
     }
 
-    /// Sets an unsigned parameter. Sizes above `u32::MAX` do not occur: no buffer is that large.
+    /// Sets an unsigned parameter. Saturates at `u32::MAX`, which no buffer reaches.
     pub fn size(mut self, name: &'static str, value: usize) -> Self {
         self.params.push((name, Value::U32(u32::try_from(value).unwrap_or(u32::MAX))));
         self
@@ -232,7 +232,7 @@ impl Dispatch {
         self
     }
 
-    /// States how many iterations all loops of one invocation make at most.
+    /// Sets the upper bound on the iterations of all loops of one invocation.
     pub fn loops(mut self, iterations: usize) -> Self {
         self.loops = iterations;
         self
@@ -244,9 +244,9 @@ impl Dispatch {
         self
     }
 
-    /// Enough workgroups of `size` invocations for `invocations`, folded into rows where the device
-    /// allows fewer than that along one axis. The shader numbers its groups
-    /// `workgroup_id.y * num_workgroups.x + workgroup_id.x` and checks the end.
+    /// Sets enough workgroups of `size` invocations for `invocations`, split into rows if the device limits their
+    /// number along one axis. The shader computes its group index as `workgroup_id.y * num_workgroups.x +
+    /// workgroup_id.x` and checks the bound.
     pub fn linear(self, invocations: usize, size: usize, device: &Profile) -> Self {
         let count = invocations.div_ceil(size).max(1);
         let columns = count.min(device.max_groups as usize);
@@ -274,41 +274,41 @@ pub enum Operand {
     Saved,
     /// The n-th scratch buffer of the kernel.
     Scratch(usize),
-    /// Weights and other data that never change.
+    /// Weights and other constant data.
     Constant(Constant),
-    /// A part of one of the above.
+    /// A part of another operand.
     Window {
-        /// Of what.
+        /// The whole operand.
         inner: Box<Operand>,
-        /// Where it starts, in bytes; a multiple of the device's binding alignment.
+        /// Start in bytes; a multiple of the device's binding alignment.
         offset: u64,
-        /// How long it is, in bytes.
+        /// Length in bytes.
         bytes: u64,
     },
-    /// One of the above, read through a linear texture (see [`super::shape::TEXTURE_WIDTH`]).
+    /// Another operand, read through a linear texture (see [`super::shape::TEXTURE_WIDTH`]).
     Staged {
-        /// Of what.
+        /// The operand to copy to the texture.
         inner: Box<Operand>,
-        /// Which of the program's staging textures; those of one dispatch differ.
+        /// Index of the program's staging texture; unique within a dispatch.
         slot: usize,
     },
-    /// A staging texture by itself: an earlier dispatch of the same kernel has written to it or staged something in
-    /// it, or this dispatch writes to it.
+    /// A staging texture without an operand: an earlier dispatch of the same kernel has written or staged its content,
+    /// or this dispatch writes it.
     Texture {
-        /// Which of the program's staging textures.
+        /// Index of the program's staging texture.
         slot: usize,
-        /// How much of it, in bytes.
+        /// Length of the content in bytes.
         bytes: u64,
     },
 }
 
 impl Operand {
-    /// The operand, read through the first staging texture.
+    /// Stages the operand in the first staging texture.
     pub fn staged(self) -> Self {
         self.staged_in(0)
     }
 
-    /// The operand, read through this staging texture.
+    /// Stages the operand in this staging texture.
     pub fn staged_in(self, slot: usize) -> Self {
         Self::Staged { inner: Box::new(self), slot }
     }
@@ -321,7 +321,7 @@ impl Operand {
         }
     }
 
-    /// The staging texture that the operand is bound through, if it is.
+    /// Index of the staging texture that the operand is bound through, if any.
     pub(crate) fn slot(&self) -> Option<usize> {
         match self {
             Self::Staged { slot, .. } | Self::Texture { slot, .. } => Some(*slot),
@@ -333,7 +333,7 @@ impl Operand {
 /// Reads values on demand.
 pub type Loader = Arc<dyn Fn() -> Result<Vec<f32>> + Send + Sync>;
 
-/// Where a constant lives on the device.
+/// Kind of device memory of a constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Storage {
     /// A storage buffer.
@@ -345,55 +345,55 @@ pub enum Storage {
 /// Data that never changes while the device is open, e.g. packed weights. Uploaded once per key.
 #[derive(Clone)]
 pub struct Constant {
-    /// Identity: the same key means the same bytes. Holds the source's id and the packing's name.
+    /// Identity: the same key means the same bytes. Contains the id of the source and the name of the packing.
     pub key: String,
     /// Buffer or texture.
     pub storage: Storage,
-    /// Its size in bytes, known before it is made.
+    /// Size in bytes, known before the data is computed.
     pub bytes: u64,
-    /// Where the bytes come from.
+    /// Source of the bytes.
     pub initializer: Initializer,
 }
 
-/// How a constant is made.
+/// How a constant is initialised.
 #[derive(Clone)]
 pub enum Initializer {
-    /// By the CPU, ready to be uploaded.
+    /// Computed by the CPU, ready for upload.
     Host(Arc<dyn Fn() -> Result<Vec<u8>> + Send + Sync>),
-    /// By the device, in parts.
+    /// Computed by the device, in parts.
     Device {
         /// The parts.
         parts: Vec<ConstantPart>,
-        /// Reads the values of all of them.
+        /// Reads the source values of all parts.
         values: Loader,
     },
 }
 
-/// A part of a constant: the output of an op on one vector. Parts bound the memory that a large constant takes
-/// besides its own while it is made.
+/// Part of a constant: the output of an op on one vector. Computing a large constant in parts bounds the temporary
+/// memory.
 #[derive(Clone)]
 pub struct ConstantPart {
     /// The op.
     pub op: Arc<dyn Op>,
-    /// Its input's range of the values.
+    /// Range of the source values that the op reads.
     pub values: Range<usize>,
-    /// Which texels of its output go where in the constant.
+    /// Copies from the op's output to the constant.
     pub copies: Vec<TexelCopy>,
 }
 
-/// Consecutive texels that are copied from one place to another.
+/// Copy of consecutive texels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TexelCopy {
-    /// The first of them in the source.
+    /// First texel in the source.
     pub from: u64,
-    /// And in the destination.
+    /// First texel in the destination.
     pub to: u64,
-    /// How many.
+    /// Number of texels.
     pub texels: u64,
 }
 
 impl Initializer {
-    /// Bytes that the CPU computes.
+    /// Creates an initialiser whose bytes the CPU computes.
     pub fn host(make: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) -> Self {
         Self::Host(Arc::new(make))
     }

@@ -1,4 +1,4 @@
-//! What poolings have in common: windows along each axis, and how their pixels become one value or share a gradient.
+//! Shared code of the pooling ops: windows along each axis, and the forward and backward pass over them.
 
 use super::cpu::{fill_map, row};
 use super::shape::{MapLayout, mismatch};
@@ -6,7 +6,7 @@ use super::{AdjointOperand, CpuKernel, Dispatch, Op, Operand, Shape};
 use crate::error::Result;
 use std::ops::Range;
 
-/// What a window is reduced to.
+/// Reduction of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PoolKind {
     /// Its largest value. The gradient goes to the first maximum in row-major order.
@@ -15,7 +15,7 @@ pub enum PoolKind {
     Average,
 }
 
-/// One axis of a window: its pixels `start..end`, and by how many positions an average divides.
+/// One axis of a window: its pixels `start..end`, and the length `count` that an average divides by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::ops) struct Window {
     pub start: usize,
@@ -23,19 +23,20 @@ pub(in crate::ops) struct Window {
     pub count: usize,
 }
 
-/// Iterations of a loop over rows and one over columns inside it.
+/// Iterations of a loop over rows with an inner loop over columns.
 pub(in crate::ops) fn nested([rows, columns]: [usize; 2]) -> usize {
     rows * (1 + columns)
 }
 
 impl PoolKind {
-    /// Loop iterations of one invocation of the adjoint, at most, where so many windows share a pixel.
+    /// Upper bound on the loop iterations of one invocation of the adjoint; `sharing` is the number of windows that
+    /// share a pixel.
     pub(in crate::ops) fn backward_loops(self, window: [usize; 2], sharing: [usize; 2]) -> usize {
         let search = if self == Self::Max { nested(window) } else { 0 };
         nested(sharing) + sharing[0] * sharing[1] * search
     }
 
-    /// What the adjoint reads: max searches x again for its maxima.
+    /// Operands of the adjoint: max searches x again for its maxima.
     pub(in crate::ops) fn operands(self) -> &'static [AdjointOperand] {
         match self {
             Self::Max => &[AdjointOperand::Input(0), AdjointOperand::Upstream],
@@ -53,7 +54,7 @@ impl PoolKind {
             .collect()
     }
 
-    /// The adjoint in f64, on the adjoint's inputs: every window hands its gradient down to its pixels.
+    /// Adjoint in f64, on the adjoint's inputs: every window adds its gradient to its pixels.
     pub(in crate::ops) fn reference_backward(
         self,
         inputs: &[&[f64]],
@@ -78,7 +79,7 @@ impl PoolKind {
     }
 }
 
-/// Binds an adjoint's inputs: dy, and before it x if the adjoint reads it.
+/// Binds an adjoint's inputs: dy and, if the adjoint reads it, x before it.
 pub(in crate::ops) fn bind_backward(dispatch: Dispatch, reads_x: bool) -> Dispatch {
     let dispatch = if reads_x {
         dispatch.bind("input", Operand::Input(0)).bind("upstream", Operand::Input(1))
@@ -88,7 +89,7 @@ pub(in crate::ops) fn bind_backward(dispatch: Dispatch, reads_x: bool) -> Dispat
     dispatch.bind("output", Operand::Output)
 }
 
-/// For each output element in logical order: its pixels in row-major order, and the average's divisor.
+/// For each output element in logical order, its pixels in row-major order and the average's divisor.
 fn each_window(input: MapLayout, axes: &[Vec<Window>; 2]) -> impl Iterator<Item = (Vec<usize>, f64)> {
     let MapLayout { channels, height, width } = input;
     let [rows, columns] = axes;
@@ -103,13 +104,13 @@ fn each_window(input: MapLayout, axes: &[Vec<Window>; 2]) -> impl Iterator<Item 
     })
 }
 
-/// The first maximum. Beside NaN it is the last NaN, which the forward pass keeps; references of adjoints are not meant for
-/// NaN.
+/// Position of the first maximum or, with NaN, of the last NaN, which the forward pass returns. References of adjoints
+/// don't support NaN.
 fn first_maximum(x: &[f64], pixels: &[usize]) -> usize {
     pixels.iter().fold(pixels[0], |best, p| if x[*p] > x[best] || x[*p].is_nan() { *p } else { best })
 }
 
-/// Shape of the x that `forward` maps to the shape of `upstream`, for adjoints that know x's size; `name` is
+/// Shape of the x that `forward` maps to the shape of `upstream`, for adjoints with x's size as an attribute; `name` is
 /// the adjoint's.
 pub(in crate::ops) fn shape_before(
     name: &str,
@@ -126,17 +127,17 @@ pub(in crate::ops) fn shape_before(
     Ok(input)
 }
 
-/// The larger of two values, the first if they are equal; NaN if either is, so that a run notices it.
+/// The larger of two values, the first if they are equal; NaN if either is NaN, so that a run detects it.
 pub(in crate::ops) fn larger(best: f32, value: f32) -> f32 {
     if value > best || value.is_nan() { value } else { best }
 }
 
-/// Texels of some columns of a row of texels.
+/// Texels of a window's columns in a row of texels.
 fn columns(row: &[f32], window: Window) -> &[[f32; 4]] {
     &row.as_chunks::<4>().0[window.start..window.end]
 }
 
-/// The windows, in order along an axis, that hold a position.
+/// Range of the windows, in order along an axis, that contain a position.
 fn holding(windows: &[Window], position: usize) -> Range<usize> {
     let first = windows.partition_point(|window| window.end <= position);
     let end = windows.partition_point(|window| window.start <= position);
@@ -144,7 +145,7 @@ fn holding(windows: &[Window], position: usize) -> Range<usize> {
 }
 
 impl PoolKind {
-    /// The CPU kernel over the windows along each axis.
+    /// CPU kernel of the pooling over the windows along each axis.
     pub(in crate::ops) fn cpu(
         self,
         input: MapLayout,
@@ -171,7 +172,7 @@ impl PoolKind {
         })
     }
 
-    /// The CPU kernel of the adjoint, on its inputs; `rectified` as in [`super::PoolBackward`].
+    /// CPU kernel of the adjoint, on its inputs; `rectified` as in [`super::PoolBackward`].
     pub(in crate::ops) fn cpu_backward(
         self,
         input: MapLayout,
@@ -182,7 +183,7 @@ impl PoolKind {
         let [rows, across] = axes;
         CpuKernel::new(move |call| {
             let (x, dy) = (call.inputs[0], call.inputs[call.inputs.len() - 1]);
-            // Every row of dx takes what is its own from the windows that hold it.
+            // Every row of dx gathers from the windows that contain it.
             fill_map(input, call.output, |quad, y, texels| {
                 texels.fill(0.0);
                 let dx = texels.as_chunks_mut::<4>().0;
@@ -221,7 +222,7 @@ impl PoolKind {
     }
 }
 
-/// The largest value of each channel.
+/// Maximum of each channel.
 fn maximum<'a>(mut lines: impl Iterator<Item = &'a [[f32; 4]]>) -> [f32; 4] {
     let first = lines.next().unwrap_or_default();
     // No window is empty.
@@ -232,7 +233,7 @@ fn maximum<'a>(mut lines: impl Iterator<Item = &'a [[f32; 4]]>) -> [f32; 4] {
     })
 }
 
-/// The sum of each channel. Row by row, so that a mean over a whole map doesn't add small values to one huge sum.
+/// Sum of each channel. Row by row, so that a mean over a whole map doesn't add small values to one huge sum.
 fn sum<'a>(lines: impl Iterator<Item = &'a [[f32; 4]]>) -> [f32; 4] {
     let add = |mut sum: [f32; 4], texel: &[f32; 4]| {
         sum.iter_mut().zip(texel).for_each(|(sum, value)| *sum += value);
@@ -241,7 +242,7 @@ fn sum<'a>(lines: impl Iterator<Item = &'a [[f32; 4]]>) -> [f32; 4] {
     lines.fold([0.0; 4], |sum, line| add(sum, &line.iter().fold([0.0; 4], add)))
 }
 
-/// For each channel the column of the window's first maximum, if it lies in line `own`. A window with NaN has none.
+/// For each channel, the column of the window's first maximum if it is in line `own`. A window with NaN has none.
 fn first_maxima<'a>(lines: impl Iterator<Item = &'a [[f32; 4]]>, own: usize) -> [Option<usize>; 4] {
     let mut best: [Option<(f32, [usize; 2])>; 4] = [None; 4];
     let mut comparable = [true; 4];
@@ -266,9 +267,9 @@ fn first_maxima<'a>(lines: impl Iterator<Item = &'a [[f32; 4]]>, own: usize) -> 
 mod tests {
     use super::*;
 
-    /// As the comparisons in pool.wgsl decide: the first of equal maxima, and none beside NaN.
+    /// Same rule as in pool.wgsl: the first of equal maxima, and none with NaN.
     #[test]
-    fn the_first_maximum_wins_and_none_beside_nan() {
+    fn first_maximum_wins_and_nan_gives_none() {
         let texels = [[1.0, 2.0, f32::NAN, 0.0], [3.0, 2.0, 5.0, 0.0], [3.0, 1.0, 5.0, f32::NAN]];
         let lines = || texels.chunks(2);
         assert_eq!(first_maxima(lines(), 0), [Some(1), Some(0), None, None]);

@@ -1,14 +1,14 @@
-//! Matrix products in f32, by the crate `gemm`. The one file of the CPU kernels with `unsafe`: the crate takes
-//! pointers and strides, and here is where they are checked.
+//! Matrix products in f32 by the crate `gemm`. The only file of the CPU kernels with `unsafe`: the crate takes pointers
+//! and strides, which are checked here.
 
 use super::shape::Shape;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-/// The most row blocks, and the fewest rows of one, that [`product_of_rows`] works on at the same time.
+/// Most row blocks that [`product_of_rows`] computes in parallel, and fewest rows per block.
 const BLOCKS: usize = 8;
 const BLOCK_ROWS: usize = 32;
-/// Rows of a block of [`symmetric_product`]. What lies left of a block's diagonal is copied, not computed.
+/// Rows per block of [`symmetric_product`]. Elements left of a block's diagonal are copied, not computed.
 const SYMMETRIC_ROWS: usize = 64;
 
 /// A matrix in a slice: element `(r, c)` is at `r * strides[0] + c * strides[1]`.
@@ -21,7 +21,7 @@ pub(in crate::ops) struct MatrixRef<'a> {
 }
 
 impl<'a> MatrixRef<'a> {
-    /// A matrix that lies row by row, `stride` floats from one row to the next.
+    /// A row-major matrix with `stride` floats from one row to the next.
     pub(in crate::ops) fn new(values: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
         Self { values, rows, columns, strides: [stride, 1] }
     }
@@ -31,32 +31,32 @@ impl<'a> MatrixRef<'a> {
         Self::new(values, rows, columns, columns.next_multiple_of(4))
     }
 
-    /// Its transpose, without moving anything.
+    /// Transpose, without moving any values.
     pub(in crate::ops) fn transposed(self) -> Self {
         let [row, column] = self.strides;
         Self { rows: self.columns, columns: self.rows, strides: [column, row], ..self }
     }
 
-    /// Rows `first..first + rows` of it.
+    /// Rows `first..first + rows`.
     pub(in crate::ops) fn some_rows(self, first: usize, rows: usize) -> Self {
         let values = if rows == 0 { &[] } else { &self.values[first * self.strides[0]..] };
         Self { values, rows, ..self }
     }
 
-    /// Its first `columns` columns.
+    /// The first `columns` columns.
     pub(in crate::ops) fn first_columns(self, columns: usize) -> Self {
         debug_assert!(columns <= self.columns);
         Self { columns, ..self }
     }
 
-    /// Its columns from `first` on.
+    /// The columns starting at `first`.
     pub(in crate::ops) fn columns_from(self, first: usize) -> Self {
         debug_assert!(first <= self.columns);
         let values = if first == self.columns { &[] } else { &self.values[first * self.strides[1]..] };
         Self { values, columns: self.columns - first, ..self }
     }
 
-    /// True if every element lies in the slice.
+    /// True if every element is inside the slice.
     fn fits(&self) -> bool {
         let last = |size: usize, stride: usize| (size - 1).checked_mul(stride);
         self.rows == 0
@@ -68,8 +68,8 @@ impl<'a> MatrixRef<'a> {
     }
 }
 
-/// `C = factor * A B`, or `C += factor * A B` if `accumulate`, on the calling thread. C lies row by row, `stride` floats
-/// from one row to the next; what is between the rows stays as it is.
+/// `C = factor * A B`, or `C += factor * A B` if `accumulate`, on the calling thread. C is row-major with `stride`
+/// floats from one row to the next; values between the rows are unchanged.
 ///
 /// # Panics
 /// If the sizes don't match or a matrix is larger than its slice.
@@ -90,8 +90,8 @@ pub(in crate::ops) fn product(
     // than one row or column; gemm reads no other.
     let [[a_row, a_column], [b_row, b_column]] =
         [a.strides, b.strides].map(|strides| strides.map(|s| s as isize));
-    // SAFETY: `fits` has shown that every element that the sizes and strides name lies in its slice. `c` is borrowed
-    // mutably, so it overlaps neither input, and `columns <= stride` keeps its own rows apart.
+    // SAFETY: `fits` has checked that every element addressed by the sizes and strides is inside its slice. `c` is
+    // borrowed mutably, so it overlaps neither input, and `columns <= stride` keeps its rows disjoint.
     unsafe {
         gemm::gemm(
             rows,
@@ -117,8 +117,8 @@ pub(in crate::ops) fn product(
     }
 }
 
-/// The product of two matrices as a stored tensor of shape [`Shape::Matrix`], padding included. Blocks of rows are
-/// computed side by side; their sizes follow from the matrix alone.
+/// Product of two matrices as a stored tensor of shape [`Shape::Matrix`], padding included. Blocks of rows are computed
+/// in parallel; the block sizes depend only on the matrix.
 pub(in crate::ops) fn product_of_rows(a: MatrixRef<'_>, b: MatrixRef<'_>, output: &mut [f32]) {
     let (rows, columns) = (a.rows, b.columns);
     let stride = columns.next_multiple_of(4).max(4);
@@ -131,9 +131,9 @@ pub(in crate::ops) fn product_of_rows(a: MatrixRef<'_>, b: MatrixRef<'_>, output
     });
 }
 
-/// The product of two symmetric matrices that commute, which is symmetric too: its upper half is computed, and copied to the
-/// lower one. All are stored tensors of shape [`Shape::Matrix`]; `upper` is scratch memory of the same size. Sizes of blocks
-/// follow from the matrix alone.
+/// Product of two symmetric matrices that commute. The product is symmetric too: its upper half is computed and copied
+/// to the lower half. All are stored tensors of shape [`Shape::Matrix`]; `upper` is scratch memory of the same size.
+/// The block sizes depend only on the matrix.
 pub(in crate::ops) fn symmetric_product(
     [a, b]: [&[f32]; 2],
     side: usize,
@@ -172,9 +172,9 @@ mod tests {
         (0..count).map(|index| ((index * 37 % 23) as f32 - 11.0) / 8.0).collect()
     }
 
-    /// The values are eighths small enough for f32 to be exact.
+    /// The values are small eighths, so f32 results are exact.
     #[test]
-    fn products_follow_strides_and_leave_what_is_between_rows() {
+    fn products_respect_strides_and_keep_row_gaps() {
         for [rows, depth, columns] in [[1, 1, 1], [3, 5, 2], [7, 2, 9], [20, 33, 17], [1, 9, 4], [6, 40, 1]] {
             for [transpose_a, transpose_b, accumulate] in
                 [[false, false, false], [true, false, true], [false, true, false], [true, true, true]]
@@ -208,9 +208,9 @@ mod tests {
         }
     }
 
-    /// Powers of one symmetric matrix commute. Its values are small whole numbers, so that all sums are exact.
+    /// Powers of a symmetric matrix commute. The values are small integers, so all sums are exact.
     #[test]
-    fn symmetric_products_are_whole_and_symmetric() {
+    fn symmetric_products_are_complete_and_symmetric() {
         for side in [1, 3, 63, 64, 65, 130] {
             let shape = Shape::Matrix { rows: side, columns: side };
             let value = |r: usize, c: usize| ((r * c + r + c) % 3) as f32 - 1.0;
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_product_without_depth_is_zero() {
+    fn product_of_depth_zero_is_zero() {
         let mut c = [f32::NAN; 6];
         product(MatrixRef::new(&[], 2, 0, 0), MatrixRef::new(&[], 0, 3, 3), &mut c, 3, 1.0, false);
         assert_eq!(c, [0.0; 6]);
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a product of 3x2 in memory")]
-    fn a_matrix_larger_than_its_slice_is_refused() {
+    fn matrix_larger_than_its_slice_panics() {
         let (a, b) = ([1.0; 11], [1.0; 8]);
         let matrices = (MatrixRef::new(&a, 3, 4, 4), MatrixRef::new(&b, 4, 2, 2));
         product(matrices.0, matrices.1, &mut [0.0; 6], 2, 1.0, false);
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a product of 3x2 in memory")]
-    fn rows_that_overlap_are_refused() {
+    fn overlapping_rows_panic() {
         let (a, b) = ([1.0; 12], [1.0; 8]);
         let matrices = (MatrixRef::new(&a, 3, 4, 4), MatrixRef::new(&b, 4, 2, 2));
         product(matrices.0, matrices.1, &mut [0.0; 6], 1, 1.0, false);

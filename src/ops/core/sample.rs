@@ -1,36 +1,36 @@
-//! Values for inputs of test cases.
+//! Input values for test cases.
 
 use super::shape::Shape;
 use rand::{Rng, RngExt};
 use rand_distr::{Distribution, StandardNormal};
 
-/// How the values of an input are drawn.
+/// Distribution of an input's values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum CaseInput {
     /// Normal with mean 0 and standard deviation 1.
     Normal,
-    /// As after a ReLU: half of the values zero, so that maxima tie.
+    /// Output of a ReLU: half of the values are zero, so that maxima tie.
     Rectified,
-    /// Uniform in [0, 1), as pictures are.
+    /// Uniform in [0, 1), like pictures.
     Picture,
     /// Uniform in [0, 1), for quantities that can't be negative (second moments).
     Positive,
-    /// Always this value.
+    /// The same value everywhere.
     Exactly(f32),
-    /// These values in order, from the start again when they are used up.
+    /// These values in order, repeated as often as needed.
     Values(&'static [f32]),
     /// Normal with mean 0 and this standard deviation.
     Scaled(f32),
     /// Normal, but about one value in five is NaN, infinite or minus infinite.
     NonFinite,
-    /// A matrix each of whose rows is a tensor of this shape as stored, normal but for its padding.
+    /// A matrix each of whose rows is a stored tensor of this shape: normal values, zero padding.
     Stored(Shape),
-    /// A symmetric square matrix with eigenvalues of 0.5 to about 4.5, as a covariance.
+    /// A symmetric square matrix with eigenvalues of 0.5 to about 4.5, like a covariance.
     Covariance,
 }
 
 impl CaseInput {
-    /// Values of this kind for a tensor, in logical order.
+    /// Draws the values of a tensor, in logical order.
     pub fn draw(self, shape: Shape, random: &mut impl Rng) -> Vec<f32> {
         if self == Self::Covariance {
             return covariance(shape, random);
@@ -68,7 +68,7 @@ impl CaseInput {
     }
 }
 
-/// `W W^T / n + I / 2` with W an n x n matrix of normal values. Other shapes get the square matrix's first values.
+/// `W W^T / n + I / 2` with W an n x n matrix of normal values. Other shapes get the first values of the square matrix.
 fn covariance(shape: Shape, random: &mut impl Rng) -> Vec<f32> {
     let side = shape.elements().isqrt();
     let factor = CaseInput::Normal.draw(Shape::Matrix { rows: side, columns: side }, random);

@@ -1,4 +1,4 @@
-//! Shapes of tensors and how they lie in device memory.
+//! Shapes of tensors and their layout in device memory.
 //!
 //! | shape | logical order | in memory |
 //! | --- | --- | --- |
@@ -6,12 +6,11 @@
 //! | [`Shape::Vector`] | index | f32 each, padded with zeros to a multiple of 4 |
 //! | [`Shape::Matrix`] | row, column | row by row, each row padded with zeros to a multiple of 4 |
 //!
-//! **Bordered quads.** Four channels share a `vec4<f32>`. A quad's plane has `height + 1` rows of
-//! `width + 1` texels; its first row and the first column of each row are zero, and one more zero row and
-//! texel follow the last plane. So every pixel has a zero on all eight sides, and a 3x3 neighbour is a
-//! constant distance away: `n + dy * pitch + dx`. No kernel checks borders, and the whole map is one
-//! linear run of texels that copies into a texture as it is. Kernels write the *whole* run, zeros
-//! included: buffers are reused, so nothing else keeps the borders zero.
+//! **Bordered quads.** Four channels share a `vec4<f32>`. A quad's plane has `height + 1` rows of `width + 1` texels;
+//! its first row and the first column of each row are zero, and one more zero row and texel follow the last plane. So
+//! every pixel has a zero on all eight sides, and a 3x3 neighbour is a constant distance away: `n + dy * pitch + dx`.
+//! Kernels need no bounds checks at borders, and the whole map is one linear run of texels that is copied to a texture
+//! as is. Kernels must write the *whole* run, zeros included, because buffers are reused.
 
 use crate::error::{Error, Result};
 
@@ -29,7 +28,7 @@ pub enum Shape {
     },
     /// Activations of a fully connected layer, or a list of numbers.
     Vector(usize),
-    /// Gram matrix or the like.
+    /// Gram matrix or similar.
     Matrix {
         /// Rows.
         rows: usize,
@@ -38,11 +37,11 @@ pub enum Shape {
     },
 }
 
-/// Texels of one row of a linear texture; texel `i` of a run is at column `i % 8192`, row `i / 8192`.
+/// Texels per row of a linear texture; texel `i` of a run is at column `i % 8192`, row `i / 8192`.
 pub const TEXTURE_WIDTH: u32 = 8192;
 
 impl Shape {
-    /// A map of these sizes.
+    /// Creates the shape of a map.
     pub fn map(channels: usize, height: usize, width: usize) -> Self {
         Self::Map { channels, height, width }
     }
@@ -70,7 +69,7 @@ impl Shape {
         self.stored() as u64 * 4
     }
 
-    /// Memory layout if this is a map.
+    /// Memory layout of a map; `None` for other shapes.
     pub fn layout(&self) -> Option<MapLayout> {
         match *self {
             Self::Map { channels, height, width } => Some(MapLayout { channels, height, width }),
@@ -81,7 +80,7 @@ impl Shape {
     /// Memory layout of a map.
     ///
     /// # Errors
-    /// [`Error::Internal`] if this is not a map, which is a fault of the caller; `op` names it.
+    /// [`Error::Internal`] if this is not a map, which is a bug in the caller; `op` is the op's name.
     pub fn expect_map(&self, op: &str) -> Result<MapLayout> {
         self.layout().ok_or_else(|| takes(op, "a feature map", self))
     }
@@ -89,7 +88,7 @@ impl Shape {
     /// Length of a vector.
     ///
     /// # Errors
-    /// As [`Shape::expect_map`].
+    /// Same as [`Shape::expect_map`].
     pub fn expect_vector(&self, op: &str) -> Result<usize> {
         match *self {
             Self::Vector(length) => Ok(length),
@@ -97,10 +96,10 @@ impl Shape {
         }
     }
 
-    /// Checks that this is one number, such as the upstream gradient of a loss: a vector of length 1.
+    /// Checks that this is a single number, such as the upstream gradient of a loss: a vector of length 1.
     ///
     /// # Errors
-    /// As [`Shape::expect_map`].
+    /// Same as [`Shape::expect_map`].
     pub fn expect_number(&self, op: &str) -> Result<()> {
         match *self {
             Self::Vector(1) => Ok(()),
@@ -108,14 +107,14 @@ impl Shape {
         }
     }
 
-    /// From logical order to memory order.
+    /// Converts values from logical order to memory order.
     pub fn pack(&self, values: &[f32]) -> Vec<f32> {
         let mut stored = vec![0.0; self.stored()];
         self.place(values, &mut stored);
         stored
     }
 
-    /// The same into memory that is there.
+    /// Like [`Shape::pack`], into existing memory.
     pub fn pack_into(&self, values: &[f32], stored: &mut [f32]) {
         stored.fill(0.0);
         self.place(values, stored);
@@ -131,7 +130,7 @@ impl Shape {
         }
     }
 
-    /// From memory order to logical order.
+    /// Converts values from memory order to logical order.
     pub fn unpack(&self, stored: &[f32]) -> Vec<f32> {
         let mut values = Vec::with_capacity(self.elements());
         for row in self.rows() {
@@ -145,7 +144,7 @@ impl Shape {
         self.rows().flat_map(|row| (0..row.count).map(move |index| row.first + index * row.step))
     }
 
-    /// The rows of logical elements in order, by which many are packed faster than one by one.
+    /// Rows of logical elements in order; packing by rows is faster than element by element.
     fn rows(&self) -> Box<dyn Iterator<Item = Row>> {
         match *self {
             Self::Map { channels, height, width } => {
@@ -164,12 +163,12 @@ impl Shape {
     }
 }
 
-/// Logical elements that lie at equal distances in memory.
+/// Logical elements at equal distances in memory.
 #[derive(Clone, Copy)]
 struct Row {
-    /// Position of the first, in f32.
+    /// Position of the first element, in f32.
     first: usize,
-    /// From one to the next.
+    /// Distance from one element to the next, in f32.
     step: usize,
     count: usize,
 }
@@ -184,20 +183,20 @@ impl std::fmt::Display for Shape {
     }
 }
 
-/// An [`Error::Internal`] that says that an op was given the wrong shapes.
+/// Creates an [`Error::Internal`] about wrong input shapes of an op.
 pub(crate) fn mismatch(op: &str, message: &str) -> Error {
     Error::internal(op, message)
 }
 
-/// An [`Error::Internal`] that says what an op takes, and what it was given instead.
+/// Creates an [`Error::Internal`] with the input that an op expects and the one found.
 pub(crate) fn takes(op: &str, expected: &str, found: impl std::fmt::Display) -> Error {
     mismatch(op, &format!("takes {expected}, not {found}"))
 }
 
-/// Checks that the first two inputs of an op are of one shape.
+/// Checks that the first two inputs of an op have the same shape.
 ///
 /// # Errors
-/// [`Error::Internal`] if they are not.
+/// [`Error::Internal`] if they differ.
 pub(crate) fn expect_same(op: &str, inputs: &[Shape]) -> Result<()> {
     if inputs[0] == inputs[1] {
         return Ok(());
@@ -237,7 +236,7 @@ impl MapLayout {
         self.quads() * self.plane() + self.pitch() + 1
     }
 
-    /// Texel of a pixel.
+    /// Index of a pixel's texel.
     pub fn texel(&self, quad: usize, y: usize, x: usize) -> usize {
         quad * self.plane() + (y + 1) * self.pitch() + x + 1
     }
@@ -253,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packing_keeps_every_element_and_zeros_between() {
+    fn packing_keeps_elements_and_zero_padding() {
         for shape in [
             Shape::map(5, 3, 7),
             Shape::map(1, 1, 1),
@@ -269,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn every_neighbour_of_every_pixel_is_inside_and_right() {
+    fn neighbours_of_every_pixel_are_in_bounds() {
         let layout = MapLayout { channels: 8, height: 3, width: 2 };
         let shape = Shape::map(8, 3, 2);
         let stored = shape.pack(&vec![1.0; shape.elements()]);

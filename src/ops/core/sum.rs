@@ -1,18 +1,18 @@
-//! The end of every op whose output is one number (`shaders/sum.wgsl`): many partial sums become one, in a
-//! fixed order, so that the same inputs give the same bits.
+//! Last step of every op whose output is one number (`shaders/sum.wgsl`): adds up partial sums in a fixed order, so
+//! that the same inputs give the same bits.
 
 use super::op::{Dispatch, Kernel, Operand};
 use crate::gpu::Profile;
 
-/// The most partial sums that the last dispatch, a single workgroup, adds up.
+/// Most partial sums that the last dispatch, a single workgroup, adds up.
 const LAST: usize = 16 * 1024;
-/// Invocations per workgroup of the levels before; matches the shader.
+/// Invocations per workgroup of the earlier levels; matches the shader.
 const GROUP: usize = 64;
-/// Numbers that are added up to one in those levels; 4 times the shader's `TERMS`.
+/// Numbers that those levels sum to one; 4 times the shader's `TERMS`.
 const FOLD: usize = 64;
 
-/// A kernel of `first`, which write `count` partial sums to the first scratch buffer, and the dispatches
-/// that add these up and multiply the sum by `scale`. `count` has to be a multiple of 4.
+/// Kernel of the dispatches `first`, which write `count` partial sums to the first scratch buffer, followed by
+/// dispatches that add them up and multiply the sum by `scale`. `count` must be a multiple of 4.
 pub(in crate::ops) fn total(first: Vec<Dispatch>, count: usize, scale: f64, device: &Profile) -> Kernel {
     let mut count = count;
     let mut dispatches = first;

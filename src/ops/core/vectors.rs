@@ -1,4 +1,4 @@
-//! Dot products and weighted sums of vectors, compiled for several instruction sets and chosen at run time.
+//! Dot products and weighted sums of vectors, compiled for several instruction sets and dispatched at run time.
 
 use super::cpu::for_each_part;
 use super::lanes::update;
@@ -7,21 +7,21 @@ use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Sums that a dot product keeps side by side: enough for processors to start a multiply-add in every cycle.
+/// Independent sums of a dot product: enough to start a multiply-add in every cycle.
 const LANES: usize = 64;
 
-/// The most blocks of rows that [`sum_of_rows`] adds up at the same time, and the fewest rows of one.
+/// Most blocks of rows that [`sum_of_rows`] adds up in parallel, and fewest rows per block.
 const BLOCKS: usize = 32;
 const BLOCK_ROWS: usize = 8;
 
-/// The dot product of two vectors of one length.
+/// Dot product of two vectors of the same length.
 #[multiversion(targets = "simd")]
 pub(in crate::ops) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {
         for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            // Without the instruction `mul_add` would call a function.
+            // Without the instruction, `mul_add` would be a function call.
             *sum = if target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64")) {
                 a.mul_add(*b, *sum)
             } else {
@@ -42,7 +42,7 @@ pub(in crate::ops) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums[0]
 }
 
-/// Adds to each element of `sums` those of four vectors of the same length, times a factor each.
+/// Adds four vectors to `sums`, each multiplied by a factor. All have the same length.
 #[multiversion(targets = "simd")]
 pub(in crate::ops) fn add_scaled(sums: &mut [f32], vectors: [&[f32]; 4], factors: [f32; 4]) {
     let [a, b, c, d] = vectors;
@@ -59,18 +59,18 @@ pub(in crate::ops) fn add_scaled(sums: &mut [f32], vectors: [&[f32]; 4], factors
     }
 }
 
-/// Floats that [`sum_of_rows`] takes of the heap.
+/// Floats of heap memory that [`sum_of_rows`] uses.
 pub(in crate::ops) fn heap_of_sum(count: usize, length: usize) -> usize {
     count.div_ceil(rows_of_block(count)) * length
 }
 
-/// Rows that are summed one after another.
+/// Rows that are summed sequentially.
 fn rows_of_block(count: usize) -> usize {
     count.div_ceil(BLOCKS).next_multiple_of(BLOCK_ROWS)
 }
 
-/// The sum over the rows `0..count` of vectors as long as `sum`. `add` adds those of some rows to its second argument;
-/// blocks of rows are summed side by side, and then in order. The blocks follow from `count` alone.
+/// Sums the rows `0..count` of vectors as long as `sum`. `add` adds a range of rows to its second argument; blocks of
+/// rows are summed in parallel and then added in order. The blocks depend only on `count`.
 pub(in crate::ops) fn sum_of_rows(
     count: usize,
     sum: &mut [f32],
@@ -100,7 +100,7 @@ mod tests {
         (0..count).map(|index| ((index * step % 17) as f32 - 8.0) / 4.0).collect()
     }
 
-    /// The values are quarters small enough for f32 to be exact, so the order of additions doesn't matter.
+    /// The values are small quarters, so f32 results are exact in any order of additions.
     #[test]
     fn sums_of_any_length_are_exact() {
         for length in [0, 1, 3, 63, 64, 65, 200, 1000] {

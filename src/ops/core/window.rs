@@ -1,8 +1,8 @@
-//! Tensors larger than one binding: an op that treats its channels (or values) apart from each other runs
-//! as several dispatches, each bound to a window of its operands.
+//! Tensors larger than one binding: an op that treats its channels (or values) independently runs as several
+//! dispatches, each bound to a window of its operands.
 //!
-//! A window of whole quads is laid out like a map of its own: the zero border that starts the next plane
-//! is the window's closing border. So kernels need not know of windows.
+//! A window of whole quads has the layout of a smaller map: the zero border that starts the next plane is the window's
+//! closing border. So kernels need no special case for windows.
 
 use super::op::{Dispatch, Kernel, Operand, Signature};
 use super::shape::MapLayout;
@@ -12,9 +12,9 @@ use std::ops::Range;
 /// Bytes of a texel.
 const TEXEL: u64 = 16;
 
-/// Ranges of quads, the same for all `maps` (which have equally many quads), such that each window fits a
-/// binding and starts where a binding may start; multiples of `step` quads. One range for all quads if they fit, or if
-/// not even the smallest window does (the graph then refuses the tensor).
+/// Ranges of quads, the same for all `maps` (which have the same number of quads), such that each window fits a binding
+/// and starts at the binding alignment; multiples of `step` quads. Returns one range for all quads if they fit, or if
+/// even the smallest window does not (the graph then rejects the tensor).
 pub(in crate::ops) fn quads(maps: &[MapLayout], step: usize, device: &Profile) -> Vec<Range<usize>> {
     let count = maps.first().map_or(0, MapLayout::quads);
     let everything = std::iter::once(0..count).collect();
@@ -25,8 +25,8 @@ pub(in crate::ops) fn quads(maps: &[MapLayout], step: usize, device: &Profile) -
     let mut step = step;
     for map in maps {
         let plane = map.plane() as u64 * TEXEL;
-        // Starts are multiples of the plane: how many planes make a multiple of the alignment?
-        // Alignments and steps are powers of two, so the larger one serves both.
+        // Starts are multiples of the plane: find how many planes make a multiple of the alignment. Alignments and
+        // steps are powers of two, so the larger one is a multiple of both.
         let aligned =
             (1..=device.binding_alignment).find(|n| (n * plane).is_multiple_of(device.binding_alignment));
         step = step.max(aligned.unwrap_or(1) as usize);
@@ -40,7 +40,7 @@ pub(in crate::ops) fn quads(maps: &[MapLayout], step: usize, device: &Profile) -
     (0..count).step_by(most).map(|start| start..(start + most).min(count)).collect()
 }
 
-/// True if [`quads`] finds windows of whole `step`s that fit a binding.
+/// True if windows of whole `step`s fit a binding.
 pub(in crate::ops) fn fits(map: MapLayout, step: usize, device: &Profile) -> bool {
     let largest = quads(&[map], step, device).iter().map(|range| map.part(range).texels()).max();
     largest.is_none_or(|texels| texels as u64 * TEXEL <= device.max_binding)
@@ -49,15 +49,15 @@ pub(in crate::ops) fn fits(map: MapLayout, step: usize, device: &Profile) -> boo
 /// Ranges of texels of a plain run of values, each of which fits a binding.
 pub(in crate::ops) fn texels(count: usize, device: &Profile) -> Vec<Range<usize>> {
     let unit = device.binding_alignment.max(TEXEL) / TEXEL;
-    // Whole workgroups, so that partial sums of one window stay apart from the next one's.
+    // Whole workgroups, so that the windows' partial sums don't overlap.
     let unit = (unit as usize).max(WORKGROUP_TEXELS);
     let most = (device.max_binding / TEXEL) as usize;
     let most = (most - most % unit).max(unit);
     (0..count).step_by(most).map(|start| start..(start + most).min(count)).collect()
 }
 
-/// The dispatches of an elementwise kernel with `count` texels in each of the variables `names`: one, or one
-/// a window. `dispatch` lacks only its parameter `count` and its size.
+/// Dispatches of an elementwise kernel with `count` texels in each of the variables `names`, one per window. `dispatch`
+/// lacks only the parameter `count` and the number of workgroups.
 pub(in crate::ops) fn elementwise(
     dispatch: &Dispatch,
     names: &[&str],
@@ -71,8 +71,8 @@ pub(in crate::ops) fn elementwise(
     texels(count, device).into_iter().map(each).collect()
 }
 
-/// The naive kernel of an op that computes each value from the values at the same place of its inputs, which the shader's
-/// entry point `forward` has under these names; its output is `output`.
+/// Naive kernel of an elementwise op: the shader's entry point `forward` reads inputs with these names and writes
+/// `output`.
 pub(in crate::ops) fn elementwise_kernel(
     shader: &'static str,
     inputs: &[&'static str],
@@ -88,17 +88,17 @@ pub(in crate::ops) fn elementwise_kernel(
     Kernel::of("naive", elementwise(&dispatch, &names, signature.output.stored() / 4, device))
 }
 
-/// Texels that one workgroup of any elementwise kernel reads at the most: 64 invocations, 16 texels each.
+/// Most texels that one workgroup of an elementwise kernel reads: 64 invocations, 16 texels each.
 const WORKGROUP_TEXELS: usize = 1024;
 
 impl MapLayout {
-    /// The window of these quads, as a map of its own.
+    /// Layout of a window of these quads, as a map.
     pub(in crate::ops) fn part(&self, quads: &Range<usize>) -> Self {
         let channels = (quads.end * 4).min(self.channels) - quads.start * 4;
         Self { channels, ..*self }
     }
 
-    /// The texels of these quads with their closing border.
+    /// Texels of these quads with their closing border.
     pub(in crate::ops) fn window(&self, quads: &Range<usize>) -> Range<usize> {
         let start = quads.start * self.plane();
         start..start + self.part(quads).texels()
@@ -106,7 +106,7 @@ impl MapLayout {
 }
 
 impl Operand {
-    /// A range of the operand's texels; `all` is how many it has.
+    /// Window of the operand's texels; `all` is their total number.
     pub(in crate::ops) fn window(self, texels: &Range<usize>, all: usize) -> Self {
         if *texels == (0..all) {
             return self;
@@ -120,7 +120,7 @@ impl Operand {
 }
 
 impl Dispatch {
-    /// Narrows the variables named in `maps` to these quads of their maps.
+    /// Narrows the named variables to these quads of their maps.
     pub(in crate::ops) fn narrow(mut self, maps: &[(&str, MapLayout)], quads: &Range<usize>) -> Self {
         for (name, operand) in &mut self.bindings {
             if let Some((_, map)) = maps.iter().find(|(candidate, _)| candidate == name) {
@@ -130,7 +130,7 @@ impl Dispatch {
         self
     }
 
-    /// Narrows the variables named to a range of their `all` texels.
+    /// Narrows the named variables to a range of their `all` texels.
     pub(in crate::ops) fn narrow_run(mut self, names: &[&str], texels: &Range<usize>, all: usize) -> Self {
         for (name, operand) in &mut self.bindings {
             if names.contains(name) {
@@ -149,13 +149,13 @@ mod tests {
         Profile { max_binding, binding_alignment, max_buffer: 1 << 30, ..Profile::minimal() }
     }
 
-    /// One range for everything.
+    /// One range for the whole tensor.
     fn whole(count: usize) -> Vec<Range<usize>> {
         std::iter::once(0..count).collect()
     }
 
     #[test]
-    fn windows_cover_all_fit_and_start_aligned() {
+    fn windows_cover_everything_fit_and_are_aligned() {
         let maps = [
             MapLayout { channels: 250, height: 5, width: 7 },
             MapLayout { channels: 250, height: 2, width: 3 },
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_cover_all() {
+    fn texel_runs_cover_everything() {
         let ranges = texels(5000, &device(1024 * 16 + 100, 256));
         assert_eq!(ranges, [0..1024, 1024..2048, 2048..3072, 3072..4096, 4096..5000]);
         assert_eq!(texels(5000, &device(1 << 20, 256)), whole(5000));

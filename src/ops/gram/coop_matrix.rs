@@ -1,12 +1,12 @@
-//! The Gram matrix on cooperative matrices (`coop_gram.wgsl`), from the map as columns of matrices in f16.
+//! Gram matrix on cooperative matrices (`coop_gram.wgsl`), from the map as columns of f16 matrices.
 
 use super::work::{BLOCK_DEPTH, Work};
 use crate::gpu::Profile;
 use crate::ops::coop_matrix::{Block, SCALE_BYTES, is_whole, pack, row_bytes, scale};
 use crate::ops::{Dispatch, Kernel, MapLayout, Operand};
 
-/// The kernel on cooperative matrices, where a device has such that fit the channels. Comes after others: it is for
-/// measurement to choose.
+/// Kernel on cooperative matrices, or `None` if the device has none that fit the channels. Listed after others: only
+/// tuning selects it.
 pub(super) fn kernel(map: MapLayout, device: &Profile) -> Option<Kernel> {
     let block = Block::choose(device, map.channels, map.channels, map.channels)?;
     let block = block.square();

@@ -1,6 +1,6 @@
 //! Gram matrix of a feature map, and its adjoint.
 //!
-//! With F the map as a matrix of C channels by N pixels: `G = F F^T / (C * N)`, neural-style's definition.
+//! With F the map as a matrix of C channels by N pixels, `G = F F^T / (C * N)`, as defined in neural-style.
 
 use super::coop_matrix;
 use super::panel::{FEW_PARTS, FEWEST_CHANNELS, PARTIAL_COUNT, PARTIALS, Panel, partial_gram};
@@ -23,16 +23,16 @@ const TILE_SIDE: usize = 16;
 /// Runs of lanes per step in `gram_tiles.wgsl`.
 const TILE_VECTORS: usize = 2;
 
-/// `G = F F^T / (C * N)`, shape `[C, C]`. Input: F, a map of C channels and N pixels.
+/// Gram matrix `G = F F^T / (C * N)`, shape `[C, C]`. Input: F, a map of C channels and N pixels.
 #[derive(Debug, Clone, Copy)]
 pub struct Gram;
 
-/// `dF = (dG + dG^T) F / (C * N)`. Inputs: F, dG (any matrix `[C, C]`, symmetric or not).
+/// Adjoint of [`Gram`]: `dF = (dG + dG^T) F / (C * N)`. Inputs: F, dG (any `[C, C]` matrix, symmetric or not).
 #[derive(Debug, Clone, Copy)]
 pub struct GramBackward;
 
-/// The texture family's kernel; `lanes` is the subgroup size. Its block and chunk sizes are the best of those
-/// measured on lavapipe with 8 and 16 lanes, from 64x256x256 to 512x16x16.
+/// The texture family's kernel; `lanes` is the subgroup size. The block and chunk sizes are the fastest measured on
+/// lavapipe with 8 and 16 lanes, from 64x256x256 to 512x16x16.
 fn texture(map: MapLayout, lanes: usize, device: &Profile) -> Kernel {
     let work = Work::split(map, TILE_SIDE, lanes * TILE_VECTORS, [32, 256], 128);
     let dispatch = Dispatch::new("gram_tiles", "forward")
@@ -109,7 +109,7 @@ impl Op for Gram {
     fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let map = signature.inputs[0].expect_map("gram")?;
         let channels = map.channels;
-        // As many partial matrices as the map has panels, within limits.
+        // One partial matrix per panel of the map, within limits.
         let [fewest, most] = PARTIAL_COUNT;
         let limit = (PARTIALS / (channels * channels)).clamp(fewest, most);
         let chunk = map.plane().div_ceil(map.plane().div_ceil(Panel::texels(map)).min(limit));
@@ -136,7 +136,7 @@ impl Op for Gram {
                     row[..channels].copy_from_slice(sums);
                     row[channels..].fill(0.0);
                 }
-                // Right of the diagonal, what mirrors it.
+                // Elements right of the diagonal mirror those left of it.
                 for (column, sums) in sums.chunks_exact(channels).enumerate().skip(first) {
                     let mirrored = &sums[first..channels.min(first + ROWS)];
                     for (row, value) in rows.chunks_exact_mut(width).zip(mirrored).take(column - first) {
@@ -172,10 +172,10 @@ impl Op for Gram {
     }
 }
 
-/// Rows of a matrix that the CPU device writes at a time, so that columns are read in runs.
+/// Rows of a matrix that the CPU device writes at a time, so that columns are read in contiguous runs.
 const ROWS: usize = 8;
 
-/// `(dG + dG^T) / (C * N)` of dG as stored, with rows of zeros up to a whole quad.
+/// `(dG + dG^T) / (C * N)` of a stored dG, with rows of zeros up to a whole quad.
 fn symmetrised(map: MapLayout, upstream: &[f32]) -> Scratch {
     let (channels, width) = (map.channels, map.quads() * 4);
     let scale = scale(map) as f32;
@@ -216,7 +216,7 @@ impl Op for GramBackward {
         let map = signature.inputs[0].expect_map("gram_backward")?;
         let work = Work::whole(map, BLOCK_SIDE);
         let mut kernels = Vec::new();
-        // Writes (dG + dG^T) / (C * N), packed in blocks of so many rows, into the first scratch buffer.
+        // Writes (dG + dG^T) / (C * N), packed in blocks of `block` rows, to the first scratch buffer.
         let symmetrise = |block: usize| {
             let row_quads = map.channels.next_multiple_of(block).div_ceil(4);
             let dispatch = plain("symmetrise", map, &work, block)
@@ -260,7 +260,7 @@ impl Op for GramBackward {
     fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
         let map = signature.inputs[0].expect_map("gram_backward")?;
         let width = map.quads() * 4;
-        // Parts of one size but for the last, and parts of their channels where there are few.
+        // Parts of equal size except the last; split further by channels if there are few.
         let parts = map.plane().div_ceil(Panel::texels(map));
         let texels = map.plane().div_ceil(parts);
         let columns = width.div_ceil(FEW_PARTS.div_ceil(parts)).next_multiple_of(4).max(FEWEST_CHANNELS);
@@ -275,10 +275,10 @@ impl Op for GramBackward {
                 quads.par_chunks_mut(columns / 4).enumerate().for_each(|(part, quads)| {
                     let channels = quads.len() * 4;
                     let weights = weights.columns_from(part * columns).first_columns(channels);
-                    // Not a power of two, as in a panel.
+                    // Padded as in a panel, so that it is not a power of two.
                     let stride = channels + 16;
                     let mut gradient = Scratch::new(count * stride);
-                    // Texels are rows here, so this is (S F)^T = F^T S.
+                    // Texels are rows here, so this computes (S F)^T = F^T S.
                     product(features, weights, &mut gradient, stride, 1.0, false);
                     for (quad, to) in quads.iter_mut().enumerate() {
                         let rows = gradient.chunks_exact(stride);
@@ -313,16 +313,16 @@ impl Op for GramBackward {
     }
 }
 
-/// f32 sums in pieces of at most 2048 products, then at most 32 pieces at a time. Where all products have
-/// one sign the sum grows evenly, and its roundings of up to 6e-8 add up to about 2e-8 * sqrt(2048) = 9e-7
-/// of the result. Twice that is allowed (measured: 4e-7).
+/// f32 sums of at most 2048 products each, then of at most 32 such sums at a time. If all products have the same sign,
+/// the sum grows evenly, and its roundings of up to 6e-8 add up to about 2e-8 * sqrt(2048) = 9e-7 of the result. The
+/// tolerance is about twice that (measured: 4e-7).
 const TOLERANCE: f64 = 2e-6;
 
-/// f32 sums of at most 130 products per pixel: roundings of 6e-8 of sums that wander as far as the result,
-/// at most 6e-8 * sqrt(130) = 7e-7 of the largest value (measured: 4e-7).
+/// f32 sums of at most 130 products per pixel: roundings of 6e-8 of partial sums no larger than the result, at most
+/// 6e-8 * sqrt(130) = 7e-7 of the largest value (measured: 4e-7).
 const BACKWARD_TOLERANCE: f64 = 1e-6;
 
-/// Odd, tiny and prime sizes; more channels than one block of each family; chunks; folded chunks.
+/// Odd, tiny and prime sizes; more channels than one block of each family; several chunks; folded chunks.
 fn samples() -> Vec<Shape> {
     [(1, 1, 1), (3, 1, 7), (5, 200, 3), (17, 5, 1), (20, 130, 71), (64, 61, 67), (130, 6, 11), (67, 2, 2)]
         .map(|(channels, height, width)| Shape::map(channels, height, width))
@@ -332,8 +332,8 @@ fn samples() -> Vec<Shape> {
 pub(in crate::ops) fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> =
         samples().into_iter().map(|shape| Case::normal(Gram, &[shape], TOLERANCE)).collect();
-    // Long enough that every kernel folds its partial matrices (the texture one with 8 lanes); values of
-    // one sign, as after a ReLU, lose most digits.
+    // Large enough that every kernel folds its partial matrices (the texture one with 8 lanes). Values of one sign, as
+    // after a ReLU, lose the most digits.
     cases.push(Case::drawn(Gram, &[(Shape::map(3, 373, 367), CaseInput::Rectified)], TOLERANCE));
     cases
 }

@@ -1,4 +1,4 @@
-//! The cut of a Gram matrix into partial matrices, and their sum.
+//! Splits a Gram matrix into partial matrices, and adds them up.
 
 use crate::gpu::Profile;
 use crate::ops::{Dispatch, Kernel, MapLayout, Operand};
@@ -7,30 +7,30 @@ use crate::ops::{Dispatch, Kernel, MapLayout, Operand};
 pub(super) const BLOCK_SIDE: usize = 64;
 /// Texels per step in `gram_blocks.wgsl`.
 pub(super) const BLOCK_DEPTH: usize = 16;
-/// Partial matrices that `gram_sum.wgsl` makes into one at a time.
+/// Partial matrices that `gram_sum.wgsl` sums at a time.
 const FOLD: usize = 32;
 
-/// What the products are multiplied by.
+/// Factor of the products.
 pub(super) fn scale(map: MapLayout) -> f64 {
     1.0 / (map.channels * map.pixels()) as f64
 }
 
-/// How a Gram matrix is cut up: pairs of channel blocks times chunks of the run of texels.
+/// Split of a Gram matrix: pairs of channel blocks times chunks of the run of texels.
 pub(super) struct Work {
-    /// Channel blocks.
+    /// Number of channel blocks.
     pub blocks: usize,
-    /// Pairs of them with row block <= column block.
+    /// Number of pairs of blocks with row block <= column block.
     pub pairs: usize,
-    /// Chunks of the run.
+    /// Number of chunks of the run.
     pub splits: usize,
-    /// Texels of a chunk.
+    /// Texels per chunk.
     pub chunk: usize,
 }
 
 impl Work {
-    /// Cuts the run into chunks of whole `step`s: enough for `units` pieces of work in all, but chunks no
-    /// shorter than the first and no longer than the second of `steps`. Short chunks cost partial
-    /// matrices; long ones lose precision, since an invocation adds up its chunk in one f32.
+    /// Splits the run into chunks of whole `step`s: enough for `units` work items in total, with the number of steps
+    /// per chunk between the two of `steps`. Short chunks cost partial matrices; long ones lose precision, since an
+    /// invocation sums a chunk in one f32.
     pub fn split(map: MapLayout, side: usize, step: usize, steps: [usize; 2], units: usize) -> Self {
         let blocks = map.channels.div_ceil(side);
         let pairs = blocks * (blocks + 1) / 2;
@@ -40,12 +40,12 @@ impl Work {
         Self { blocks, pairs, splits: total.div_ceil(chunk), chunk: chunk * step }
     }
 
-    /// Not cut at all: for kernels that only need the number of channel blocks.
+    /// One chunk: for kernels that need only the number of channel blocks.
     pub fn whole(map: MapLayout, side: usize) -> Self {
         Self::split(map, side, map.plane(), [1, 1], 1)
     }
 
-    /// The parameters that all families' kernels share.
+    /// Sets the parameters shared by the kernels of all families.
     pub fn params(&self, dispatch: Dispatch, map: MapLayout) -> Dispatch {
         dispatch
             .size("quads", map.quads())
@@ -56,8 +56,8 @@ impl Work {
             .size("chunk", self.chunk)
     }
 
-    /// A kernel of `partials`, which leaves `splits` partial matrices in the first scratch buffer, and the
-    /// dispatches that add these up.
+    /// Kernel of `partials`, which writes `splits` partial matrices to the first scratch buffer, followed by the
+    /// dispatches that add them up.
     pub fn finish(
         &self,
         variant: &'static str,

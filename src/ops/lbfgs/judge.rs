@@ -1,4 +1,4 @@
-//! Whether the picture that was tried is accepted, and what the step does then.
+//! Decides whether the trial picture is accepted and what the step does next.
 
 use super::{BACK, FIRST, PAIR, RESTART, Ring, SHORTER, dot, expect};
 use crate::error::Result;
@@ -8,16 +8,16 @@ use crate::ops::lanes::sums;
 use crate::ops::shape::mismatch;
 use crate::ops::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 
-/// Decides what a step of L-BFGS does, and writes it to the scalars (see the module).
+/// Selects the phase of a step of L-BFGS and updates the scalars (see the module).
 ///
-/// Inputs: x (the picture that was tried), its gradient, its free gradient (see [`crate::ops::ProjectedGradient`]; or the
-/// gradient again), the accepted picture and its gradient, the scalars, and with a line search the loss at x.
-/// Changes the scalars. Output: the phase, as a vector of length 1.
+/// Inputs: x (the trial picture), its gradient, its projected gradient (see [`crate::ops::ProjectedGradient`]; or the
+/// gradient again, if the picture is not clamped), the accepted picture and its gradient, the scalars, and with a line
+/// search the loss at x. Updates the scalars in place. Output: the phase, as a vector of length 1.
 ///
-/// With a line search x is accepted if loss and gradient are finite and the loss is at most that of the accepted
-/// picture plus 1e-4 of the decrease that its gradient promised; otherwise the step is halved, up to 6 times along one
-/// direction that the pairs gave (along the gradient, as often as needed), and then all pairs are dropped. Without
-/// one every picture is accepted.
+/// With a line search, x is accepted if loss and gradient are finite and the loss is at most that of the accepted
+/// picture plus 1e-4 of the decrease predicted by its gradient (Armijo). Otherwise the step is halved, up to 6 times
+/// along a direction from the pairs (as often as needed along the gradient); then all pairs are dropped. Without a line
+/// search every picture is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LbfgsJudge {
     /// True to reject pictures whose loss rises or is not finite.
@@ -26,23 +26,22 @@ pub struct LbfgsJudge {
 
 /// Invocations per workgroup; matches the shader.
 const GROUP: usize = 64;
-/// Workgroups of the first stage at most, and texels for each of its invocations at least; as for
-/// [`crate::ops::Reduce`].
+/// Most workgroups of the first stage, and fewest texels per invocation; as for [`crate::ops::Reduce`].
 const MOST_GROUPS: usize = 512;
 const LEAST_TEXELS: usize = 16;
 
 const HALVINGS: f64 = 6.0;
 const DECREASE: f64 = 1e-4;
 
-/// Takes the picture, on the CPU. Sums: absolute values and squares of the free gradient, the decrease that was
-/// promised, and how many components of the gradient are not finite.
+/// Accepts the picture, on the CPU. `sums`: absolute values and squares of the projected gradient, the predicted
+/// decrease, and the number of non-finite components of the gradient.
 fn accept(scalars: &mut [f32], loss: f32, [absolute, squares, _, _]: [f32; 4]) {
     let running = scalars[1] > 0.0;
     scalars[0] = if running { PAIR } else { FIRST } as f32;
     scalars[1] = 1.0;
     scalars[2] = 0.0;
     if !running {
-        // No pairs yet, and a first curvature of 1.
+        // No pairs yet, and an initial curvature of 1.
         scalars[4..8].copy_from_slice(&[0.0, 0.0, 1.0, 0.0]);
     }
     scalars[7] += 1.0;
@@ -50,7 +49,7 @@ fn accept(scalars: &mut [f32], loss: f32, [absolute, squares, _, _]: [f32; 4]) {
     scalars[12] += 1.0;
 }
 
-/// Decides with a line search, on the CPU.
+/// Selects the phase with a line search, on the CPU.
 fn judge(scalars: &mut [f32], loss: f32, sums: [f32; 4]) {
     let [_, _, promised, not_finite] = sums;
     let running = scalars[1] > 0.0;
@@ -181,7 +180,8 @@ impl Op for LbfgsJudge {
 /// Sums of positive terms, as for [`crate::ops::Reduce`].
 const TOLERANCE: f64 = 1e-6;
 
-/// Nothing known; a picture accepted at loss 2 with 3 pairs, after no and after 6 halvings; the same without pairs.
+/// Before the first step; a picture accepted at loss 2 with 3 pairs, after no and after 6 halvings; the same without
+/// pairs.
 const START: CaseInput = CaseInput::Exactly(0.0);
 const RUNNING: CaseInput = CaseInput::Values(&SCALARS);
 const HALVED: CaseInput = CaseInput::Values(&{
@@ -228,7 +228,7 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
             push(false, scalars, finite, normal, None);
         }
         for scalars in [START, RUNNING, HALVED, HALVED_ALONG_GRADIENT] {
-            // Falls, by far; rises; is equal, which is enough where no decrease is promised; is not finite.
+            // Falls by far; rises; stays equal, which is enough if no decrease is predicted; is not finite.
             let losses = [at(-1e3), at(1e3), at(f32::NAN), at(f32::INFINITY), at(f32::NEG_INFINITY)];
             for loss in losses {
                 push(true, scalars, finite, normal, Some(loss));

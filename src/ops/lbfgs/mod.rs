@@ -1,28 +1,28 @@
-//! L-BFGS in parts, all of whose state stays on the device.
+//! L-BFGS as a sequence of ops that keep all state on the device.
 //!
-//! A step is `judge` (is the picture that was tried accepted?), `store` (the new pair of a step s and the change y of
-//! the gradient goes into the rings), `products` (of all rows of the rings with the gradient and the new y),
-//! `recursion` (the two-loop recursion on these products: Chen, Wang and Zhou 2014, "Large-scale L-BFGS using
-//! MapReduce") and `move` (the direction as a sum of the rings' rows, and the next picture to try). The host decides
-//! nothing: each part reads from the scalars what it has to do.
+//! A step runs `judge` (is the trial picture accepted?), `store` (appends the new pair, a step s and the change y of
+//! the gradient, to the rings), `products` (of all rows of the rings with the gradient and the new y), `recursion` (the
+//! two-loop recursion on these products: Chen, Wang and Zhou 2014, "Large-scale L-BFGS using MapReduce") and `move`
+//! (sums the rings' rows to the direction and computes the next trial picture). The host makes no decisions: each op
+//! reads the phase from the scalars.
 //!
-//! The *rings* of s and of y have a row more than pairs are kept: the new pair goes into the vacant row behind the
-//! newest, and if it is not kept, it is written over by the next.
+//! The *rings* of s and of y have one row more than the number of pairs: the new pair is written to the vacant row
+//! after the newest, and if it is not kept, the next pair overwrites it.
 //!
-//! The *scalars* are a matrix of four columns; all zeros mean that nothing is known yet:
+//! The *scalars* are a matrix of four columns, initially all zeros:
 //!
 //! | row | columns |
 //! | --- | --- |
-//! | 0 | phase; 1 once a picture is accepted; halvings of the present direction; step length |
+//! | 0 | phase; 1 once a picture is accepted; halvings along the current direction; step length |
 //! | 1 | row of the newest pair; number of pairs; `s.y / y.y` of the newest; pictures accepted since the start |
-//! | 2 | of the accepted picture: loss; sum of absolute values and sum of squares of its free gradient; slope along the direction |
-//! | 3 | counts, for tests and reports: accepted, rejected, restarts, pairs that were not kept |
+//! | 2 | at the accepted picture: loss; L1 norm and squared L2 norm of the projected gradient; slope of the direction |
+//! | 3 | counts, for tests and reports: accepted, rejected, restarts, discarded pairs |
 //! | 4 | factor of the gradient in the direction; 0; 0; 0 |
 //! | 5 + r | factors of the rings' rows `s_r` and `y_r` in the direction; 0; 0 |
 //!
-//! Phases: 1 the first picture is accepted, 2 another one is and there is a new pair, 3 the picture is rejected and a
-//! shorter step along the same direction is tried, 4 it is rejected and all pairs are dropped, 5 the first picture is
-//! not finite and the one accepted last is put in its place.
+//! Phases: 1, the first picture is accepted; 2, a later picture is accepted and there is a new pair; 3, the picture is
+//! rejected, and a shorter step along the same direction is tried; 4, the picture is rejected and all pairs are
+//! dropped; 5, the first picture is not finite and the last accepted one is restored.
 
 mod judge;
 mod products;
@@ -47,11 +47,11 @@ use crate::error::Result;
 use crate::gpu::Profile;
 use std::ops::Range;
 
-/// Floats that rows of the rings are a multiple of, so that each begins where a binding may: at 256 bytes.
+/// Rows of the rings are a multiple of this many floats, so that each starts at a binding offset of 256 bytes.
 const ROW: usize = 64;
-/// Rows of the scalars before those of the factors.
+/// Rows of the scalars before the factors.
 const HEADER: usize = 5;
-/// Invocations of the recursion's workgroup, one a row of the rings; matches the shader.
+/// Invocations of the recursion's workgroup, one per row of the rings; matches the shader.
 const LARGEST: usize = 128;
 
 const FIRST: f64 = 1.0;
@@ -60,12 +60,12 @@ const SHORTER: f64 = 3.0;
 const RESTART: f64 = 4.0;
 const BACK: f64 = 5.0;
 
-/// Shapes of the state, of one picture shape and one length of the history.
+/// Shapes of the state, for one picture shape and history length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ring {
     /// Shape of the picture.
     pub picture: Shape,
-    /// Number of pairs that are kept, at most [`Ring::LONGEST`].
+    /// Number of pairs to keep, at most [`Ring::LONGEST`].
     pub history: usize,
 }
 
@@ -73,44 +73,45 @@ impl Ring {
     /// The longest history.
     pub const LONGEST: usize = LARGEST - 1;
 
-    /// The ring of steps, and that of the gradient's changes: a row holds a picture as it lies in memory, and zeros.
+    /// Shape of the rings of s and of y: each row holds a stored picture, padded with zeros.
     pub fn shape(&self) -> Shape {
         Shape::Matrix { rows: self.history + 1, columns: self.picture.stored().next_multiple_of(ROW) }
     }
 
-    /// Inner products of the rows: in row i and column j `s_i . y_j`, in row `history + 1 + i` `y_i . y_j`.
+    /// Shape of the inner products of the rows: `s_i . y_j` in row i and column j, `y_i . y_j` in row `history + 1 +
+    /// i`.
     pub fn products(&self) -> Shape {
         Shape::Matrix { rows: 2 * (self.history + 1), columns: self.history + 1 }
     }
 
-    /// The scalars.
+    /// Shape of the scalars.
     pub fn scalars(&self) -> Shape {
         Shape::Matrix { rows: HEADER + self.history + 1, columns: 4 }
     }
 
-    /// Of these shapes.
+    /// Derives the sizes from a picture's and a ring's shape.
     fn of(op: &str, picture: Shape, ring: Shape) -> Result<Self> {
         let Shape::Matrix { rows, .. } = ring else {
-            return Err(mismatch(op, &format!("{ring} is no ring of pictures")));
+            return Err(mismatch(op, &format!("{ring} is not a ring of pictures")));
         };
         let found = Self { picture, history: rows.saturating_sub(1) };
         if found.history == 0 || found.history > Self::LONGEST || found.shape() != ring {
-            return Err(mismatch(op, &format!("{ring} is no ring of pictures {picture}")));
+            return Err(mismatch(op, &format!("{ring} is not a ring of pictures {picture}")));
         }
         Ok(found)
     }
 
-    /// Rows of the ring.
+    /// Number of rows of the ring.
     fn rows(&self) -> usize {
         self.history + 1
     }
 
-    /// Texels of a row.
+    /// Texels per row.
     fn stride(&self) -> usize {
         self.picture.stored().next_multiple_of(ROW) / 4
     }
 
-    /// The floats of a row that hold the picture.
+    /// Range of a row's floats that hold the picture.
     fn stored_row(&self, row: usize) -> Range<usize> {
         let start = row * self.stride() * 4;
         start..start + self.picture.stored()
@@ -135,7 +136,7 @@ impl Ring {
     }
 }
 
-/// Checks that inputs have the shapes that an op takes.
+/// Checks the shapes of an op's inputs.
 fn expect(op: &str, inputs: &[Shape], wanted: &[Shape]) -> Result<()> {
     if inputs == wanted {
         return Ok(());

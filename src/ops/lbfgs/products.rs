@@ -8,18 +8,18 @@ use crate::ops::shape::mismatch;
 use crate::ops::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 use rayon::prelude::*;
 
-/// For each row r of the rings of steps s and changes y: `[s_r . p, s_r . n, y_r . p, y_r . n]`, where p is the free
-/// gradient and n the newest change; 0 for rows that hold no pair (the vacant one, where the new pair was written,
-/// holds one), and for all of them unless the scalars say that there is a new pair.
+/// For each row r of the rings of steps s and changes y: `[s_r . p, s_r . n, y_r . p, y_r . n]`, where p is the
+/// projected gradient and n the newest change. Rows without a pair give 0 (the vacant row, where the new pair was
+/// written, has one), and so do all rows unless the phase is 2, a new pair.
 ///
-/// Inputs: both rings, p, n, the scalars, and the output of [`crate::ops::LbfgsStore`], which has to run before.
-/// Output: a matrix of as many rows as a ring, with 4 columns. The order of summation is fixed.
+/// Inputs: both rings, p, n, the scalars, and the output of [`crate::ops::LbfgsStore`], which must run before. Output:
+/// a matrix with the ring's number of rows and 4 columns. The order of summation is fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LbfgsProducts;
 
-/// Invocations per workgroup, and the most partial sums that the second stage adds up; match the shader.
+/// Invocations per workgroup, and most partial sums of the second stage; match the shader.
 const GROUP: usize = 64;
-/// Texels for each invocation at least, before a row takes one more workgroup.
+/// Fewest texels per invocation before a row gets another workgroup.
 const LEAST_TEXELS: usize = 16;
 
 impl Op for LbfgsProducts {
@@ -77,7 +77,7 @@ impl Op for LbfgsProducts {
             let &[steps, changes, free, change, scalars, ..] = &call.inputs[..] else { return };
             let (head, pairs) = (scalars[4] as usize, scalars[5] as usize);
             call.output.par_chunks_exact_mut(4).enumerate().for_each(|(row, output)| {
-                // The vacant row, where the new pair was written, is the oldest of all.
+                // The vacant row, where the new pair was written, counts as the oldest.
                 let age = (head + ring.rows() - row) % ring.rows();
                 output.fill(0.0);
                 if scalars[0] == PAIR as f32 && (age < pairs || age == ring.rows() - 1) {
@@ -116,7 +116,7 @@ const TOLERANCE: f64 = 1e-4;
 
 pub(in crate::ops) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    // Phase 2 with no pair yet, with some, with a full ring whose newest row is its last; and phase 3.
+    // Phase 2 with no pair yet, with some, and with a full ring whose newest row is its last; and phase 3.
     let scalars: [&[f32]; 4] = [
         &[2.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0],
         &[2.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.3, 4.0],
@@ -132,7 +132,7 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
     ] {
         let ring = Ring { picture: shape, history };
         for scalars in scalars {
-            // Behind a row's picture lie zeros: the gradients' padding is zero too, so others do no harm.
+            // The rows' padding need not be zero here, because the gradients' padding is.
             let inputs = [
                 (ring.shape(), CaseInput::Normal),
                 (ring.shape(), CaseInput::Normal),

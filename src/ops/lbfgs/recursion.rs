@@ -1,4 +1,4 @@
-//! The two-loop recursion on dot products.
+//! Two-loop recursion of L-BFGS on dot products.
 
 use super::{FIRST, LARGEST, PAIR, RESTART, Ring, expect};
 use crate::error::Result;
@@ -7,18 +7,19 @@ use crate::ops::cpu::write_number;
 use crate::ops::shape::mismatch;
 use crate::ops::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 
-/// Takes the new pair up, if there is one with `s.y > 1e-10`, and computes the direction `-H p` as factors of the
-/// gradient and of the rings' rows, where the first guess of H is `s.y / y.y` of the newest pair.
+/// Adds the new pair, if there is one with `s.y > 1e-10`, and computes the direction `-H p` as factors of the projected
+/// gradient p and of the rings' rows. The initial H is `s.y / y.y` of the newest pair.
 ///
-/// Inputs: the output of [`crate::ops::LbfgsProducts`]; `control`, a vector of length 4 that begins with the learning
-/// rate; the inner products (see [`Ring::products`]); the scalars. Changes the last two. Output: the phase, as a vector
-/// of length 1.
+/// Inputs: the output of [`crate::ops::LbfgsProducts`]; `control`, a vector of length 4 that starts with the learning
+/// rate; the inner products (see [`Ring::products`]); the scalars. Updates the last two in place. Output: the phase, as
+/// a vector of length 1.
 ///
-/// The step length is the learning rate, times `min(1, 1 / sum |p|)` for the first step. With a line search also
-/// wherever there are no pairs; and a direction along which the loss does not fall is replaced by `-p`, without pairs.
+/// The step length is the learning rate, times `min(1, 1 / sum |p|)` for the first step. With a line search that factor
+/// applies whenever there are no pairs, and a direction that is not a descent direction is replaced by `-p`, dropping
+/// all pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LbfgsRecursion {
-    /// True if [`crate::ops::LbfgsJudge`] has one.
+    /// True if [`crate::ops::LbfgsJudge`] uses a line search.
     pub line_search: bool,
 }
 
@@ -26,7 +27,7 @@ const CURVATURE: f64 = 1e-10;
 
 impl LbfgsRecursion {
     fn ring(&self, inputs: &[Shape]) -> Result<Ring> {
-        // The picture's shape does not matter here.
+        // The picture's shape is not needed here.
         let picture = Shape::Vector(1);
         let history = match inputs.first() {
             Some(Shape::Matrix { rows, columns: 4 }) if (2..=LARGEST).contains(rows) => rows - 1,
@@ -36,7 +37,7 @@ impl LbfgsRecursion {
     }
 }
 
-/// Takes the new pair up on the CPU, if it curves upwards. Rows of `products`: `s.p`, `s.y`, `y.p`, `y.y`.
+/// Adds the new pair on the CPU if its curvature is positive. Rows of `products`: `s.p`, `s.y`, `y.p`, `y.y`.
 fn take_up(ring: &Ring, products: &[[f32; 4]], inner: &mut [f32], scalars: &mut [f32]) {
     let (rows, stride) = (ring.rows(), ring.rows().next_multiple_of(4));
     let next = (scalars[4] as usize + 1) % rows;
@@ -54,7 +55,7 @@ fn take_up(ring: &Ring, products: &[[f32; 4]], inner: &mut [f32], scalars: &mut 
     }
 }
 
-/// The two loops on the CPU: writes the factors of the direction and the step length.
+/// Both loops on the CPU: writes the factors of the direction and the step length.
 fn direction(
     ring: &Ring,
     products: &[[f32; 4]],
@@ -65,11 +66,11 @@ fn direction(
 ) {
     let (rows, stride) = (ring.rows(), ring.rows().next_multiple_of(4));
     let (mut pairs, mut gamma) = (scalars[5] as usize, scalars[6]);
-    // Rows by age, the newest first. s_i . y_j is known where i is not newer than j.
+    // Rows by age, the newest first. s_i . y_j is valid if i is not newer than j.
     let ages: Vec<usize> = (0..pairs).map(|age| (scalars[4] as usize + rows - age) % rows).collect();
     let sy = |s: usize, y: usize| inner[s * stride + y];
     let yy = |a: usize, b: usize| inner[(rows + a) * stride + b];
-    // s_i . q and y_i . q, where q is p at first.
+    // s_i . q and y_i . q, where q is initially p.
     let mut along_s: Vec<f32> = products.iter().map(|product| product[0]).collect();
     let mut along_y: Vec<f32> = products.iter().map(|product| product[2]).collect();
     let mut alpha = vec![0.0; rows];
@@ -87,7 +88,7 @@ fn direction(
     }
     let along = factors.iter().zip(products).map(|([s, y], product)| s * product[0] + y * product[2]);
     let mut slope = -gamma * scalars[10] + along.sum::<f32>();
-    // NaN is no descent either.
+    // A NaN slope is no descent either.
     if line_search && pairs > 0 && !(slope.is_finite() && slope < 0.0) {
         (pairs, gamma, slope) = (0, 1.0, -scalars[10]);
         factors.fill([0.0; 2]);
@@ -172,7 +173,7 @@ impl Op for LbfgsRecursion {
         if ![FIRST, PAIR, RESTART].contains(&phase) {
             return [inner, scalars].concat();
         }
-        // Rows by age, the newest first. s_i . y_j is known where i is not newer than j.
+        // Rows by age, the newest first. s_i . y_j is valid if i is not newer than j.
         let ages: Vec<usize> = (0..pairs).map(|age| (head + rows - age) % rows).collect();
         let sy = |s: usize, y: usize| inner[s * rows + y];
         let yy = |a: usize, b: usize| inner[(rows + a) * rows + b];
@@ -220,8 +221,8 @@ impl Op for LbfgsRecursion {
 /// Up to 100 steps of a recursion whose factors stay below the largest value.
 const TOLERANCE: f64 = 1e-5;
 
-/// Numbers that put 1 in the diagonal of a matrix of one column less, and small ones elsewhere: inner products that
-/// belong to directions that are nearly orthogonal.
+/// Repeating values that put 1 on the diagonal of a matrix with one column less and small values elsewhere: inner
+/// products of nearly orthogonal directions.
 const fn nearly_diagonal<const COUNT: usize>() -> [f32; COUNT] {
     let mut values = [0.0; COUNT];
     values[0] = 1.0;
@@ -242,7 +243,7 @@ const OF_128: CaseInput = CaseInput::Values(&nearly_diagonal::<129>());
 
 pub(in crate::ops) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    // Phase, ..., row of the newest pair and number of pairs, ..., sums of the free gradient.
+    // Phase, ..., row of the newest pair and number of pairs, ..., sums of the projected gradient.
     let scalars: [&[f32]; 7] = [
         &[1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 2.0, 7.0, 3.0, 0.0, 0.5],
         &[1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 2.0, 0.25, 3.0, 0.0, 0.5],
@@ -253,7 +254,7 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
         &[3.0, 1.0, 2.0, 0.25, 1.0, 1.0, 0.5, 9.0, 2.0, 7.0, 30.0, 0.0, 0.5],
         &[4.0, 1.0, 0.0, 0.25, 1.0, 0.0, 1.0, 9.0, 2.0, 7.0, 30.0, 0.0, 0.5],
     ];
-    // A full ring whose newest row is the last but one.
+    // A full ring whose newest row is the second to last.
     let full: [(usize, &[f32]); 4] = [
         (3, &[2.0, 1.0, 0.0, 1.0, 2.0, 3.0, 0.5, 9.0, 2.0, 7.0, 30.0, 0.0, 0.5]),
         (6, &[2.0, 1.0, 0.0, 1.0, 5.0, 6.0, 0.5, 9.0, 2.0, 7.0, 30.0, 0.0, 0.5]),
@@ -274,7 +275,7 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
         let full = full.iter().filter(|(length, _)| *length == history).map(|(_, scalars)| *scalars);
         for scalars in scalars.into_iter().chain(full) {
             for line_search in [false, true] {
-                // A pair that is kept in some cases and not in others.
+                // A pair that is kept in some cases and dropped in others.
                 push(line_search, CaseInput::Values(&[0.3, 0.9, -0.4, 1.3, -0.7, 0.8, 0.2]), scalars);
                 push(line_search, CaseInput::Values(&[0.3, -0.9, -0.4, 1.3, -0.7, -0.8, 0.2]), scalars);
                 push(line_search, CaseInput::Exactly(0.125), scalars);

@@ -1,4 +1,4 @@
-//! The direction, and the next picture.
+//! Computes the direction and the next trial picture.
 
 use super::{BACK, Ring, SHORTER, expect};
 use crate::error::Result;
@@ -9,27 +9,26 @@ use crate::ops::projected_gradient::{AT_BOUNDS, held};
 use crate::ops::shape::mismatch;
 use crate::ops::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 
-/// Computes the direction as the scalars' factors give it, unless the one before is followed once more, and moves x
-/// from the accepted picture along it by the step length; or puts the accepted picture back.
+/// Computes the direction from the scalars' factors, unless the previous direction is tried again, and moves x from the
+/// accepted picture along it by the step length; or restores the accepted picture.
 ///
-/// Inputs: x, the accepted picture, its gradient, the direction, the rings of steps and of changes, the scalars, and the
-/// output of [`crate::ops::LbfgsRecursion`], which has to run before. Changes x and the direction. Output: the phase,
-/// as a vector of length 1.
+/// Inputs: x, the accepted picture, its gradient, the direction, the rings of steps and of changes, the scalars, and
+/// the output of [`crate::ops::LbfgsRecursion`], which must run before. Updates x and the direction in place. Output:
+/// the phase, as a vector of length 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LbfgsMove {
-    /// True to keep x in [0, 1], and to move nothing where the gradient leads out of it.
+    /// True to clamp x to [0, 1], and to leave elements unchanged where the gradient points out of it.
     pub clamp: bool,
-    /// True to leave what would not be finite as it is in the accepted picture, so that every picture that is tried is
-    /// finite.
+    /// True to keep the accepted value of elements that would not be finite, so that every trial picture is finite.
     pub line_search: bool,
 }
 
 impl LbfgsMove {
-    /// One value, moved on the CPU.
+    /// One element after the step, on the CPU.
     fn moved(self, from: f32, step: f32) -> f32 {
         let moved = from + step;
         let moved = if self.line_search && !moved.is_finite() { from } else { moved };
-        // Keeps NaN.
+        // `clamp` keeps NaN.
         if self.clamp { moved.clamp(0.0, 1.0) } else { moved }
     }
 }
@@ -99,7 +98,7 @@ impl Op for LbfgsMove {
                     update(direction, [gradient], |_, [g]| scalars[16] * g);
                     for (row, factors) in scalars[20..].chunks_exact(4).enumerate() {
                         let (of_s, of_y) = (factors[0], factors[1]);
-                        // Rows without a pair may hold anything.
+                        // Rows without a pair may hold any values.
                         if of_s != 0.0 || of_y != 0.0 {
                             let start = ring.stored_row(row).start;
                             let stored = start + range.start..start + range.end;
@@ -162,7 +161,7 @@ impl Op for LbfgsMove {
 /// Sums of up to 42 products, of both signs.
 const TOLERANCE: f64 = 2e-6;
 
-/// Phase and step length, the factor of the gradient in row 4, and those of the rings' rows.
+/// Phase and step length, the factor of the gradient in row 4, and the factors of the rings' rows.
 const fn scalars(phase: f32) -> [f32; 37] {
     let mut values = [0.0; 37];
     values[0] = phase;

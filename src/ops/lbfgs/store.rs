@@ -1,4 +1,4 @@
-//! A new pair goes into the rings, and what is accepted is kept.
+//! Stores the new pair in the rings, and the accepted picture and gradient.
 
 use super::{FIRST, PAIR, Ring, expect};
 use crate::error::Result;
@@ -9,11 +9,11 @@ use crate::ops::projected_gradient::AT_BOUNDS;
 use crate::ops::shape::mismatch;
 use crate::ops::{Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature};
 
-/// Where the scalars say that the picture is accepted: writes its distance from the picture accepted before, and the
-/// change of the gradient, to the vacant row of the rings, and makes it and its gradient the accepted ones.
+/// If the picture is accepted: writes its difference from the previously accepted picture, and the change of the
+/// gradient, to the vacant row of the rings, and then stores the picture and its gradient as the accepted ones.
 ///
-/// Inputs: x, its gradient, the accepted picture, its gradient, the rings of steps and of changes, the scalars, and
-/// the output of [`crate::ops::LbfgsJudge`], which has to run before. Changes inputs 2 to 5. Output: the phase, as a
+/// Inputs: x, its gradient, the accepted picture, its gradient, the rings of steps and of changes, the scalars, and the
+/// output of [`crate::ops::LbfgsJudge`], which must run before. Updates inputs 2 to 5 in place. Output: the phase, as a
 /// vector of length 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LbfgsStore;

@@ -1,5 +1,5 @@
-//! Fully connected layers on the CPU: one pass over the weights forward, and one over those of the rows with a gradient
-//! backward.
+//! Fully connected layers on the CPU: the forward pass reads all weights once, the backward pass those of rows with a
+//! nonzero gradient.
 
 use super::matrix::{Matrix, MatrixValues};
 use crate::ops::relu::rectified;
@@ -10,15 +10,15 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Rows of the weights that one task multiplies; whole quads.
+/// Rows of weights per task; whole quads.
 const ROWS: usize = 16;
-/// Weights in half precision are widened so many at a time.
+/// Half-precision weights that are widened at a time.
 const WIDENED: usize = 512;
-/// Bytes of weights that are read at a time while the constant is made.
+/// Bytes of weights that are read at a time while the constant is created.
 const READ: usize = 16 << 20;
 
 impl Matrix {
-    /// All weights, row by row without padding.
+    /// All weights, row-major without padding.
     fn cpu_constant(self: &Arc<Self>) -> CpuConstant {
         let matrix = self.clone();
         let (precision, size) = if self.half { ("f16", 2) } else { ("f32", 4) };
@@ -58,7 +58,7 @@ impl Matrix {
         }
     }
 
-    /// `y = W x + b`, rectified if `relu`.
+    /// CPU kernel of `y = W x + b`, rectified if `relu`.
     pub(super) fn cpu_forward(self: &Arc<Self>, relu: bool) -> CpuKernel {
         let (rows, columns) = (self.rows, self.columns);
         let kernel = CpuKernel::new(move |call| {
@@ -79,7 +79,7 @@ impl Matrix {
         kernel.constant(self.cpu_constant()).constant(self.cpu_bias())
     }
 
-    /// `dx = W^T dy`, with dy masked where a rectified y is 0.
+    /// CPU kernel of `dx = W^T dy`; with `relu`, dy is zeroed where y <= 0.
     pub(super) fn cpu_backward(self: &Arc<Self>, relu: bool) -> CpuKernel {
         let (rows, columns) = (self.rows, self.columns);
         let kernel = CpuKernel::new(move |call| {
@@ -87,11 +87,11 @@ impl Matrix {
             let (dx, padding) = call.output.split_at_mut(columns);
             padding.fill(0.0);
             sum_of_rows(rows, dx, |block, dx| {
-                // The weights of a row without a gradient are not read: after a ReLU that is every other one.
+                // Skip rows with a zero gradient: after a ReLU that is about half of them.
                 let passes = |row: &usize| dy[*row] != 0.0 && (!relu || y[*row] > 0.0);
                 let active: Vec<usize> = block.filter(passes).collect();
                 for four in active.chunks(4) {
-                    // Fewer than four rows are filled up with the first, times 0.
+                    // Groups of fewer than four rows repeat the first with factor 0.
                     let row = |index: usize| four.get(index).copied().unwrap_or(four[0]) * columns;
                     let factor = |index: usize| four.get(index).map_or(0.0, |row| dy[*row]);
                     add_rows(weights, [0, 1, 2, 3].map(row), [0, 1, 2, 3].map(factor), dx);
@@ -102,7 +102,7 @@ impl Matrix {
     }
 }
 
-/// The product of the weights from `start` on with x.
+/// Product of the weights starting at `start` with x.
 fn row_product(weights: &CpuValues, start: usize, x: &[f32]) -> f32 {
     match weights {
         CpuValues::F32(values) => dot(&values[start..start + x.len()], x),
@@ -114,7 +114,7 @@ fn row_product(weights: &CpuValues, start: usize, x: &[f32]) -> f32 {
     }
 }
 
-/// Adds to dx the weights from each of `starts` on, times a factor each.
+/// Adds four rows of weights, starting at `starts`, to dx, each times a factor.
 fn add_rows(weights: &CpuValues, starts: [usize; 4], factors: [f32; 4], dx: &mut [f32]) {
     match weights {
         CpuValues::F32(values) => {
@@ -133,7 +133,7 @@ fn add_rows(weights: &CpuValues, starts: [usize; 4], factors: [f32; 4], dx: &mut
     }
 }
 
-/// Values in half precision, widened into a buffer of at least their length.
+/// Widens half-precision values into a buffer of at least their length.
 fn widen<'a>(bits: &[u16], wide: &'a mut [f32]) -> &'a [f32] {
     let wide = &mut wide[..bits.len()];
     let values: &[half::f16] = bits.reinterpret_cast();

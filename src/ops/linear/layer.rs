@@ -1,7 +1,6 @@
-//! Fully connected layer with constant weights, bias and optional ReLU, and its adjoint with respect to
-//! the input.
+//! Fully connected layer with constant weights, bias and optional ReLU, and its adjoint with respect to the input.
 //!
-//! As PyTorch's `linear`: `y[r] = b[r] + sum_c W[r, c] x[c]`.
+//! Same as PyTorch's `linear`: `y[r] = b[r] + sum_c W[r, c] x[c]`.
 
 use super::matrix::{LARGEST_CHUNK, Matrix, ROWS};
 use super::tiles;
@@ -24,12 +23,12 @@ const NAIVE_GROUP: usize = 64;
 pub struct Linear {
     /// Weights and biases.
     pub matrix: Arc<Matrix>,
-    /// True to rectify the result.
+    /// True to apply a ReLU to the result.
     pub relu: bool,
 }
 
-/// Adjoint of [`Linear`] with respect to x: `dx = W^T dy`, with dy masked where a rectified y is 0.
-/// Inputs: y (used only with ReLU), dy.
+/// Adjoint of [`Linear`] with respect to x: `dx = W^T dy`; with a ReLU, dy is zeroed where y <= 0. Inputs: y (used only
+/// with ReLU), dy.
 #[derive(Debug, Clone)]
 pub struct LinearBackward {
     /// The forward op.
@@ -41,21 +40,20 @@ pub struct LinearBackward {
 struct Tuning {
     /// Invocations per workgroup.
     group: usize,
-    /// Backward: parts of the rows that a workgroup sums at the same time.
+    /// Backward: parts of the rows that a workgroup sums in parallel.
     slices: usize,
     /// Backward: words of columns per invocation.
     columns: usize,
 }
 
 impl Tuning {
-    /// A software driver runs the subgroups of a workgroup one after the other, each over the whole
-    /// length of the rows, so that more than one re-reads memory that the caches have lost by then:
-    /// measured on lavapipe, 64 invocations take four times as long as 8. Backward it walks across the
-    /// rows; wide strips keep that from missing the caches at every step: one word per invocation takes
-    /// three times as long as four. A GPU needs larger groups, and backward more invocations than there
-    /// are words in a row.
+    /// A software driver runs the subgroups of a workgroup one after the other, each over the full length of the rows,
+    /// so more than one re-reads memory that has left the caches: on lavapipe, 64 invocations take four times as long
+    /// as 8. Backward, lavapipe walks down the rows; wide strips avoid a cache miss at every step: one word per
+    /// invocation takes three times as long as four. A GPU needs larger groups, and backward more invocations than
+    /// there are words in a row.
     fn choose(device: &Profile) -> Self {
-        // The buffer family, where it is asked for, is that of a GPU.
+        // If the buffer family is requested, use the sizes for a GPU.
         if device.prefers(Family::Texture) || (device.software && device.family == Family::Auto) {
             let lanes = device.lanes.filter(|lanes| lanes.is_power_of_two()).unwrap_or(8);
             Self { group: lanes.clamp(4, 64) as usize, slices: 1, columns: 4 }
@@ -66,7 +64,7 @@ impl Tuning {
 }
 
 impl Linear {
-    /// A kernel of one dispatch per chunk, which `finish` completes; here is what all have in common.
+    /// Kernel with one dispatch per chunk: sets what all entry points share, and `finish` completes each dispatch.
     fn kernel(
         &self,
         variant: &'static str,
@@ -90,7 +88,7 @@ impl Linear {
         Ok(Kernel::of(variant, dispatches))
     }
 
-    /// The kernels in the order of preference; only the naive one if that was asked for.
+    /// Kernels in order of preference; only the naive one if it is requested.
     fn choices(device: &Profile, texture: Option<Kernel>, buffer: Kernel, naive: Kernel) -> Vec<Kernel> {
         if device.prefers(Family::Naive) {
             return vec![naive];
@@ -161,7 +159,7 @@ impl Op for LinearBackward {
         let matrix = &self.linear.matrix;
         let expected = Shape::Vector(matrix.rows);
         if inputs[0] != expected || inputs[1] != expected {
-            let message = format!("{matrix:?} does not give {} and {}", inputs[0], inputs[1]);
+            let message = format!("{matrix:?} does not match y {} and dy {}", inputs[0], inputs[1]);
             return Err(mismatch("linear_backward", &message));
         }
         Ok(Shape::Vector(matrix.columns))
@@ -209,13 +207,11 @@ impl Op for LinearBackward {
     }
 }
 
-/// One invocation sums at most a thousand products before the tree over the workgroup: rounding of
-/// 6e-8 * sqrt(1000) = 2e-6 of the result's scale. The naive kernel sums up to 6272 words one after the
-/// other: 6e-8 * sqrt(6272) = 4.8e-6.
+/// One invocation sums at most a thousand products before the tree over the workgroup: rounding of 6e-8 * sqrt(1000) =
+/// 2e-6 of the result's scale. The naive kernel sums up to 6272 words sequentially: 6e-8 * sqrt(6272) = 4.8e-6.
 const TOLERANCE: f64 = 5e-6;
 
-/// Each layer that is tested: one word and many, whole words and not, rows that end within a quad and
-/// within a workgroup.
+/// Test layers: one word and many, whole and partial words, rows that end within a quad and within a workgroup.
 fn samples() -> Vec<Linear> {
     [
         (1, 1, false, false),

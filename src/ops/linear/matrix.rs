@@ -1,4 +1,4 @@
-//! Weights of a fully connected layer, and how kernels get them.
+//! Weights of a fully connected layer and their packing for kernels.
 
 use crate::error::{Error, Result};
 use crate::gpu::Profile;
@@ -9,15 +9,15 @@ use half::f16;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Rows per workgroup forward; as in the shader. Chunks start at multiples of it.
+/// Rows per workgroup in the forward pass; as in the shader. Chunks start at multiples of it.
 pub(super) const ROWS: usize = 8;
-/// Bytes of the unit in which the shader reads a row.
+/// Bytes per word, the unit in which the shader reads a row.
 const WORD: usize = 16;
-/// Chunks are not larger than this even where the device would take more: packing one costs host memory
-/// of twice its size. WebGPU's default limit of a binding, so most devices see the same chunks.
+/// Largest chunk, even if the device allows more: packing a chunk takes twice its size in host memory. Equals WebGPU's
+/// default limit of a binding, so most devices get the same chunks.
 pub(super) const LARGEST_CHUNK: u64 = 128 << 20;
 
-/// Values of some rows of a matrix, row by row without padding.
+/// Values of some rows of a matrix, row-major without padding.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MatrixValues {
     /// Single precision.
@@ -29,20 +29,20 @@ pub enum MatrixValues {
 /// Reads a range of rows on demand.
 pub type RowLoader = Arc<dyn Fn(Range<usize>) -> Result<MatrixValues> + Send + Sync>;
 
-/// Weights of a fully connected layer; read from their file when a kernel needs them, not before. The
-/// device holds one copy, which serves forward and backward.
+/// Weights of a fully connected layer, read from their file only when a kernel needs them. The device keeps one copy
+/// for the forward and the backward pass.
 #[derive(Clone)]
 pub struct Matrix {
     /// Identity: the same id means the same weights.
     pub id: String,
-    /// Rows: length of the output.
+    /// Number of rows: length of the output.
     pub rows: usize,
-    /// Columns: length of the input.
+    /// Number of columns: length of the input.
     pub columns: usize,
     /// True to keep the weights in f16 on the device; all arithmetic is f32.
     pub half: bool,
-    /// Reads the weights. Called once for each chunk of rows, so the whole matrix is never in memory.
-    /// Values of the other precision are converted.
+    /// Reads the weights. Called once per chunk of rows, so the whole matrix is never in memory. Values of the other
+    /// precision are converted.
     pub values: RowLoader,
     /// Reads the biases, one per row.
     pub bias: Loader,
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Matrix {
 }
 
 impl Matrix {
-    /// The matrix as this device keeps it.
+    /// The matrix in the precision that this device stores.
     pub(super) fn on(self: &Arc<Self>, device: &Profile) -> Arc<Self> {
         if !device.half_weights() || self.half {
             return self.clone();
@@ -64,18 +64,18 @@ impl Matrix {
         Arc::new(Self { half: true, ..Self::clone(self) })
     }
 
-    /// Words in a row.
+    /// Words per row.
     pub(super) fn words(&self) -> usize {
         self.columns.div_ceil(if self.half { 8 } else { 4 })
     }
 
-    /// The rows of each chunk: as few chunks of at most `largest` bytes as the device's limits allow.
+    /// Rows of each chunk: as few chunks of at most `largest` bytes as the device's limits allow.
     pub(super) fn chunks(&self, device: &Profile, largest: u64) -> Result<Vec<Range<usize>>> {
         let limit = largest.min(device.max_binding).min(device.max_buffer);
         let row = (self.words() * WORD) as u64;
-        // Very long rows may make a chunk larger than `largest`, as long as the device takes it.
+        // A few very long rows may exceed `largest` if the device allows it.
         let least = if row * ROWS as u64 <= device.max_binding.min(device.max_buffer) { ROWS } else { 0 };
-        // Backward an invocation may walk down all rows of a chunk.
+        // In the backward pass an invocation may loop over all rows of a chunk.
         let most = device.loop_limit.map_or(usize::MAX, |limit| limit as usize);
         let rows = (most.min((limit / row.max(1)) as usize) / ROWS * ROWS).max(least);
         if rows == 0 {
@@ -88,7 +88,7 @@ impl Matrix {
         Ok((0..self.rows).step_by(rows).map(|first| first..(first + rows).min(self.rows)).collect())
     }
 
-    /// Some rows, in the precision in which they are stored.
+    /// Reads some rows and converts them to the stored precision.
     pub(super) fn load(&self, rows: Range<usize>) -> Result<MatrixValues> {
         let values = match ((self.values)(rows.clone())?, self.half) {
             (MatrixValues::F32(values), true) => MatrixValues::F16(to_half(&self.id, &values)?),
@@ -102,12 +102,12 @@ impl Matrix {
             MatrixValues::F16(values) => values.len(),
         };
         if length != rows.len() * self.columns {
-            return Err(mismatch("linear", &format!("{self:?}: rows {rows:?} came as {length} values")));
+            return Err(mismatch("linear", &format!("{self:?}: rows {rows:?} have {length} values")));
         }
         Ok(values)
     }
 
-    /// Some rows as the shader reads them: each padded with zeros to whole words.
+    /// Packs some rows for the shader: each padded with zeros to whole words.
     fn pack(&self, rows: Range<usize>) -> Result<Vec<u8>> {
         let values = self.load(rows.clone())?;
         let stride = self.words() * WORD;
@@ -161,12 +161,13 @@ impl Matrix {
 }
 
 impl Matrix {
-    /// A matrix of irregular values that depend only on their position, so that any rows can be had on
-    /// their own, scaled like an initialised layer. With `id`s alike, so are the values. Hidden: for tests and benches.
+    /// Creates a matrix of pseudo-random values that depend only on the position, so that any rows can be computed
+    /// independently, scaled like an initialised layer. Matrices with the same `id` have the same values. Hidden: for
+    /// tests and benches.
     #[doc(hidden)]
     pub fn sample(rows: usize, columns: usize, half: bool) -> Arc<Self> {
         let scale = (6.0 / columns as f32).sqrt();
-        // A multiplicative hash; test data only has to be irregular.
+        // A multiplicative hash is irregular enough for test data.
         let value = move |index: usize| {
             let mut bits = (index as u32).wrapping_mul(0x9e37_79b9) ^ 0x5bd1_e995;
             bits = (bits ^ (bits >> 15)).wrapping_mul(0x85eb_ca6b);

@@ -6,16 +6,16 @@ use crate::gpu::{Family, Profile};
 use crate::ops::{Dispatch, Kernel, Operand, Storage, TEXTURE_WIDTH};
 use std::sync::Arc;
 
-/// Weights of a chunk, in bytes: they go to their texture through a buffer, so a large one would double the memory
-/// of a start.
+/// Largest chunk of weights, in bytes: chunks go to their texture through a buffer, so a large one would double the
+/// peak memory at startup.
 const CHUNK: u64 = 32 << 20;
-/// Runs of lanes along the columns, backward; as in the shader.
+/// Runs of lanes along the columns in the backward pass; as in the shader.
 const WORDS: usize = 4;
 
-/// Subgroup size, if this device prefers the family and the weights' precision and textures suit it.
+/// Subgroup size, or `None` unless this device prefers the family and supports the weights' precision and size.
 fn lanes(matrix: &Matrix, device: &Profile) -> Option<usize> {
     let lanes = device.lanes? as usize;
-    // A lane for each quad of rows has to write; a vector has to fit a texture.
+    // Each quad of rows needs a lane to write it; a vector must fit a texture.
     let fits = lanes.is_power_of_two()
         && (4..=64).contains(&lanes)
         && TEXTURE_WIDTH <= device.max_texture_side
@@ -23,10 +23,10 @@ fn lanes(matrix: &Matrix, device: &Profile) -> Option<usize> {
     (device.prefers(Family::Texture) && fits && !matrix.half).then_some(lanes)
 }
 
-/// The kernel forward or backward, or `None` where this device has none.
+/// Kernel of the forward or backward pass, or `None` if this device does not support it.
 ///
 /// # Errors
-/// As [`Matrix::chunks`].
+/// Same as [`Matrix::chunks`].
 pub(super) fn kernel(
     matrix: &Arc<Matrix>,
     relu: bool,

@@ -1,4 +1,4 @@
-//! Downloading the published full-size networks, with resumption and a checked hash.
+//! Downloads the published full-size networks, with resumption and hash verification.
 
 use crate::escape::shown;
 use crate::files::{check_place, make_folder, read_text, write_whole};
@@ -17,41 +17,41 @@ use super::published::{NARROW, NETWORKS, file_name, where_narrow_is};
 use crate::hex::hex;
 use crate::{Error, Result};
 
-/// The environment variable that replaces the Hugging Face hub by another address, for tests and mirrors.
+/// Environment variable with an address to use instead of the Hugging Face hub, for tests and mirrors.
 pub const BASE_VARIABLE: &str = "MIRAGE_FETCH_BASE";
 /// The Hugging Face hub.
 const HUB: &str = "https://huggingface.co";
 /// The weights file in each repository.
 const REMOTE_FILE: &str = "model.safetensors";
-/// How often a broken download is taken up again in a row without a single new byte.
+/// Maximum number of consecutive retries without a new byte.
 const FRUITLESS_ATTEMPTS: u32 = 2;
-/// How often a broken download is taken up again at all.
+/// Maximum number of attempts in total.
 const ATTEMPTS: u32 = 20;
-/// Bytes read at a time, and the step of progress reports.
+/// Bytes read at a time, and between progress reports.
 const CHUNK: usize = 256 << 10;
-/// An LFS pointer has about 130 bytes; a page that is much longer is something else.
+/// Longest accepted LFS pointer, in bytes. Pointers have about 130; a much longer page is something else.
 const POINTER_LIMIT: u64 = 4096;
 
-/// What a download brought.
+/// The result of a download.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fetched {
-    /// The checked file.
+    /// The verified file.
     pub path: PathBuf,
-    /// Whether it was there before, so that nothing was downloaded.
+    /// True if the file was already present and nothing was downloaded.
     pub already_present: bool,
-    /// Its SHA-256 in hexadecimal digits, the one published by the host.
+    /// SHA-256 of the file in hexadecimal digits, as published by the host.
     pub sha256: String,
 }
 
-/// The host's record of a file: its length in bytes and its hash.
+/// The host's record of a file: its hash and its length in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pointer {
     sha256: String,
     size: u64,
 }
 
-/// The short names of the networks that can be downloaded.
+/// Returns the short names of the networks that can be downloaded.
 pub fn names() -> Vec<&'static str> {
     NETWORKS.iter().map(|(name, _)| *name).collect()
 }
@@ -60,28 +60,28 @@ pub fn names() -> Vec<&'static str> {
 /// the address in the environment variable `MIRAGE_FETCH_BASE`, into `dir` or else the user's
 /// [data folder](data_dir), and returns the file's path.
 ///
-/// A broken download is taken up where it stopped, now or at the next call. The file gets its name
-/// only once its SHA-256 is the one that the host publishes. `progress` is called with the bytes
-/// downloaded so far and the bytes in all. [`fetch_from`] also returns whether the file was there already.
+/// A broken download is resumed, by this call or the next one. The file gets its final name only after its
+/// SHA-256 was verified against the one published by the host. `progress` is called with the bytes downloaded
+/// so far and in total. [`fetch_from`] also returns whether the file was already present.
 ///
 /// # Errors
-/// [`Error::Usage`] for an unknown name or without a data folder; [`Error::Download`] if the host
-/// can't be reached, refuses, or sends something else than it published; [`Error::Io`] if the file
-/// can't be written.
+/// [`Error::Usage`] for an unknown name or a missing data folder; [`Error::Download`] if the host can't be
+/// reached, refuses the request, or sends other content than it published; [`Error::Io`] if the file can't be
+/// written.
 pub fn fetch(name: &str, dir: Option<&Path>, progress: &mut dyn FnMut(u64, u64)) -> Result<PathBuf> {
     fetch_from(&base(), name, dir, false, progress).map(|fetched| fetched.path)
 }
 
-/// The address that [`fetch`] downloads from: `MIRAGE_FETCH_BASE`, or the Hugging Face hub.
+/// Returns the address that [`fetch`] downloads from: `MIRAGE_FETCH_BASE`, or the Hugging Face hub.
 pub fn base() -> String {
     std::env::var(BASE_VARIABLE).ok().filter(|base| !base.trim().is_empty()).unwrap_or_else(|| HUB.to_owned())
 }
 
-/// [`fetch`] from a given base address, such as `https://huggingface.co`. Another file that has the network's name is
-/// replaced only with `overwrite`.
+/// Downloads like [`fetch`] from a given base address, such as `https://huggingface.co`. A different file with the
+/// network's file name is replaced only with `overwrite`.
 ///
 /// # Errors
-/// As for [`fetch`].
+/// The errors of [`fetch`].
 pub fn fetch_from(
     base: &str,
     name: &str,
@@ -94,7 +94,7 @@ pub fn fetch_from(
             return Err(Error::usage(format!("{NARROW} can't be downloaded. {}", where_narrow_is())));
         }
         return Err(Error::usage(format!(
-            "there is no network '{name}' to download. There are: {}",
+            "there is no network '{name}' to download. Choose one of: {}",
             names().join(", ")
         )));
     };
@@ -102,7 +102,7 @@ pub fn fetch_from(
         Some(dir) => dir.to_owned(),
         None => data_dir().ok_or_else(|| {
             Error::usage(
-                "the environment names no home folder to download to. Give a folder, or set XDG_DATA_HOME",
+                "the environment has no home folder to download to. Choose a folder, or set XDG_DATA_HOME",
             )
         })?,
     };
@@ -118,7 +118,7 @@ pub fn fetch_from(
     download.run(progress)
 }
 
-/// The HTTP client: it never waits for ever, and asks no proxy for the computer itself.
+/// Creates the HTTP client, with timeouts, and without a proxy for local addresses.
 fn agent(base: &str) -> Agent {
     const CONNECT: Duration = Duration::from_secs(30);
     const SILENCE: Duration = Duration::from_secs(60);
@@ -129,7 +129,7 @@ fn agent(base: &str) -> Agent {
         .timeout_recv_response(Some(SILENCE))
         .timeout_per_read(Some(SILENCE))
         .http_status_as_error(false)
-        // A compressed answer would have other lengths and ranges than the file.
+        // Lengths and ranges of a compressed response would differ from the file's.
         .accept_encoding("identity")
         .user_agent(concat!("neural-mirage/", env!("CARGO_PKG_VERSION")));
     if local {
@@ -147,10 +147,10 @@ struct Download {
     overwrite: bool,
 }
 
-/// How one request for the rest of the file ended.
+/// The outcome of one request for the rest of the file.
 enum Outcome {
     Complete,
-    /// The connection broke; the reason, for the case that it keeps breaking.
+    /// The connection broke, for this reason.
     Broken(String),
 }
 
@@ -174,35 +174,35 @@ impl Download {
         let mut file = open_part(&part)?;
         if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
             return Err(Error::Download(format!(
-                "{} is being downloaded by another run of this program. Wait for it, or end it",
+                "{} is being downloaded by another run of this program. Wait for it, or stop it",
                 shown(&self.target)
             )));
         }
         self.fill(&mut file, &part, &pointer, progress)?;
         file.sync_all().map_err(Error::io(&part, "writing"))?;
-        // On Windows a locked file can't be read through another handle, not even by its own process.
+        // On Windows a locked file can't be read through another handle, even in the same process.
         file.seek(SeekFrom::Start(0)).map_err(Error::io(&part, "reading"))?;
         let found = sha256_from_here(&mut file, &part)?;
-        // Windows renames no file that is open.
+        // Windows can't rename an open file.
         drop(file);
         if found != pointer.sha256 {
             std::fs::remove_file(&part).map_err(Error::io(&part, "removing"))?;
             return Err(Error::Download(format!(
-                "the file from {} is damaged: its SHA-256 is {found}, but {} is published. It was removed; try again, or \
+                "the file from {} is damaged: its SHA-256 is {found}, but {} is published. It was deleted; try again, or \
                  {}",
                 self.file_url,
                 pointer.sha256,
                 self.by_hand()
             )));
         }
-        // It may have come meanwhile.
+        // The target may have been created in the meantime.
         let target = check_place(&self.target, self.overwrite)?;
         std::fs::rename(&part, &target).map_err(Error::io(&self.target, "renaming the download to"))?;
         self.record_hash(&pointer)?;
         Ok(done(false, pointer.sha256))
     }
 
-    /// Downloads until the part file has its full length.
+    /// Downloads until the part file is complete.
     fn fill(
         &self,
         file: &mut File,
@@ -237,7 +237,7 @@ impl Download {
         Err(self.stopped(have, pointer, "the connection kept breaking"))
     }
 
-    /// Requests the file from byte `have` on and appends what comes.
+    /// Requests the file from byte `have` on and appends the response.
     fn continue_at(
         &self,
         file: &mut File,
@@ -256,7 +256,7 @@ impl Download {
         };
         match response.status() {
             StatusCode::PARTIAL_CONTENT if starts_at(&response, *have) => {}
-            // A server that ignores the range, or another one than was asked for: start again.
+            // The server ignores the range: start again.
             StatusCode::OK => *have = 0,
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
                 *have = 0;
@@ -301,7 +301,7 @@ impl Download {
         }
     }
 
-    /// Asks the host for the file's published length and hash.
+    /// Requests the file's published length and hash.
     fn pointer(&self) -> Result<Pointer> {
         let failed = |reason: String| {
             Error::Download(format!(
@@ -317,7 +317,7 @@ impl Download {
         }
         let text = response.body_mut().with_config().limit(POINTER_LIMIT).read_to_string();
         let text = text.map_err(|error| failed(format!("{}: {error}", self.pointer_url)))?;
-        parse_pointer(&text).ok_or_else(|| failed(format!("{} states no SHA-256 and size", self.pointer_url)))
+        parse_pointer(&text).ok_or_else(|| failed(format!("{} has no SHA-256 and size", self.pointer_url)))
     }
 
     fn stopped(&self, have: u64, pointer: &Pointer, reason: &str) -> Error {
@@ -329,12 +329,12 @@ impl Download {
         ))
     }
 
-    /// How a person gets the file without this program; ends a sentence.
+    /// Returns instructions for downloading the file manually, as the end of a sentence.
     fn by_hand(&self) -> String {
-        format!("download {} by hand and save it as {}", self.file_url, shown(&self.target))
+        format!("download {} manually and save it as {}", self.file_url, shown(&self.target))
     }
 
-    /// The path of a file that belongs to the target.
+    /// Returns the target's path with an extension appended.
     fn beside(&self, extension: &str) -> PathBuf {
         let mut name = self.target.clone().into_os_string();
         name.push(".");
@@ -342,18 +342,18 @@ impl Download {
         name.into()
     }
 
-    /// The hash noted at an earlier download, so that checking again needs no network.
+    /// Returns the hash stored by an earlier download, so the file can be verified without a connection.
     fn recorded_hash(&self) -> Option<String> {
         let text = read_text(&self.beside("sha256"), POINTER_LIMIT).ok()?;
         text.split_whitespace().next().filter(|hash| is_sha256(hash)).map(str::to_owned)
     }
 
-    /// Notes the hash in the form that `sha256sum -c` reads.
+    /// Stores the hash in the format of `sha256sum -c`.
     fn record_hash(&self, pointer: &Pointer) -> Result<()> {
         let path = self.beside("sha256");
         let name = self.target.file_name().unwrap_or_default().to_string_lossy();
         let text = format!("{}  {name}\n", pointer.sha256);
-        // A file that this program did not write stays as it is: without the note, the host is asked again.
+        // Don't replace a file that this program didn't write. Without the stored hash, the host is asked again.
         let is_own =
             self.recorded_hash().is_some() && path.symlink_metadata().is_ok_and(|found| found.is_file());
         match write_whole(&path, text.as_bytes(), "writing", is_own) {
@@ -363,28 +363,28 @@ impl Download {
     }
 }
 
-/// Opens what was downloaded of a file so far, or begins it; follows no link, and takes nothing but a file.
+/// Opens or creates the part file. Doesn't follow symbolic links, and rejects anything but a regular file.
 fn open_part(part: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
-    // Not truncated: what an earlier run downloaded is the point of the file.
+    // Not truncated: it may hold the bytes of an earlier run.
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let file = options.open(part).map_err(Error::io(part, "opening"))?;
     if !file.metadata().map_err(Error::io(part, "opening"))?.is_file() {
-        return Err(Error::file(part, "it is not an ordinary file", "Remove it, or choose another folder"));
+        return Err(Error::file(part, "it is not a regular file", "Remove it, or choose another folder"));
     }
     Ok(file)
 }
 
-/// Whether a partial answer begins at byte `start`.
+/// Returns true if a partial response starts at byte `start`.
 fn starts_at(response: &Response<Body>, start: u64) -> bool {
     let range = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
     let first = range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok());
     first == Some(start)
 }
 
-/// Reads a Git LFS pointer file.
+/// Parses a Git LFS pointer file.
 fn parse_pointer(text: &str) -> Option<Pointer> {
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
     let sha256 = value("oid sha256:").filter(|hash| is_sha256(hash))?.to_ascii_lowercase();
@@ -396,13 +396,13 @@ fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// SHA-256 of a file, in lower-case hexadecimal digits.
+/// Computes the SHA-256 of a file, in lower-case hexadecimal digits.
 fn sha256_of(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io(path, "opening"))?;
     sha256_from_here(&mut file, path)
 }
 
-/// SHA-256 of the rest of an open file.
+/// Computes the SHA-256 of the rest of an open file.
 fn sha256_from_here(file: &mut File, path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut chunk = vec![0; CHUNK];

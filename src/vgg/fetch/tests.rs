@@ -1,4 +1,4 @@
-//! Downloads from a small HTTP server on this computer.
+//! Downloads from a small local HTTP server.
 
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
@@ -6,20 +6,20 @@ use std::sync::mpsc;
 
 use super::*;
 
-/// How the server treats requests for the file, one entry per request; then [`Serve::Whole`].
+/// The server's response to a request for the file, one entry per request; then [`Serve::Whole`].
 #[derive(Clone, Copy)]
 enum Serve {
-    /// As asked, ranges included.
+    /// Responds normally, with ranges.
     Whole,
-    /// The range is ignored: everything, with status 200.
+    /// Ignores the range: sends everything, with status 200.
     NoRange,
-    /// Closes the connection after this many bytes of the answer.
+    /// Closes the connection after this many bytes of the response.
     Break(usize),
-    /// An HTTP status and nothing else.
+    /// Sends only an HTTP status.
     Status(&'static str),
 }
 
-/// A server for one file; it ends with the test process.
+/// A server for one file, which runs until the test process ends.
 struct Server {
     base: String,
     /// The `Range` header of each request for the file.
@@ -97,7 +97,7 @@ fn run(server: &Server, folder: &Path) -> Result<Fetched> {
 }
 
 #[test]
-fn a_whole_file_arrives_checked_and_is_not_fetched_twice() {
+fn file_is_verified_and_not_fetched_twice() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
     let server = serve(&content, &content, &[]);
     let mut reports = Vec::new();
@@ -113,7 +113,7 @@ fn a_whole_file_arrives_checked_and_is_not_fetched_twice() {
     assert!(!folder.path().join("vgg19.safetensors.part").exists());
     assert_eq!(server.ranges.try_iter().collect::<Vec<_>>(), [None]);
 
-    // The second time neither the file nor the network is needed.
+    // The second time no connection is needed.
     let again =
         fetch_from("http://127.0.0.1:9", "vgg19", Some(folder.path()), false, &mut |_, _| {}).unwrap();
     assert!(again.already_present && again.path == fetched.path && again.sha256 == fetched.sha256);
@@ -124,7 +124,7 @@ fn a_whole_file_arrives_checked_and_is_not_fetched_twice() {
 }
 
 #[test]
-fn another_file_in_its_place_is_replaced_only_with_leave() {
+fn existing_file_is_kept_without_overwrite() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
     let server = serve(&content, &content, &[]);
     let path = run(&server, folder.path()).unwrap().path;
@@ -139,7 +139,7 @@ fn another_file_in_its_place_is_replaced_only_with_leave() {
 
 #[cfg(unix)]
 #[test]
-fn files_of_a_download_follow_no_links() {
+fn downloads_do_not_follow_symlinks() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
     let server = serve(&content, &content, &[]);
     let path = |name: &str| folder.path().join(name);
@@ -153,7 +153,7 @@ fn files_of_a_download_follow_no_links() {
 }
 
 #[test]
-fn a_broken_download_is_continued_where_it_stopped() {
+fn interrupted_download_continues() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
     let server =
         serve(&content, &content, &[Serve::Break(300_000), Serve::Status("503 Busy"), Serve::Break(100_000)]);
@@ -167,7 +167,7 @@ fn a_broken_download_is_continued_where_it_stopped() {
 }
 
 #[test]
-fn a_part_left_by_an_earlier_run_is_continued() {
+fn partial_file_of_earlier_run_continues() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
     std::fs::write(folder.path().join("vgg19.safetensors.part"), &content[..123_456]).unwrap();
     let server = serve(&content, &content, &[]);
@@ -177,7 +177,7 @@ fn a_part_left_by_an_earlier_run_is_continued() {
 }
 
 #[test]
-fn servers_without_ranges_and_overlong_parts_mean_starting_again() {
+fn unusable_partial_download_restarts() {
     let content = content();
     for (part, how) in [
         (content[..5000].to_vec(), Serve::NoRange),
@@ -193,7 +193,7 @@ fn servers_without_ranges_and_overlong_parts_mean_starting_again() {
 }
 
 #[test]
-fn a_wrong_hash_is_refused_and_the_file_removed() {
+fn wrong_hash_is_refused_and_file_removed() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
     let mut sent = content.clone();
     sent[345_678] ^= 1;
@@ -213,7 +213,7 @@ fn too_many_bytes_are_refused() {
 }
 
 #[test]
-fn a_connection_that_keeps_breaking_is_given_up_with_the_part_kept() {
+fn repeatedly_broken_download_keeps_partial_file() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
     let server = serve(&content, &content, &[&[Serve::Break(1000)][..], &[Serve::Break(0); 9]].concat());
     let error = run(&server, folder.path()).unwrap_err();
@@ -222,7 +222,7 @@ fn a_connection_that_keeps_breaking_is_given_up_with_the_part_kept() {
 }
 
 #[test]
-fn without_a_network_the_address_and_the_place_are_named() {
+fn connection_error_names_address_and_target() {
     let folder = tempfile::tempdir().unwrap();
     // A port that was free a moment ago, so nothing listens on it.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -235,7 +235,7 @@ fn without_a_network_the_address_and_the_place_are_named() {
 }
 
 #[test]
-fn a_missing_file_and_a_page_instead_of_a_pointer_are_reported() {
+fn missing_files_and_invalid_pointers_are_reported() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
     let server = serve(&content, &content, &[Serve::Status("404 Not Found")]);
     let error = run(&server, folder.path()).unwrap_err();
@@ -246,14 +246,14 @@ fn a_missing_file_and_a_page_instead_of_a_pointer_are_reported() {
 }
 
 #[test]
-fn unknown_names_are_refused_with_the_known_ones() {
+fn unknown_name_lists_known_ones() {
     let error = fetch_from("http://127.0.0.1:9", "resnet", None, false, &mut |_, _| {}).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("vgg16, vgg19"), "{error}");
 }
 
 #[test]
-fn two_downloads_of_one_file_do_not_mix() {
+fn concurrent_download_is_refused() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
     let server = serve(&content, &content, &[]);
     let part = File::create(folder.path().join("vgg19.safetensors.part")).unwrap();

@@ -1,4 +1,4 @@
-// What the network sees: photo and picture side by side.
+// Top classes of photo and picture, side by side.
 import { byId, element, number, percent } from "/ui.js";
 
 export class Classes {
@@ -36,7 +36,7 @@ export class Classes {
   }
 }
 
-/** Fills one list; classes that the other list has too are marked. */
+/** Fills one list and marks the classes that are also in the other one. */
 function fill(list, classes, other) {
   while (list.children.length > classes.length) list.lastChild.remove();
   classes.forEach(([label, probability], at) => {

@@ -1,10 +1,10 @@
-// State and progress of the run, and its buttons.
+// State and progress of the run, and the buttons.
 import { Shares } from "/shares.js";
 import { announce, byId, duration, element, number, size } from "/ui.js";
 
-/** How long "Really stop?" waits for the second press, in ms. */
+/** Time that "Really stop?" waits for the second press, in ms. */
 const ARMED = 8000;
-/** The time left is estimated from this many messages of progress. */
+/** Number of progress messages used to estimate the remaining time. */
 const PACE = 40;
 
 const STATES = {
@@ -19,7 +19,7 @@ const ENDINGS = {
   finished: "Finished",
   settled: "Finished: the picture hardly changes any more",
   stopped: "Stopped",
-  failed: "The run failed. The program printed why.",
+  failed: "The run failed. The program printed the reason.",
 };
 
 export class Controls {
@@ -29,7 +29,7 @@ export class Controls {
   #connected = false;
   #scales = [];
   #iteration = 0;
-  /** The latest progress: [work done, seconds]. */
+  /** The latest progress messages: [work done, seconds]. */
   #pace = [];
   #quarter = 0;
   #disarm = 0;
@@ -80,7 +80,7 @@ export class Controls {
     this.#control = control;
     this.#connected = true;
     byId("access").hidden = control;
-    // Instead of "No connection".
+    // Replaces "No connection".
     if (this.#state !== "ended") this.#set(this.#state);
     this.#enable();
   }
@@ -94,7 +94,7 @@ export class Controls {
   }
 
   progress({ iteration, seconds }) {
-    // A run that goes back has another pace.
+    // A run that went back to an earlier iteration has another pace.
     if (iteration < this.#iteration) this.#pace = [];
     this.#iteration = iteration;
     byId("iteration").textContent = iteration;
@@ -116,7 +116,7 @@ export class Controls {
 
   paused(paused, isNew) {
     if (this.#state === "ended" || this.#state === "stopping") return;
-    // The time of the pause is not the pace of the run.
+    // Exclude the pause from the pace.
     this.#pace = [];
     this.#set(paused ? "paused" : "painting");
     if (isNew) announce(paused ? `Paused after ${this.#iteration} iterations.` : "Painting again.");
@@ -130,7 +130,7 @@ export class Controls {
     this.#shares.inEffect(message);
   }
 
-  /** A command of this viewer is refused. */
+  /** A command of this viewer was refused. */
   refused() {
     if (["pausing", "resuming", "stopping"].includes(this.#state)) {
       this.#set(this.#state === "resuming" ? "paused" : "painting");
@@ -191,7 +191,7 @@ export class Controls {
     const [first, last] = [this.#pace[0], this.#pace.at(-1)];
     let text = "";
     if (this.#state === "painting" && last) {
-      // From the start of the run if there is only one message.
+      // With a single message, measure from the start of the run.
       const [work, seconds] = last[0] > first[0] ? [last[0] - first[0], last[1] - first[1]] : last;
       const left = ((this.#work(this.#total()) - last[0]) * seconds) / work;
       if (Number.isFinite(left) && left > 0) text = `about ${duration(left)} left`;
@@ -203,7 +203,7 @@ export class Controls {
     return this.#scales.at(-1)?.end ?? 0;
   }
 
-  /** The work of the first iterations. */
+  /** Returns the work of the first `iterations`. */
   #work(iterations) {
     const ofScale = ({ first, end, work, preparing }) => {
       const done = Math.min(iterations, end) - first;

@@ -1,16 +1,16 @@
-// Loss and share of each group over the iterations, drawn as SVG, and as a table.
+// Plots of loss and share of each group over the iterations, in SVG, and the table of the values.
 import { TONES, byId, element, heading, number, percent, size, svg, tone } from "/ui.js";
 
 const HEIGHT = 160;
 const MARGIN = { left: 42, right: 12, top: 18, bottom: 20 };
-/** Reports that are kept, as on the server; older ones are thinned. */
+/** Maximum number of kept reports, as on the server; older ones are thinned. */
 const REPORTS = 4096;
 const RECENT = 1024;
 /** Rows of the table. */
 const ROWS = 12;
-/** The size of a scale is written beside its line if the next line is at least this far (px). */
+/** Minimum distance (px) to the next scale's line for a label with the scale's size. */
 const SCALE_ROOM = 58;
-/** Marks of the lines, by tone: the shape tells them apart without colour. */
+/** Marks of the lines, by tone: their shapes differ, so colour isn't needed. */
 const MARKS = [
   "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
   "M-3.2-3.2h6.4v6.4h-6.4z",
@@ -23,12 +23,12 @@ const MARKS = [
 ];
 
 export class Curves {
-  /** {iteration, loss, lossShare, share}: three maps from a group to its loss, and its share of loss and gradient. */
+  /** {iteration, loss, lossShare, share}: maps from group to loss, share of the loss and share of the gradient. */
   #reports = [];
-  /** {iteration, shares}: a map from a group to its share. */
+  /** {iteration, shares}: map from group to requested share. */
   #requested = [];
   #scales = [];
-  /** Place of each group in the list that the run started with. */
+  /** Index of each group in the run's list. */
   #places = new Map();
   /** The groups that have losses, and those that have shares. */
   #present = new Set();
@@ -76,7 +76,7 @@ export class Curves {
         this.#present.add(name);
         if (Number.isFinite(gradientShare)) this.#measured.add(name);
       }
-      // Where a run goes back, its second way counts.
+      // If a run goes back to an earlier iteration, replace the later reports.
       while (this.#reports.at(-1)?.iteration >= report.iteration) this.#reports.pop();
       this.#reports.push(point);
     }
@@ -94,7 +94,7 @@ export class Curves {
     this.#later();
   }
 
-  /** The groups of a plot, in the run's order. */
+  /** Returns the groups of a plot, in the run's order. */
   #groups(isShare) {
     const shown = isShare ? this.#measured : this.#present;
     return [...this.#places.keys()].filter((name) => shown.has(name));
@@ -108,7 +108,7 @@ export class Curves {
     return MARKS[this.#places.get(name) % TONES];
   }
 
-  /** Draws with the next frame, once for all updates until then. */
+  /** Draws in the next frame, once for all updates until then. */
   #later() {
     if (this.#due) return;
     this.#due = true;
@@ -164,12 +164,12 @@ export class Curves {
     this.#legend(plot, groups, chosen);
   }
 
-  /** A line where each further scale begins, with its size where there is room. */
+  /** Returns a line for the start of each scale after the first, with a label if there is space. */
   #scaleLines(x, last, width) {
     const begun = this.#scales.map((scale, at) => ({ ...scale, at })).filter(({ at, first }) => at > 0 && first <= last);
     return begun.flatMap((scale, index) => {
       const [at, next] = [x(scale.first), index + 1 < begun.length ? x(begun[index + 1].first) : width];
-      // Above the plot, where no curve crosses the text.
+      // Starts above the plot, so no curve crosses the text.
       const [y1, y2] = [2, HEIGHT - MARGIN.bottom];
       const line = svg("line", { class: "scale", "data-scale": scale.at + 1, x1: at, x2: at, y1, y2 });
       const title = svg("title");
@@ -179,7 +179,7 @@ export class Curves {
     });
   }
 
-  /** The report under the pointer, or the latest one. */
+  /** Returns the report under the pointer, or the latest one. */
   #chosen(x) {
     if (this.#pointer === null) return this.#reports.at(-1);
     let best = this.#reports[0];
@@ -218,7 +218,7 @@ export class Curves {
     );
   }
 
-  /** Some reports, evenly spread, the latest first. */
+  /** Fills the table with evenly spread reports, the latest first. */
   #table() {
     if (!byId("numbers").open) return;
     const head = element("tr");
@@ -254,7 +254,7 @@ function label(text, x, y, anchor) {
   return made;
 }
 
-/** A line through points, broken where one is missing; of those on one pixel column some are left out. */
+/** Returns a path through points, interrupted at missing ones; skips points closer than half a pixel. */
 function path(points) {
   const parts = [];
   let pen = "M";
@@ -273,7 +273,7 @@ function path(points) {
   return parts.join("");
 }
 
-/** The shares that were requested for a group, as steps. */
+/** Returns a step path of the shares requested for a group. */
 function steps(requested, name, last, x, y) {
   const parts = [];
   requested.forEach(({ iteration, shares }, at) => {

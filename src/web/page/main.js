@@ -1,19 +1,19 @@
-// The connection: hands messages to the parts of the page, and sends the viewer's commands.
+// The connection: passes messages to the parts of the page, and sends the viewer's commands.
 import { Stage } from "/stage.js";
 import { Controls } from "/controls.js";
 import { Curves } from "/curves.js";
 import { Classes } from "/classes.js";
 import { announce, byId, size } from "/ui.js";
 
-/** Seconds before each new try to connect; the last one repeats. */
+/** Seconds before each attempt to reconnect; the last one repeats. */
 const RETRIES = [1, 2, 4, 8, 15, 30];
-/** A server that sends nothing for this long (ms) is gone: it sends a heartbeat every 10 s. */
+/** Timeout for receiving, in ms: the server sends a heartbeat every 10 s. */
 const SILENCE = 25000;
-/** The server hears from the page this often, in ms: it drops a viewer that is silent. */
+/** Interval of the page's own heartbeat, in ms: the server drops silent viewers. */
 const HEARTBEAT = 10000;
-/** Length of a picture's header. */
+/** Length of a picture's header, in bytes. */
 const HEADER = 12;
-/** Notes that stay on the page. */
+/** Maximum number of notes on the page. */
 const NOTES = 64;
 
 const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? "";
@@ -28,7 +28,7 @@ let failures = 0;
 let ended = false;
 let hadControl = null;
 let lastMessage = 0;
-/** Messages of the first moment are history, which is not announced. */
+/** Messages in the first second are history and are not announced. */
 let openedAt = 0;
 let snapshot = null;
 
@@ -101,7 +101,7 @@ setInterval(() => {
 
 setInterval(() => send({ type: "alive" }), HEARTBEAT);
 
-/** Handles a text. */
+/** Handles a text message. */
 function receive(message) {
   switch (message.type) {
     case "start":
@@ -144,7 +144,7 @@ function receive(message) {
       access(message.control);
       break;
     case "refused":
-      note(`Not done: ${message.reason}.`);
+      note(`Refused: ${message.reason}.`);
       controls.refused();
       break;
     case "alive":
@@ -185,7 +185,7 @@ function end({ ending, output }) {
 function access(control) {
   controls.access(control);
   if (control !== hadControl && !control) {
-    announce(token ? "View only: the token is not the one of this run." : "View only: the address has no token.");
+    announce(token ? "View only: the token is not valid for this run." : "View only: the address has no token.");
   }
   hadControl = control;
 }

@@ -1,9 +1,9 @@
 // The sliders: a share of the gradient for each adjustable group.
 import { byId, element, heading, percent, tone, wholePercents } from "/ui.js";
 
-/** Shortest time from one message of the sliders to the next, in ms. */
+/** Minimum time between messages of the sliders, in ms. */
 const THROTTLE = 100;
-/** For this long after the last input (ms) the sliders don't follow the run or other viewers. */
+/** Time after the last input (ms) in which the sliders don't follow the run or other viewers. */
 const HANDS_OFF = 1500;
 
 /** Sliders that add up to 100 %: moving one scales the others. */
@@ -14,7 +14,7 @@ export class Shares {
   /** The elements of each: {slider, tick, requested, measured}. */
   #rows = new Map();
   #values = new Map();
-  /** The others' values when a slider was grabbed: their proportion stays. */
+  /** The other sliders' values when a slider was grabbed; their proportions are preserved. */
   #grip = null;
   #enabled = false;
   /** False while the run uses fixed weights and no viewer has requested shares. */
@@ -23,7 +23,7 @@ export class Shares {
   #touched = 0;
   #sentAt = 0;
   #timer = 0;
-  /** Takes over what came while a slider was in use. */
+  /** Timer that applies updates received while a slider was in use. */
   #later = 0;
 
   constructor(send) {
@@ -34,7 +34,7 @@ export class Shares {
     clearTimeout(this.#later);
     const adjustable = groups.filter((group) => group.adjustable);
     const names = adjustable.map((group) => group.name);
-    // Kept where nothing changes, so that a new connection takes no slider out of a hand.
+    // Sliders are reused if the groups are the same, so a reconnection doesn't interrupt dragging.
     if (names.length !== this.#names.length || names.some((name, at) => name !== this.#names[at])) {
       this.#names = names;
       this.#grip = null;
@@ -66,7 +66,7 @@ export class Shares {
   }
 
   report({ groups }) {
-    // Not every report has them.
+    // Not every report has gradient shares.
     if (groups.some((group) => Number.isFinite(group.gradientShare))) {
       this.#measured = new Map(groups.map((group) => [group.name, group.gradientShare]));
     }
@@ -93,7 +93,7 @@ export class Shares {
     this.#draw();
   }
 
-  /** True if the sliders may follow the run now; else `again` is called once they may. Only the latest counts. */
+  /** Returns true if the sliders may follow the run; else `again` is called later, replacing an earlier one. */
   #follows(again) {
     clearTimeout(this.#later);
     if (this.#handsOff()) return true;
@@ -105,7 +105,7 @@ export class Shares {
     return Date.now() - this.#touched > HANDS_OFF;
   }
 
-  /** Takes over shares in any unit. */
+  /** Sets the sliders to shares in any unit. */
   #take(shares) {
     const values = this.#names.map((name) => Math.max(0, shares.get(name) ?? 0));
     const sum = values.reduce((a, b) => a + b, 0);

@@ -1,12 +1,12 @@
 // The picture, the wipe over it, and the strip of snapshots.
 import { byId, element } from "/ui.js";
 
-/** With reduced motion a new picture is shown this often, in ms. */
+/** Minimum time between pictures with reduced motion, in ms. */
 const CALM = 1500;
 const reduced = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Stage {
-  /** Called with the snapshot that is shown, or null for the newest picture. */
+  /** Called with the displayed snapshot, or null for the newest picture. */
   onShow = () => {};
   #photo = null;
   #now = null;
@@ -15,7 +15,7 @@ export class Stage {
   #chosen = null;
   #version = 0;
   #shownAt = 0;
-  /** The picture that waits for its time, and the timer. */
+  /** The delayed picture and its timer. */
   #waiting = null;
   #live;
   #ended = false;
@@ -31,7 +31,7 @@ export class Stage {
     for (const mode of ["now", "compare"]) byId(`mode-${mode}`).addEventListener("change", () => this.#layOut());
     const wipe = byId("wipe");
     wipe.addEventListener("input", () => this.#wipe());
-    // WebKit on iOS lets a finger drag the thumb only, which is as thin as the edge.
+    // In WebKit on iOS a finger can only drag the thumb, which is as thin as the edge.
     wipe.addEventListener("pointerdown", (event) => {
       wipe.setPointerCapture(event.pointerId);
       this.#wipeTo(event);
@@ -44,9 +44,9 @@ export class Stage {
     this.#update();
   }
 
-  /** Another run. */
+  /** A run begins. */
   begin({ scales }) {
-    // Pictures of all scales are shown at one size, in the proportions of the last one.
+    // Pictures of all scales are shown at the same size, with the aspect ratio of the last one.
     const last = scales.at(-1);
     if (last) document.body.style.setProperty("--ratio", last.width / last.height);
     for (const { url, button } of this.#snapshots.values()) {
@@ -104,11 +104,11 @@ export class Stage {
     const next = this.#ordered().find((other) => other.iteration > about.iteration);
     byId("strip").insertBefore(button, next?.button ?? this.#live);
     this.#update();
-    // Once the thumbnail has its width.
+    // The thumbnail has its width only after loading.
     button.image.addEventListener("load", () => this.#chosen === null && this.#scroll());
   }
 
-  /** Only these stay. */
+  /** Removes all snapshots except these. */
   keep(ids) {
     const chosen = this.#snapshots.get(this.#chosen);
     for (const [id, { url, button }] of this.#snapshots) {
@@ -155,14 +155,14 @@ export class Stage {
     this.onShow(this.#snapshots.get(id) ?? null);
   }
 
-  /** Scrolls the strip, and never the page, to what is chosen. */
+  /** Scrolls the strip, but not the page, to the chosen picture. */
   #scroll() {
     const button = this.#snapshots.get(this.#chosen)?.button ?? this.#live;
     const strip = byId("strip");
     strip.scrollLeft = button.offsetLeft - strip.offsetLeft - (strip.clientWidth - button.offsetWidth) / 2;
   }
 
-  /** Shows what is chosen. */
+  /** Shows the chosen picture. */
   #update() {
     const snapshots = this.#ordered();
     const chosen = this.#snapshots.get(this.#chosen) ?? null;

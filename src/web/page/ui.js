@@ -1,14 +1,14 @@
-// What all parts of the page use.
+// Helpers shared by all parts of the page.
 
-/** Groups have this many colours and marks; further groups begin anew. */
+/** Number of colours and marks for groups; they repeat for further groups. */
 export const TONES = 8;
 
-/** Class of the group at a place in the list that the run started with: its colour. */
+/** Returns the CSS class with the colour of the group at an index of the run's list. */
 export function tone(at) {
   return `tone-${at % TONES}`;
 }
 
-/** A group's name as a heading. */
+/** Capitalises a group's name. */
 export function heading(name) {
   return name.charAt(0).toUpperCase() + name.slice(1);
 }
@@ -17,7 +17,7 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
-/** A new element with a class and a text. */
+/** Creates an element with a class and a text. */
 export function element(name, className = "", text = "") {
   const made = document.createElement(name);
   if (className) made.className = className;
@@ -25,19 +25,19 @@ export function element(name, className = "", text = "") {
   return made;
 }
 
-/** A new SVG element. */
+/** Creates an SVG element. */
 export function svg(name, attributes = {}) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   return made;
 }
 
-/** Has screen readers read a text. */
+/** Announces a text to screen readers. */
 export function announce(text) {
   byId("announce").textContent = text;
 }
 
-/** A number in few digits. */
+/** Formats a number with few digits. */
 export function number(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
@@ -45,14 +45,14 @@ export function number(value) {
   return String(Number(value.toPrecision(3)));
 }
 
-/** A share of 1 in percent. */
+/** Formats a fraction of 1 as percent. */
 export function percent(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const hundred = value * 100;
   return `${hundred > 0 && hundred < 9.95 ? hundred.toFixed(1) : Math.round(hundred)} %`;
 }
 
-/** Whole percents of some shares that add up to 100. */
+/** Rounds shares to whole percents that add up to 100. */
 export function wholePercents(shares) {
   const sum = shares.reduce((a, b) => a + b, 0);
   if (!(sum > 0)) return shares.map(() => 0);
@@ -64,7 +64,7 @@ export function wholePercents(shares) {
   return whole;
 }
 
-/** A duration in words. */
+/** Formats a duration. */
 export function duration(seconds) {
   if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
   const minutes = Math.round(seconds / 60);
@@ -72,7 +72,7 @@ export function duration(seconds) {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-/** Width and height of a scale. */
+/** Formats width and height of a scale. */
 export function size({ width, height }) {
   return `${width}×${height}`;
 }

@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_in_words() {
+    fn numbers_are_parsed() {
         let parse = |element: Element, text: &str| element.parse(text).map(|bytes| element.widen(&bytes));
         for (element, text, value) in [
             (Element::U32, "4294967295", 4_294_967_295.0),

@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_comes_back_as_it_was() {
+    fn arrays_round_trip() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("an: array.npy");
         for element in Element::ALL.into_iter().filter(|element| *element != Element::Bf16) {
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_numpy_itself() {
+    fn numpy_file_is_read() {
         // numpy.save of numpy.array([[1.5, -2.0]], dtype='float32'), version 1 of the format.
         let mut bytes =
             header(&format!("{:<117}", "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }"));
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn records_become_bytes() {
+    fn structured_arrays_become_bytes() {
         let text = "{'descr': [('a', '<u4'), ('b', '<f4', (2,))], 'fortran_order': False, 'shape': (2,)}";
         let mut bytes = header(text);
         bytes.extend(0..24u8);
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_taken_is_refused_by_name() {
+    fn unsupported_arrays_are_refused_by_name() {
         let of = |dtype: &str, fortran: &str| {
             let mut bytes =
                 header(&format!("{{'descr': {dtype}, 'fortran_order': {fortran}, 'shape': (2, 3), }}"));
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_are_compared_exactly() {
+    fn integers_are_compared_exactly() {
         let of = |element: Element, text: &[&str]| {
             let bytes = text.iter().flat_map(|number| element.parse(number).unwrap()).collect();
             Array { element, shape: vec![text.len()], bytes }
@@ -491,7 +491,7 @@ mod tests {
 
     /// Eight tensors of nearly 2^61 bytes, and one behind them whose place in the file would be beyond 64 bits.
     #[test]
-    fn a_tensor_beyond_the_file_is_refused() {
+    fn tensor_beyond_the_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("w.safetensors");
         let huge = (1_u64 << 61) - 4;

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_words_have_no_gaps() {
+    fn plain_arrays_have_no_gaps() {
         for ty in ["array<f32>", "array<vec4<f32>>", "array<vec2<f32>, 3>", "array<mat4x4<f32>>"] {
             let form = form(&format!("@group(0) @binding(0) var<storage> x: {ty};"));
             assert_eq!((form.name().as_str(), form.only(), form.gaps()), (ty, Some(Element::F32), None));
@@ -266,14 +266,14 @@ mod tests {
     }
 
     #[test]
-    fn a_vector_of_three_has_a_gap_behind_it() {
+    fn vec3_is_followed_by_a_gap() {
         let form = form("@group(0) @binding(0) var<storage> x: array<vec3<f32>>;");
         assert_eq!((form.gaps(), form.open_end()), (Some((4, 3)), Some((0, 16))));
         assert_eq!(offsets(&form, 32), [0, 4, 8, 16, 20, 24]);
     }
 
     #[test]
-    fn structs_have_nagas_offsets() {
+    fn structs_use_naga_offsets() {
         let text = "struct S { a: u32, b: vec3<f32>, c: array<vec2<i32>, 2> }
             @group(0) @binding(0) var<uniform> x: S;";
         // WGSL requires strides of 16 for arrays in uniforms; naga parses without that rule.
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_array_may_end_a_struct() {
+    fn runtime_sized_array_may_end_a_struct() {
         let form = form(
             "struct S { count: atomic<u32>, data: array<u32> }
             @group(0) @binding(0) var<storage, read_write> x: S;",
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_matrix_lists_columns() {
+    fn matrix_elements_are_listed_by_column() {
         let form = form("@group(0) @binding(0) var<storage> x: array<mat2x3<f32>>;");
         assert_eq!(form.gaps(), Some((8, 6)));
         assert_eq!(offsets(&form, 32), [0, 4, 8, 16, 20, 24]);

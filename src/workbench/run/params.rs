@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_go_where_naga_says_in_order_or_by_name() {
+    fn params_are_set_by_order_or_name() {
         let minus = (-3i32).cast_unsigned();
         let expected = vec![64, 0.5f32.to_bits(), minus, 7, 9, 0, 0, 0];
         for text in [
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn count_type_and_names_are_checked() {
+    fn params_count_types_and_names_are_checked() {
         for (text, parts) in [
             ("64,0.5,-3,7", &["params.last", "u32"][..]),
             ("64,0.5,-3,7,9,10", &["6", "5"]),
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn several_blocks_fill_one_after_another() {
+    fn blocks_are_filled_in_order() {
         let a = block("a", "@group(0) @binding(0) var<uniform> a: u32;");
         let (b, c) = (Variable { name: "b".into(), ..sizes() }, Variable { name: "c".into(), ..sizes() });
         let text = "1,2,3,4,5,6,7,8,9,10,11";
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_no_parameters() {
+    fn invalid_params_are_refused() {
         for (text, part) in
             [("u33:1", "u33"), ("u32:", "incomplete"), ("=1", "incomplete"), ("1,,2", "incomplete")]
         {

@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_one_type_count_as_that_type() {
+    fn structured_arrays_of_one_type_have_that_type() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let records = npy(folder, "p.npy", "[('at', '<f4', (2,)), ('by', '<f4', (2,))]", 16);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_several_types_stay_bytes() {
+    fn structured_arrays_of_mixed_types_stay_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let records = npy(folder, "m.npy", "[('id', '<u4'), ('at', '<f4')]", 8);

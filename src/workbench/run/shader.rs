@@ -450,7 +450,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_a_shader() {
+    fn byte_order_mark_is_skipped() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("marked.wgsl");
         let text = "const N: u32 = 4;\n@compute @workgroup_size(N) fn main() {}\n";

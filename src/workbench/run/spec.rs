@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_in_words() {
+    fn sources_are_parsed() {
         let npy = |name: &str| ArraySource::Npy(name.into());
         for (text, name, source) in [
             ("a.npy", None, npy("a.npy")),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_that_is_there_decides_where_a_tensors_name_begins() {
+    fn existing_file_decides_where_tensor_name_begins() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors:b.safetensors");
         std::fs::write(&path, "").unwrap();
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_no_source() {
+    fn invalid_sources_are_refused() {
         for text in [
             "",
             "a.txt",
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_in_words() {
+    fn outputs_are_parsed() {
         let of = |name: Option<&str>, path: &str, shape: Option<&[usize]>| Output {
             name: name.map(str::to_owned),
             path: path.into(),

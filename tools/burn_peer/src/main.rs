@@ -1,6 +1,6 @@
 //! Times Burn's 3x3 convolutions (wgpu backend, forward) at VGG's shapes; `tools/compare_peers.py --burn` runs it.
-//! One line of JSON for each shape: the least of the runs, each synchronised, after two that warm up (the first one
-//! compiles and tunes).
+//! Prints one line of JSON for each shape: the minimum of the runs, each synchronised, after two warm-up runs (the
+//! first one compiles and tunes).
 
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;

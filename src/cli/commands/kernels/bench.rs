@@ -1,9 +1,7 @@
 //! `mirage kernels bench`: times the kernels on this device.
 
-use super::Filter;
-use super::KernelDeviceArgs;
-use super::check_written;
 use super::watch::watch;
+use super::{Filter, KernelDeviceArgs, check_written};
 use crate::cli::output::escape::one_line;
 use crate::cli::output::format::metric;
 use crate::cli::output::streams;
@@ -20,46 +18,47 @@ use clap::Args;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Seconds for the samples of each kernel.
+/// Time for the samples of each kernel, in seconds.
 const BUDGET: f64 = 1.0;
 
 /// Options of `mirage kernels bench`.
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
-    /// Only kernels with such names; the op's part is searched in op and shape, e.g. "conv 64" or gram/texture
-    /// [default: all]
+    /// Only kernels whose name contains this; OP is searched in op and shape, e.g. "conv 64" or gram/texture [default:
+    /// all]
     #[arg(value_name = "OP[/VARIANT]", default_value = "", hide_default_value = true)]
     filter: Filter,
-    /// Network whose layers are timed: vgg11, vgg13, vgg16, vgg19, or a weights file; values are random
+    /// Network whose layers are timed: vgg11, vgg13, vgg16, vgg19, or a weights file; inputs and weights are random
     #[arg(long, value_name = "NAME|FILE", default_value = "vgg19")]
     network: String,
     /// Side of the square picture, in pixels
     #[arg(long, value_name = "PIXELS", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=8192))]
     size: u32,
-    /// Time every kernel that the device can run, the naive ones too [default: the first choice of each op]
+    /// Time every kernel that the device can run, including the naive ones [default: the first choice of each op]
     #[arg(long)]
     all: bool,
-    /// Rounds, each with one sample of each kernel; fewer where one kernel takes more than a second in all
+    /// Rounds, each with one sample of each kernel; fewer if a kernel would take more than a second in total
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
-    /// Write the figures [default: none]
+    /// Write the figures to a JSON file [default: none]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Replace an existing file [default: refuse to]
     #[arg(long)]
     overwrite: bool,
-    /// Figures of an earlier run, to show what is faster or slower beyond the noise [default: none]
+    /// Compare with the figures of an earlier run, and mark changes beyond the noise as faster or slower [default:
+    /// none]
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
-    /// Keep running, and time what uses a shader of --shader-dir whenever it is saved, against the time before; Ctrl-C
-    /// ends [default: off]
+    /// Keep running: whenever a shader in --shader-dir is saved, time the kernels that use it, against the previous
+    /// time; Ctrl-C ends [default: off]
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
     device: KernelDeviceArgs,
 }
 
-/// Times, and returns the exit code.
+/// Times the kernels, and returns the exit code.
 pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
     let watch = watch(args.watch, folder)?;
     let network = Path::new(&args.network);
@@ -73,7 +72,7 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
         && earlier.device != device
     {
         streams::print(&format!(
-            "note: the earlier figures are of another device or driver: {}",
+            "note: the earlier figures are from another device or driver: {}",
             one_line(&earlier.device)
         ))?;
     }
@@ -88,9 +87,9 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
     bench.round(&cases, earlier.as_ref(), None, &mut all)?;
     let Some(watch) = watch else { return Ok(0) };
     watch.each(|changed| {
-        // The device transformed weights with the old shader.
+        // Transformed weights on the device were computed by the old shader.
         engine.forget_constants();
-        // A valid shader may still not fit its call; the next version may.
+        // A valid shader may still not fit its dispatch; a later version may.
         let before = all.clone();
         match bench.round(&cases, Some(&before), Some(changed), &mut all) {
             Ok(()) => Ok(()),
@@ -120,8 +119,8 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Times all cases, or those that run one of `shaders`; prints each as it is done, against `earlier` figures. They join
-    /// those of `all` earlier rounds, which the file has too.
+    /// Times all cases, or those whose kernels use one of `shaders`. Prints each when it is done, compared with the
+    /// `earlier` figures. Merges the results into those of `all` rounds, which are also saved.
     fn round(
         &self,
         cases: &[(String, Case)],
@@ -137,7 +136,7 @@ impl Bench<'_> {
             }
             streams::print(&format!("{name}\n{}", self.table(&rows, earlier)))?;
             join(&mut all.rows, rows);
-            // After each case: an interruption or a lost device leaves what was measured.
+            // Saved after each case, so that an interruption or a lost device loses little.
             if let Some(path) = &self.args.json {
                 let is_own = shaders.is_some() || is_saved;
                 all.save(path, is_own || self.args.overwrite)?;
@@ -150,7 +149,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// One op at one shape: its first choice, or all kernels, in turn.
+    /// Times one op at one shape: its first choice, or all kernels in turn.
     fn case(&self, name: &str, case: &Case, shaders: Option<&[&str]>) -> Result<Vec<Row>> {
         let profile = self.engine.profile();
         let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
@@ -231,7 +230,7 @@ impl Bench<'_> {
     }
 }
 
-/// Adds rows in the place of earlier ones of the same kernels and shapes.
+/// Merges rows, in place of earlier ones of the same kernel and shape.
 fn join(all: &mut Vec<Row>, rows: Vec<Row>) {
     all.retain(|old| !rows.iter().any(|new| new.case == old.case && new.variant == old.variant));
     all.extend(rows);
@@ -253,7 +252,7 @@ mod tests {
     use crate::workbench::Samples;
 
     #[test]
-    fn a_round_replaces_its_own_kernels_alone() {
+    fn round_replaces_only_its_own_kernels() {
         let row = |case, variant, seconds| {
             Row::new(case, variant, &Samples { clock: Clock::Wall, seconds: vec![seconds] })
         };

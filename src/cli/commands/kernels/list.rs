@@ -1,7 +1,6 @@
-//! `mirage kernels list`: all ops and kernels.
+//! `mirage kernels list`: lists all ops and kernels.
 
-use super::Filter;
-use super::KernelDeviceArgs;
+use super::{Filter, KernelDeviceArgs};
 use crate::cli::output::format::{bytes, metric};
 use crate::cli::output::streams;
 use crate::error::{Error, Result};
@@ -11,17 +10,17 @@ use clap::Args;
 /// Options of `mirage kernels list`.
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// Only kernels with such names, e.g. conv or conv/winograd [default: all]
+    /// Only kernels whose name contains this, e.g. conv or conv/winograd [default: all]
     #[arg(value_name = "OP[/VARIANT]", default_value = "", hide_default_value = true)]
     filter: Filter,
-    /// As JSON: the list, each kernel with its passes [default: text]
+    /// Print JSON: a list of the kernels with their passes [default: text]
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     device: KernelDeviceArgs,
 }
 
-/// Lists what the device can run; without a device, what a typical one could.
+/// Lists the kernels that the device can run; without a device, those of a typical one.
 pub(super) fn run(args: &ListArgs) -> Result<()> {
     let (profile, device) = match args.device.open_graphics() {
         Ok(engine) => (engine.profile().clone(), engine.describe()),

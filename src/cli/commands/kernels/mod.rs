@@ -37,7 +37,7 @@ enum Command {
     Test(test::TestArgs),
     /// Time kernels on this device, against its measured peaks and against earlier figures
     Bench(bench::BenchArgs),
-    /// Print the final shaders of a kernel, as the driver gets them
+    /// Print the final shaders of a kernel, as passed to the driver
     Show(show::ShowArgs),
     /// Run any compute shader on arrays from files
     Run(Box<run::RunArgs>),
@@ -50,7 +50,7 @@ impl KernelsArgs {
     }
 }
 
-/// Runs the subcommand, and returns the exit code. `folder` holds the shaders from disk, if there are any.
+/// Runs the subcommand, and returns the exit code. `folder` holds the shaders of --shader-dir, if given.
 pub(in crate::cli) fn run(args: &KernelsArgs, folder: Option<Folder>) -> Result<u8> {
     match &args.command {
         Command::List(args) => list::run(args).map(|()| 0),
@@ -61,14 +61,14 @@ pub(in crate::cli) fn run(args: &KernelsArgs, folder: Option<Folder>) -> Result<
     }
 }
 
-/// Which device, and how it is used.
+/// Options that choose the device and its kernels.
 #[derive(Debug, Args)]
 struct KernelDeviceArgs {
-    /// Graphics device by number or part of its name, from `mirage devices`, or cpu [default: the most capable,
-    /// software drivers included; the CPU if there is none]
+    /// Graphics device, by its number or part of its name in `mirage devices`, or cpu [default: the most capable,
+    /// including software drivers; the CPU if there is none]
     #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
     adapter: Option<AdapterChoice>,
-    /// Threads of the CPU device [default: as many as the process may use at once]
+    /// Threads of the CPU device [default: all that the process may use]
     #[arg(
         long,
         value_name = "N",
@@ -76,7 +76,7 @@ struct KernelDeviceArgs {
         help_heading = "Device"
     )]
     threads: Option<u16>,
-    /// Only this family of kernels, with the naive ones [default: auto, which is all of them]
+    /// Only this family of kernels, and the naive ones [default: auto, all families]
     #[arg(
         long,
         value_name = "KIND",
@@ -85,7 +85,8 @@ struct KernelDeviceArgs {
         help_heading = "Device"
     )]
     kernels: Kernels,
-    /// As in `mirage render`: half-weights adds kernels with weights in 16 bits, half also those on cooperative matrices
+    /// As in `mirage render`: half-weights adds kernels with 16-bit weights, half also those that use cooperative
+    /// matrices
     #[arg(long, value_name = "KIND", default_value = "single", help_heading = "Device")]
     precision: Precision,
     /// Use no optional feature and no more than WebGPU's default limits [default: off]
@@ -94,10 +95,10 @@ struct KernelDeviceArgs {
 }
 
 impl KernelDeviceArgs {
-    /// Opens the device that was named, or the best graphics device: the workbench is about shaders first.
+    /// Opens the chosen device, or the best graphics device: the workbench is mainly for shaders.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] if there is none.
+    /// [`Error::NoAdapter`] if there is no graphics device.
     fn open_graphics(&self) -> Result<Arc<Engine>> {
         let options = self.options();
         match options.adapter {
@@ -106,8 +107,8 @@ impl KernelDeviceArgs {
         }
     }
 
-    /// The same, or the CPU where there is no graphics device; on stderr, a note if the user should know why it is this
-    /// one.
+    /// Like [`KernelDeviceArgs::open_graphics`], but uses the CPU if there is no graphics device. Prints a note on
+    /// stderr if the user should know why this device was chosen.
     fn open(&self) -> Result<Arc<Engine>> {
         let engine = match self.open_graphics() {
             Err(Error::NoAdapter(_)) => Engine::open(&self.options())?,
@@ -132,11 +133,11 @@ impl KernelDeviceArgs {
     }
 }
 
-/// Checks, before the work, that a command can write these files, and that they replace none that it reads; shaders are
-/// read without being named.
+/// Checks, before the work, that a command can write these files and replaces none that it reads. The shaders in use
+/// count as read.
 ///
 /// # Errors
-/// [`Error::File`] for the first that it can't.
+/// [`Error::File`] for the first file that fails.
 fn check_written(written: &[Option<&Path>], read: &[&Path], overwrite: bool) -> Result<()> {
     let written: Vec<&Path> = written.iter().copied().flatten().collect();
     let shaders = shader::files();
@@ -154,7 +155,7 @@ fn check_written(written: &[Option<&Path>], read: &[&Path], overwrite: bool) -> 
     Ok(())
 }
 
-/// `OP[/VARIANT]`: an op's name, or a part of one; a part of a variant's.
+/// `OP[/VARIANT]`: an op's name or part of it, and part of a variant's name.
 #[derive(Debug, Clone, Default)]
 struct Filter {
     op: String,
@@ -172,7 +173,8 @@ impl std::str::FromStr for Filter {
 
 impl Filter {
     fn op(&self, name: &str) -> bool {
-        // `conv` is that op, and not conv_backward too. In a bench, shapes follow the name.
+        // A full name of an op matches only that op: `conv` excludes conv_backward. In a bench, the shape follows the
+        // name.
         let exact = REGISTRY.iter().any(|entry| entry.name == self.op);
         if exact { name.split(' ').next() == Some(&self.op) } else { name.contains(&self.op) }
     }
@@ -181,11 +183,11 @@ impl Filter {
         name.contains(&self.variant)
     }
 
-    /// The error if nothing has these names.
+    /// Returns the error for a filter that matches nothing.
     fn nothing(&self) -> crate::Error {
         let variant = if self.variant.is_empty() { String::new() } else { format!("/{}", self.variant) };
         crate::Error::usage(format!(
-            "no kernel has a name like {}{variant}: `mirage kernels list` names all of them",
+            "no kernel name contains {}{variant}: `mirage kernels list` shows all names",
             self.op
         ))
     }

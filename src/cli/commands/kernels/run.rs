@@ -1,4 +1,4 @@
-//! `mirage kernels run`: any compute shader on arrays from files.
+//! `mirage kernels run`: runs any compute shader on arrays from files.
 
 use super::check_written;
 use crate::cli::output::escape::shown;
@@ -14,7 +14,7 @@ use clap::Args;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// `--tolerance` for floating point.
+/// Default `--tolerance` for floating point.
 const TOLERANCE: f64 = 1e-5;
 
 const EXAMPLES: &str = "\
@@ -26,8 +26,8 @@ Examples:
   mirage kernels run conv.wgsl --entry main --input random:64x32x32 \\
       --input w=net.safetensors:conv1_1.weight --output y=y.npy:64x32x32
 
-Variables of the entry point get inputs and outputs in the order of @group and @binding, or by name. Outputs start as \
-NaN words, followed by a guard zone; unwritten elements and writes beyond the end are reported.
+Inputs and outputs are bound to the entry point's variables in the order of @group and @binding, or by name. Outputs \
+are filled with NaN words and followed by a guard zone; unwritten elements and writes beyond the end are reported.
 
 Exit codes: 0 for success, 1 if an expectation is not met or the guard zone was written, 2 for bad input.";
 
@@ -35,7 +35,7 @@ Exit codes: 0 for success, 1 if an expectation is not met or the guard zone was 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct RunArgs {
-    /// The compute shader: any WGSL that naga and the device take
+    /// The compute shader: any WGSL that naga and the device accept
     #[arg(value_name = "FILE.wgsl")]
     shader: PathBuf,
     /// The entry point to run [default: the only one]
@@ -44,24 +44,23 @@ pub(super) struct RunArgs {
     /// Workgroups along x, y and z
     #[arg(long, value_name = "X[,Y[,Z]]", default_value = "1", help_heading = "Shader")]
     workgroups: Groups,
-    /// Numbers of the uniforms and immediates, in order or by name: u32:64,f32:0.5,name=i32:-3; the type may be
-    /// left out; vectors are called v.x, arrays a[0], members of one of several structs variable.member [default:
-    /// none]
+    /// Values of uniforms and immediates, in order or by name: u32:64,f32:0.5,name=i32:-3; the type is optional; names
+    /// are v.x in vectors, a[0] in arrays, and variable.member if there are several structs [default: none]
     #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = "Shader")]
     params: Option<Params>,
-    /// Value of an `override`, or of a whole line `const NAME: u32 = ...;`; once for each [default: as in the
+    /// Value of an `override`, or of a whole line `const NAME: u32 = ...;`; repeat for several [default: as in the
     /// shader]
     #[arg(long = "const", value_name = "NAME=VALUE", value_parser = constant, help_heading = "Shader")]
     constants: Vec<(String, String)>,
     /// Unroll the loops that follow a line `// unroll`, as for the built-in kernels [default: off]
     #[arg(long, help_heading = "Shader")]
     unroll: bool,
-    /// Fill a variable: a .npy file, FILE.safetensors:TENSOR (f16 and bf16 become f32 where the shader has f32),
-    /// zeros:64x32 or random:64x32[:SEED]; once for each. Structs of several types take raw bytes [default: none]
+    /// Fill a variable from a .npy file, FILE.safetensors:TENSOR (f16 and bf16 become f32 if the shader declares f32),
+    /// zeros:64x32 or random:64x32[:SEED]; repeat for several. Structs of several types take raw bytes [default: none]
     #[arg(long, value_name = "[NAME=]SOURCE", help_heading = "Data")]
     input: Vec<Input>,
-    /// Write a variable to a .npy file, in the type that the shader declares; once for each. The shape may be left
-    /// out where the declaration, the input or the expected values have it [default: none]
+    /// Write a variable to a .npy file, in the type that the shader declares; repeat for several. The shape is optional
+    /// if the declaration, the input or the expected values have it [default: none]
     #[arg(long, value_name = "[NAME=]FILE.npy[:SHAPE]", help_heading = "Data")]
     output: Vec<Output>,
     /// Replace existing files [default: refuse to]
@@ -71,8 +70,7 @@ pub(super) struct RunArgs {
     /// [default: none]
     #[arg(long, value_name = "[NAME=]FILE", help_heading = "Check and time")]
     expect: Vec<Input>,
-    /// Largest difference that is allowed, relative to the largest expected value [default: 1e-5; 0 for whole
-    /// numbers]
+    /// Largest allowed difference, relative to the largest expected value [default: 1e-5; 0 for integers]
     #[arg(
         long,
         value_name = "PART",
@@ -82,7 +80,7 @@ pub(super) struct RunArgs {
     )]
     tolerance: Option<f64>,
     /// Time the kernel with N samples after the first run; memory that it changes is refilled before each [default:
-    /// don't]
+    /// off]
     #[arg(
         long,
         value_name = "N",
@@ -90,13 +88,13 @@ pub(super) struct RunArgs {
         help_heading = "Check and time"
     )]
     repeat: Option<u32>,
-    /// Graphics device by number or part of its name, from `mirage devices` [default: the most capable]
+    /// Graphics device, by its number or part of its name in `mirage devices` [default: the most capable]
     #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
     adapter: Option<AdapterChoice>,
     /// Use no optional feature and no more than WebGPU's default limits [default: off]
     #[arg(long, help_heading = "Device")]
     minimal: bool,
-    /// Seconds without an answer after which the device counts as hung
+    /// Treat the device as hung after this many seconds without an answer
     #[arg(
         long,
         value_name = "SECONDS",
@@ -183,7 +181,7 @@ pub(super) fn run(args: &RunArgs) -> Result<u8> {
         good &= args.print_result(spec, result)?;
     }
     for name in &outcome.overruns {
-        streams::print(&format!("FAILED {name}: something was written beyond its end"))?;
+        streams::print(&format!("FAILED {name}: the shader wrote beyond its end"))?;
         good = false;
     }
     if let Some(samples) = &outcome.samples {
@@ -244,7 +242,7 @@ impl RunArgs {
     }
 }
 
-/// An element by its indices: `[3, 17]`.
+/// Formats the indices of an element: `[3, 17]`.
 fn place(index: usize, shape: &[usize]) -> String {
     let mut rest = index;
     let mut indices: Vec<String> = Vec::new();
@@ -278,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workgroups_along_one_to_three_axes() {
+    fn workgroups_have_one_to_three_axes() {
         let groups = |text: &str| text.parse::<Groups>().map(|groups| groups.0);
         assert_eq!(groups("16"), Ok([16, 1, 1]));
         assert_eq!(groups("16, 8"), Ok([16, 8, 1]));
@@ -289,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn constants_and_tolerances_in_words() {
+    fn constants_and_tolerances_are_parsed() {
         assert_eq!(constant("TILE = 16"), Ok(("TILE".to_owned(), "16".to_owned())));
         assert!(constant("TILE").is_err() && constant("=1").is_err() && constant("TILE=").is_err());
         assert_eq!(tolerance("1e-3"), Ok(1e-3));

@@ -1,7 +1,6 @@
-//! `mirage kernels show`: shaders as the driver gets them, or as files to edit.
+//! `mirage kernels show`: prints shaders as passed to the driver, or writes them as files to edit.
 
-use super::Filter;
-use super::KernelDeviceArgs;
+use super::{Filter, KernelDeviceArgs};
 use crate::cli::output::escape::shown;
 use crate::cli::output::streams;
 use crate::error::{Error, Result};
@@ -16,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// Options of `mirage kernels show`.
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
-    /// Kernels with such names, e.g. conv/texture_winograd4
+    /// Kernels whose name contains this, e.g. conv/texture_winograd4
     #[arg(
         value_name = "OP/VARIANT",
         required_unless_present = "files",
@@ -27,18 +26,18 @@ pub(super) struct ShowArgs {
     /// Language: wgsl, web (WGSL for browsers), spirv (disassembled), hlsl or msl
     #[arg(long, value_name = "LANGUAGE", default_value = "wgsl")]
     to: Target,
-    /// Only this one of the passes, counted from 1 [default: all]
+    /// Only this pass, counted from 1 [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pass: Option<u32>,
-    /// Write the built-in shader files of the kernels into this folder, to be edited and used with --shader-dir; existing
-    /// files stay as they are [default: print]
+    /// Write the built-in shader files of the kernels to this folder, to edit and use with --shader-dir; existing files
+    /// are kept [default: print]
     #[arg(long, value_name = "DIR")]
     files: Option<PathBuf>,
     #[command(flatten)]
     device: KernelDeviceArgs,
 }
 
-/// Prints the passes of the kernels, each form once, or writes their files.
+/// Prints each distinct pass of the kernels, or writes their shader files.
 pub(super) fn run(args: &ShowArgs) -> Result<()> {
     // Only graphics devices have shaders.
     let profile = match Context::open(&args.device.options()) {
@@ -74,7 +73,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<()> {
     }
     match args.pass {
         Some(pass) if pass as usize > count => {
-            Err(Error::usage(format!("--pass {pass}: there are {count} passes with these names")))
+            Err(Error::usage(format!("--pass {pass}: these kernels have {count} passes")))
         }
         _ => Ok(()),
     }
@@ -96,7 +95,7 @@ fn write_files(folder: &Path, used: impl Fn(&str) -> bool) -> Result<()> {
     for (name, text) in SOURCES.iter().filter(|(name, _)| used(name)) {
         let path = folder.join(format!("{name}.wgsl"));
         if path.symlink_metadata().is_ok() {
-            streams::print(&format!("{} exists already and was left as it is", shown(&path)))?;
+            streams::print(&format!("{} already exists and was kept", shown(&path)))?;
         } else {
             write_whole(&path, text.as_bytes(), "writing", false)?;
             streams::print(&shown(&path))?;

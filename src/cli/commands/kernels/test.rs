@@ -1,9 +1,7 @@
 //! `mirage kernels test`: checks every kernel on this device.
 
-use super::Filter;
-use super::KernelDeviceArgs;
-use super::check_written;
 use super::watch::watch;
+use super::{Filter, KernelDeviceArgs, check_written};
 use crate::cli::output::streams;
 use crate::cli::output::table::Table;
 use crate::error::{Error, Result};
@@ -18,17 +16,17 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Failures that are printed one by one; the files have all of them.
+/// Maximum number of failures that are printed; the files contain all.
 const MOST_PRINTED: usize = 20;
 
 /// Options of `mirage kernels test`.
 #[derive(Debug, Args)]
 pub(super) struct TestArgs {
-    /// Only kernels with such names, e.g. conv or conv/winograd [default: all]
+    /// Only kernels whose name contains this, e.g. conv or conv/winograd [default: all]
     #[arg(value_name = "OP[/VARIANT]", default_value = "", hide_default_value = true)]
     filter: Filter,
-    /// Shapes to test: all (odd, tiny and prime ones that reach every branch), quick (the largest of these for each kernel)
-    /// or network (VGG-19's channels on a picture of --size pixels)
+    /// Shapes to test: all (odd, tiny and prime ones that reach every branch), quick (the largest of these for each
+    /// kernel) or network (VGG-19's channels on a picture of --size pixels)
     #[arg(long, value_name = "WHICH", default_value = "all")]
     shapes: Shapes,
     /// Side of the picture for --shapes network, in pixels; references in f64 are slow, so keep it small
@@ -40,13 +38,14 @@ pub(super) struct TestArgs {
     /// Write the result of each kernel at each shape, as JSON [default: none]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the same in JUnit's format, for test servers [default: none]
+    /// Write the same results in JUnit's format, for test servers [default: none]
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
     /// Replace existing files [default: refuse to]
     #[arg(long)]
     overwrite: bool,
-    /// Keep running, and test again what uses a shader of --shader-dir whenever it is saved; Ctrl-C ends [default: off]
+    /// Keep running: whenever a shader in --shader-dir is saved, test the kernels that use it again; Ctrl-C ends
+    /// [default: off]
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
@@ -61,7 +60,7 @@ enum Shapes {
     Network,
 }
 
-/// Tests, and returns the exit code: 1 if a kernel failed.
+/// Tests the kernels, and returns the exit code: 1 if one failed.
 pub(super) fn run(args: &TestArgs, folder: Option<Folder>) -> Result<u8> {
     let watch = watch(args.watch, folder)?;
     check_written(&[args.json.as_deref(), args.junit.as_deref()], &[], args.overwrite)?;
@@ -72,7 +71,7 @@ pub(super) fn run(args: &TestArgs, folder: Option<Folder>) -> Result<u8> {
     let mut passed = args.round(&mut engine, &cases, None, &mut all)?;
     if let Some(watch) = watch {
         watch.each(|changed| {
-            // The device transformed weights with the old shader.
+            // Transformed weights on the device were computed by the old shader.
             engine.forget_constants();
             passed = args.round(&mut engine, &cases, Some(changed), &mut all)?;
             Ok(())
@@ -92,15 +91,15 @@ impl TestArgs {
         let mut cases: Vec<(Case, u64)> =
             entries.flat_map(|entry| (entry.cases)().into_iter().zip(self.seed..)).collect();
         if self.shapes == Shapes::Quick {
-            // The first shape of each kernel is taken, and a large one shows more.
+            // Only the first shape of each kernel is tested: start with the large ones, which reveal more.
             let elements = |case: &Case| case.inputs.iter().map(|(shape, _)| shape.elements()).sum::<usize>();
             cases.sort_by_key(|(case, _)| std::cmp::Reverse(elements(case)));
         }
         cases
     }
 
-    /// Tests all cases, or those that run one of `shaders`, and prints the results; true if all passed. They join those of
-    /// `all` earlier rounds, which the files have too.
+    /// Tests all cases, or those whose kernels use one of `shaders`, and prints the results; true if all passed. Merges
+    /// them into the results of `all` rounds, which are also written to the files.
     fn round(
         &self,
         engine: &mut Arc<Engine>,
@@ -111,7 +110,7 @@ impl TestArgs {
         let checked = self.check_all(engine, cases, shaders)?;
         if checked.is_empty() {
             return match shaders {
-                Some(_) => streams::print("No kernel that is tested here uses it.").map(|()| true),
+                Some(_) => streams::print("None of the tested kernels uses it.").map(|()| true),
                 None => Err(self.filter.nothing()),
             };
         }
@@ -129,7 +128,7 @@ impl TestArgs {
         Ok(passed)
     }
 
-    /// The results of all cases, or of those that run one of `shaders`.
+    /// Returns the results of all cases, or of those whose kernels use one of `shaders`.
     fn check_all(
         &self,
         engine: &mut Arc<Engine>,
@@ -145,7 +144,7 @@ impl TestArgs {
             }
             let quick = self.shapes == Shapes::Quick;
             let is_selected = |variant: &str| {
-                // A kernel over which the device was lost once is left out from then on.
+                // Kernels during which the device was lost are not tested again.
                 let done = |earlier: &Checked| {
                     let same = earlier.op == case.op.name() && earlier.variant == variant;
                     same && (quick || earlier.lost_device)
@@ -158,7 +157,7 @@ impl TestArgs {
         Ok(checked)
     }
 
-    /// Prints the table of one round, and what failed.
+    /// Prints the table of one round, and its failures.
     fn print(&self, checked: &[Checked]) -> Result<()> {
         let kernels = kernels(checked);
         streams::print(&table(checked, &kernels))?;
@@ -182,8 +181,8 @@ impl TestArgs {
     }
 }
 
-/// Adds the results of a round in the place of earlier ones of the same kernels at the same shapes. Of a kernel over which
-/// the device was lost, those at other shapes are of an earlier shader too.
+/// Merges the results of a round, in place of earlier ones of the same kernels at the same shapes. If the device was
+/// lost during a kernel, its results at other shapes are removed too: they are those of an earlier shader.
 fn join(all: &mut Vec<Checked>, round: Vec<Checked>) {
     let replaces = |new: &Checked, old: &Checked| {
         let same = new.shapes == old.shapes && new.seed == old.seed;
@@ -193,7 +192,7 @@ fn join(all: &mut Vec<Checked>, round: Vec<Checked>) {
     all.extend(round);
 }
 
-/// True if a kernel of the case runs one of these shaders.
+/// True if a kernel of the case uses one of these shaders.
 fn runs(engine: &Engine, case: &Case, shaders: &[&str]) -> Result<bool> {
     let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
     let signature = Signature::of(case.op.as_ref(), &shapes)?;
@@ -202,7 +201,7 @@ fn runs(engine: &Engine, case: &Case, shaders: &[&str]) -> Result<bool> {
     Ok(dispatches.any(|dispatch| shaders.contains(&dispatch.shader)))
 }
 
-/// Op and variant of each kernel, once.
+/// Returns op and variant of each kernel, without duplicates.
 fn kernels(checked: &[Checked]) -> Vec<(&'static str, &'static str)> {
     let mut kernels = Vec::new();
     for checked in checked {
@@ -222,7 +221,7 @@ fn shapes(checked: &Checked) -> String {
     checked.shapes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Errors in units in the last place of the largest expected value.
+/// Formats a relative error in units in the last place of the largest expected value.
 fn ulps(relative: f64) -> String {
     let ulps = relative / ULP;
     if ulps.is_finite() { format!("{ulps:.1}") } else { "not finite".to_owned() }
@@ -236,7 +235,7 @@ fn table(checked: &[Checked], kernels: &[(&str, &str)]) -> String {
             let values = of().map(|checked| checked.difference.as_ref().map_or(f64::INFINITY, part));
             values.fold(0.0, f64::max)
         };
-        // Of the case that is closest to its limit.
+        // To find the case that is closest to its limit.
         let share = |checked: &&Checked| {
             checked.difference.map_or(f64::INFINITY, |difference| difference.largest / checked.tolerance)
         };
@@ -253,7 +252,7 @@ fn table(checked: &[Checked], kernels: &[(&str, &str)]) -> String {
         ]);
     }
     format!(
-        "{table}\nErrors in ULP of the largest expected value (2^-23 of it); the limit is that of the shape that came nearest to its own."
+        "{table}\nErrors in ULP of the largest expected value (2^-23 of it); allowed: the limit of the shape that came closest to its own."
     )
 }
 
@@ -279,7 +278,7 @@ fn write_json(path: &Path, replace: bool, device: &str, checked: &[Checked]) -> 
     write_whole(path, format!("{all:#}\n").as_bytes(), "writing", replace)
 }
 
-/// One suite for each op, one test for each kernel at each shape.
+/// Writes one suite per op, with one test for each kernel at each shape.
 fn write_junit(path: &Path, replace: bool, device: &str, checked: &[Checked]) -> Result<()> {
     let mut report = Report::new(format!("mirage kernels on {device}"));
     for op in REGISTRY.iter().map(|entry| entry.name) {
@@ -315,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_round_replaces_its_own_kernels_alone() {
+    fn round_replaces_only_its_own_kernels() {
         let of = |op, variant, side, seed| Checked {
             op,
             variant,
@@ -345,7 +344,7 @@ mod tests {
             names(&all),
             "conv/naive 1!, conv/naive 2, conv/texture 1, conv/texture 2, conv/texture 3!, relu/naive 1"
         );
-        // It was not tested at the other shapes any more.
+        // The lost kernel was not tested at its other shapes.
         join(&mut all, vec![Checked { lost_device: true, ..failed(of("conv", "texture", 4, 1)) }]);
         assert_eq!(names(&all), "conv/naive 1!, conv/naive 2, conv/texture 1!, relu/naive 1");
         join(&mut all, vec![of("conv", "naive", 4, 1)]);

@@ -1,4 +1,4 @@
-//! Waiting for a shader file to be saved.
+//! Waits for shader files to be saved.
 
 use crate::cli::output::streams;
 use crate::error::{Error, Result};
@@ -8,18 +8,20 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// An editor saves in several steps (truncate, write, rename); this long after the last one it has finished.
+/// Editors save in several steps (truncate, write, rename). A save counts as finished this long after the last step.
 const SETTLED: Duration = Duration::from_millis(80);
 
 /// Watches a folder of shaders.
 pub(super) struct Watch {
     folder: Folder,
     events: mpsc::Receiver<notify::Result<notify::Event>>,
-    /// Watches as long as it lives.
+    /// Watches the folder until it is dropped.
     _watcher: notify::RecommendedWatcher,
 }
 
 impl Watch {
+    /// Starts to watch a folder.
+    ///
     /// # Errors
     /// [`Error::Io`] if the system can't watch the folder.
     pub(super) fn new(folder: Folder) -> Result<Self> {
@@ -35,10 +37,10 @@ impl Watch {
         Ok(Self { folder, events, _watcher: watcher })
     }
 
-    /// Calls `work` with the names of the shaders whenever valid ones were saved. Ends only with an error.
+    /// Calls `work` with the names of the changed shaders whenever valid ones are saved. Returns only with an error.
     ///
     /// # Errors
-    /// As [`Watch::next`] and `work`.
+    /// Those of [`Watch::next`] and `work`.
     pub(super) fn each(mut self, mut work: impl FnMut(&[&str]) -> Result<()>) -> Result<()> {
         loop {
             streams::print("\nWaiting for a shader to be saved; Ctrl-C ends.")?;
@@ -48,8 +50,8 @@ impl Watch {
         }
     }
 
-    /// Waits until valid shaders were saved, and returns their names. Problems of invalid ones are printed to stderr,
-    /// and their last valid text stays in use.
+    /// Waits until valid shaders are saved, and returns their names. Problems in invalid ones are printed to stderr,
+    /// and their last valid version stays in use.
     ///
     /// # Errors
     /// If the folder can't be read, or holds a file that does not belong there.
@@ -83,7 +85,7 @@ impl Watch {
     }
 }
 
-/// The watch that `--watch` asks for.
+/// Returns the watch, if `--watch` is given.
 ///
 /// # Errors
 /// [`Error::Usage`] without a folder.

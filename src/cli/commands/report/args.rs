@@ -15,17 +15,17 @@ use std::str::FromStr;
 /// Options of `mirage report`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ReportArgs {
-    /// Folder for report.json, report.md and picture.png [default: mirage-report, with a number if there is one]
+    /// Folder for report.json, report.md and picture.png [default: mirage-report, with a number if that exists]
     #[arg(short, long, value_name = "FOLDER", help_heading = "Report")]
     pub(super) output: Option<PathBuf>,
-    /// Take a few minutes less: one shape for each kernel, layers of a 128 px picture, iterations at 256 px, a picture of 256 px
-    /// [default: off]
+    /// Save a few minutes: test one shape per kernel, time layers at 128 px and iterations at 256 px, and paint at 256
+    /// px [default: off]
     #[arg(long, help_heading = "Report")]
     pub(super) quick: bool,
-    /// Only these parts, e.g. device,iterations: device, kernels, bench, iterations, picture [default: all]
+    /// Only these parts, e.g. device,iterations [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Report")]
     pub(super) parts: Vec<PartName>,
-    /// Kernels that are tested and timed, e.g. conv or conv/winograd [default: all]
+    /// Test and time only kernels whose name contains this, e.g. conv or conv/winograd [default: all]
     #[arg(
         long,
         value_name = "OP[/VARIANT]",
@@ -34,18 +34,18 @@ pub(in crate::cli) struct ReportArgs {
         help_heading = "Report"
     )]
     pub(super) filter: String,
-    /// Sides of the square pictures whose iterations are timed [default: 256,512,1024]
+    /// Sides, in pixels, of the square pictures on which iterations are timed [default: 256,512,1024]
     #[arg(long, value_name = "PIXELS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=8192), help_heading = "Report")]
     pub(super) sizes: Vec<u32>,
-    /// The photo of the picture [default: the Summer Palace, which is in the program]
+    /// The photo to paint [default: the Summer Palace, which is built in]
     #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub(super) photo: Option<PathBuf>,
-    /// Network of all parts [default: the one that comes with the program; VGG-19 with random weights for the kernels'
-    /// times and the style objective]
+    /// Network for all parts [default: the one that comes with the program; for the kernels' times and the style
+    /// objective, VGG-19 with random weights]
     #[arg(long, value_name = "FILE", env = WEIGHTS_VARIABLE, hide_env_values = true, help_heading = "Report")]
     pub(super) weights: Option<PathBuf>,
-    /// Time the iterations a second time, with this precision and with kernels tuned for it, which takes many minutes more;
-    /// not on the CPU device, which has nothing to tune [default: single, which times them once]
+    /// Also time the iterations with this precision and with kernels tuned for it, which takes many minutes more; not
+    /// on the CPU device, which has nothing to tune [default: single, which times them once]
     #[arg(
         long,
         value_name = "KIND",
@@ -54,17 +54,17 @@ pub(in crate::cli) struct ReportArgs {
         help_heading = "Report"
     )]
     pub(super) precision: Precision,
-    /// Time the same iterations in another program too: pytorch, with the Python of --python [default: none]
+    /// Also time the same iterations in another program: pytorch, with the Python of --python [default: none]
     #[arg(long, value_name = "PROGRAM", help_heading = "Report")]
     pub(super) against: Option<Peer>,
-    /// Python with the package torch; nothing is installed
+    /// Python that has the torch package; nothing is installed
     #[arg(long, value_name = "FILE", default_value = "python3", help_heading = "Report")]
     pub(super) python: PathBuf,
-    /// Graphics device by number or part of its name, from `mirage devices`, or cpu [default: the most capable GPU; the
-    /// CPU without one]
+    /// Graphics device, by its number or part of its name in `mirage devices`, or cpu [default: the most capable GPU;
+    /// the CPU if there is none]
     #[arg(long, value_name = "NAME|INDEX", help_heading = "Device")]
     pub(super) adapter: Option<String>,
-    /// Threads of the CPU device, and of PyTorch beside it [default: as many as the process may use at once]
+    /// Threads of the CPU device and of PyTorch [default: all that the process may use]
     #[arg(
         long,
         value_name = "N",
@@ -72,12 +72,12 @@ pub(in crate::cli) struct ReportArgs {
         help_heading = "Device"
     )]
     pub(super) threads: Option<u16>,
-    /// What a process of a report does, which this is; prints JSON.
+    /// Run as this process of a report, and print JSON.
     #[arg(long, hide = true)]
     pub(super) process: Option<Process>,
 }
 
-/// Name of the data's file.
+/// File name of the data.
 pub(super) const JSON: &str = "report.json";
 
 /// A part of the report.
@@ -90,7 +90,7 @@ pub(super) enum PartName {
     Picture,
 }
 
-/// What to compare with.
+/// Program to compare with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Peer {
     Pytorch,
@@ -109,12 +109,12 @@ impl ReportArgs {
         }
     }
 
-    /// The precision with which iterations are timed once more.
+    /// Returns the precision of the second timing of the iterations, if any.
     pub(super) fn second_precision(&self) -> Option<Precision> {
         Some(self.precision).filter(|precision| *precision != Precision::Single)
     }
 
-    /// True if the report is of the CPU device: it is named, or there is no GPU and nothing that asks for one.
+    /// True if the report is about the CPU device: it is chosen, or there is no GPU and no option that needs one.
     pub(super) fn is_of_cpu(&self, shader_dir: Option<&Path>) -> Result<bool> {
         if let Some(adapter) = &self.adapter {
             return Ok(AdapterChoice::from(adapter.as_str()) == AdapterChoice::Cpu);
@@ -123,7 +123,7 @@ impl ReportArgs {
         Ok(shader_dir.is_none() && !adapters()?.iter().any(is_gpu))
     }
 
-    /// Makes the folder, if it is not there.
+    /// Creates the folder of the report if needed, and returns it.
     pub(super) fn folder(&self) -> Result<PathBuf> {
         if let Some(folder) = &self.output {
             make_folder(folder)?;
@@ -142,7 +142,7 @@ impl ReportArgs {
     }
 }
 
-/// `device`, or `style:512:15`: objective, side in pixels, iterations.
+/// A process of a report: `device`, or `style:512:15` with objective, side in pixels and iterations.
 #[derive(Debug, Clone)]
 pub(super) enum Process {
     Device,

@@ -1,4 +1,4 @@
-//! Networks under Caffe's names, as the program for PyTorch reads them: VGG-19 with random weights, and those of any layout.
+//! Writes networks under Caffe's names, for the PyTorch script: VGG-19 with random weights, or a network of any layout.
 
 use crate::error::{Error, Result};
 use crate::vgg::{LayerKind, Matrix, Network};
@@ -15,8 +15,8 @@ use std::path::Path;
 /// A tensor: its name, dimensions and numbers.
 type Named = (String, Vec<usize>, Vec<f32>);
 
-/// Writes the convolutional layers of VGG-19, for times: the real one is a download of 550 MB. Its weights keep the size of
-/// activations (He et al. 2015), and are the same on every machine.
+/// Writes the convolutional layers of VGG-19 with random weights, for timing: the real ones are a download of 550 MB.
+/// The weights preserve the magnitude of activations (He et al. 2015), and are the same on every machine.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -41,10 +41,10 @@ pub(super) fn write_random(path: &Path) -> Result<()> {
     write(path, &tensors, "vgg19", "caffe")
 }
 
-/// Writes a network of any layout, widened to f32, batch norms folded in.
+/// Writes a network of any layout, widened to f32, with batch norms folded in.
 ///
 /// # Errors
-/// [`Error::File`] if its weights can't be read or are not finite, [`Error::Io`] for the file that is written.
+/// [`Error::File`] if its weights can't be read or are not finite, [`Error::Io`] if the file can't be written.
 pub(super) fn write_network(network: &Network, path: &Path) -> Result<()> {
     let mut tensors: Vec<Named> = Vec::new();
     for layer in &network.layers {
@@ -92,7 +92,7 @@ mod tests {
     use crate::vgg::{DType, KeyLayout, Preprocessing};
 
     #[test]
-    fn other_layouts_become_caffes() {
+    fn other_layouts_are_converted_to_caffe() {
         let folder = tempfile::tempdir().unwrap();
         let numbers = |count: usize, from: usize| (from..from + count).map(|number| number as f32).collect();
         let tensors: Vec<Named> = vec![

@@ -1,4 +1,4 @@
-//! One process of a report: run with a limit of time, ended when the user interrupts.
+//! Runs one process of a report with a time limit; an interrupt by the user ends it.
 
 use super::record::{PartOutcome, Status};
 use crate::cli::interrupt::Interrupt;
@@ -10,21 +10,21 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A process that takes longer counts as hung: a software device needs minutes for the kernels of VGG-19.
+/// Time limit of a process. It is long because a software device needs minutes for the kernels of VGG-19.
 pub(super) const LIMIT: Duration = Duration::from_secs(40 * 60);
-/// How often a process is looked at.
+/// Interval between checks of a process.
 const POLL: Duration = Duration::from_millis(20);
-/// After Ctrl-C, which a terminal sends to the process too, it has this long to end by itself.
+/// Time for a process to end after Ctrl-C, which a terminal sends to it too.
 const GRACE: Duration = Duration::from_secs(5);
-/// Longest reason that is taken from a process's messages, in characters.
+/// Maximum length of a reason from a process's messages, in characters.
 const MOST_REASON: usize = 600;
 
 /// How a process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// By itself, with this code.
+    /// It exited with this code.
     Code(i32),
-    /// By a signal: the program or the driver crashed.
+    /// A signal ended it: the program or the driver crashed.
     Crashed(String),
     /// It took longer than the limit.
     TimedOut,
@@ -32,7 +32,7 @@ pub(super) enum Ending {
     Interrupted,
 }
 
-/// What came of a process.
+/// A process that ended.
 #[derive(Debug)]
 pub(super) struct Finished {
     pub ending: Ending,
@@ -42,15 +42,15 @@ pub(super) struct Finished {
 }
 
 impl Finished {
-    /// Why the part failed; `None` after success.
+    /// Returns why the part failed; `None` after success.
     pub(super) fn failure(&self) -> Option<String> {
-        let said = last_words(&self.stderr);
+        let message = last_words(&self.stderr);
         match &self.ending {
             Ending::Code(0) => None,
-            Ending::Code(_) if !said.is_empty() => Some(said),
+            Ending::Code(_) if !message.is_empty() => Some(message),
             Ending::Code(code) => Some(format!("exit code {code}")),
             Ending::Crashed(how) => {
-                Some(format!("the process crashed ({how}). {said}").trim_end().to_owned())
+                Some(format!("the process crashed ({how}). {message}").trim_end().to_owned())
             }
             Ending::TimedOut => Some(format!("no result within {:.0} s", self.seconds)),
             Ending::Interrupted => Some("interrupted".to_owned()),
@@ -58,7 +58,7 @@ impl Finished {
     }
 }
 
-/// Runs a command.
+/// Runs a command until it ends.
 ///
 /// # Errors
 /// [`Error::Io`] if it can't be started.
@@ -66,7 +66,7 @@ pub(super) fn run(mut command: Command, limit: Duration, interrupt: &Interrupt) 
     let program = command.get_program().to_owned();
     let failed = |action| Error::io(Path::new(&program), action);
     let temporary = || tempfile::tempfile().map_err(failed("making a temporary file for the output of"));
-    // Files, not pipes: nothing has to read while the process runs.
+    // Files, not pipes, so that nothing has to read while the process runs.
     let (mut stdout, mut stderr) = (temporary()?, temporary()?);
     command.stdin(Stdio::null());
     command.stdout(stdout.try_clone().map_err(failed("starting"))?);
@@ -106,14 +106,14 @@ fn end(child: &mut Child) -> std::io::Result<()> {
     child.wait().map(drop)
 }
 
-/// What a process wrote; what can't be read counts as nothing, as its ending is known.
+/// Returns the output of a process. A read error counts as no output, since the exit status is known.
 fn text(file: &mut File) -> String {
     let mut bytes = Vec::new();
     let _ = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The last lines of what a process said, without the program's name.
+/// Returns the last lines that a process printed, without the program's name.
 fn last_words(stderr: &str) -> String {
     let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let from =
@@ -122,7 +122,7 @@ fn last_words(stderr: &str) -> String {
     text.trim_start_matches("mirage: ").chars().take(MOST_REASON).collect()
 }
 
-/// What came of a process; one that printed no result has failed.
+/// Returns the outcome of a process as a part of the report. No output counts as a failure.
 pub(super) fn outcome(finished: &Finished, result: Value) -> PartOutcome {
     let reason = match finished.failure() {
         None if result.is_null() => Some("the process printed no result".to_owned()),
@@ -136,10 +136,10 @@ pub(super) fn outcome(finished: &Finished, result: Value) -> PartOutcome {
     PartOutcome { status, reason, seconds: Some(finished.seconds), result }
 }
 
-/// Runs a command that prints JSON, as a part.
+/// Runs a command that prints JSON as a part of the report.
 ///
 /// # Errors
-/// As [`run`].
+/// See [`run`].
 pub(super) fn json(interrupt: &Interrupt, command: Command) -> Result<PartOutcome> {
     let finished = run(command, LIMIT, interrupt)?;
     let result = serde_json::from_str(finished.stdout.lines().last().unwrap_or_default());
@@ -152,7 +152,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_process_without_a_result_has_failed() {
+    fn process_without_result_is_failed() {
         let finished = |code| Finished {
             ending: Ending::Code(code),
             stdout: String::new(),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_the_programs_own_message() {
+    fn failure_reason_is_the_programs_message() {
         let said = "note: something\nmirage: no adapter was found.\nInstall one\n";
         assert_eq!(last_words(said), "no adapter was found. Install one");
         assert_eq!(last_words("a\nb\nc\nd\n"), "b c d");
@@ -175,7 +175,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_process_that_crashes_hangs_or_fails_is_reported_so() {
+    fn crashes_hangs_and_failures_are_distinguished() {
         let shell = |script: &str, limit| {
             let mut command = Command::new("sh");
             command.args(["-c", script]);

@@ -1,4 +1,4 @@
-//! The device as JSON: adapter, driver, limits, features, known faults.
+//! Describes the device as JSON: adapter, driver, limits, features, known faults.
 
 use crate::error::Result;
 use crate::gpu::{AdapterSummary, adapters, quirks};
@@ -53,7 +53,7 @@ fn adapter(summary: &AdapterSummary) -> Value {
         "vendor_id": format!("{:#06x}", info.vendor),
         "device_id": format!("{:#06x}", info.device),
         "subgroup_sizes": [info.subgroup_min_size, info.subgroup_max_size],
-        // Those that kernels, buffers and dispatches depend on.
+        // Limits on which kernels, buffers and dispatches depend.
         "limits": {
             "max_buffer_size": limits.max_buffer_size,
             "max_storage_buffer_binding_size": limits.max_storage_buffer_binding_size,

@@ -1,4 +1,4 @@
-//! The files of a report.
+//! Writes the files of a report.
 
 use super::args::JSON;
 use super::page;
@@ -6,10 +6,10 @@ use super::record::Record;
 use crate::error::{Error, Result};
 use crate::files::write_whole;
 
-/// Name of the readable file.
+/// File name of the page.
 pub(super) const PAGE: &str = "report.md";
 
-/// Writes data and page, each whole.
+/// Writes the data and the page, each as a whole file.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -20,7 +20,7 @@ pub(super) fn save(record: &Record) -> Result<()> {
         action: "writing the report",
         source: error.into(),
     })?;
-    // Both are written again after each part, and were not there at the beginning.
+    // Both are rewritten after each part; neither existed at the start.
     write_whole(&path, (text + "\n").as_bytes(), "writing the report", true)?;
     write_whole(&record.folder.join(PAGE), page::page(record).as_bytes(), "writing the report", true)
 }

@@ -1,4 +1,4 @@
-//! What a report's own processes do: describe the device, time the iterations of one objective at one size.
+//! The processes of a report: they describe the device, or time the iterations of one objective at one size.
 
 use super::args::{Process, ReportArgs};
 use super::device;
@@ -6,14 +6,13 @@ use crate::cli::output::streams;
 use crate::error::Result;
 use crate::gpu::{AdapterChoice, DeviceOptions};
 use crate::graph::Engine;
-use crate::mirage::IterationTimes;
-use crate::mirage::Session;
+use crate::mirage::{IterationTimes, Session};
 use crate::tune::{Adapter, Cache, tune_all, uses};
 use crate::vgg::Network;
 use serde_json::json;
 use std::sync::Arc;
 
-/// Does it, prints the result as JSON, and returns the exit code.
+/// Runs the process, prints the result as JSON, and returns the exit code.
 pub(super) fn run(args: &ReportArgs, process: &Process) -> Result<u8> {
     let mut engine = Engine::open(&DeviceOptions {
         adapter: args.adapter.as_deref().map(AdapterChoice::from).unwrap_or_default(),

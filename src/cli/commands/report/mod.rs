@@ -1,7 +1,7 @@
-//! `mirage report`: what a device is, whether its results are correct, and how fast it is, as files to attach to an issue.
+//! `mirage report`: describes a device, checks its results and times it, in files to attach to an issue.
 //!
-//! Each part runs in a process of its own, this program with other arguments: a driver that crashes, hangs or loses the
-//! device fails one part, and the rest goes on. The files are written again after every part.
+//! Each part runs in its own process, this program with other arguments. If a driver crashes, hangs or loses the
+//! device, only that part fails and the rest continues. The files are rewritten after every part.
 
 mod args;
 mod caffe_file;
@@ -37,25 +37,24 @@ pub(in crate::cli) fn run(args: &ReportArgs, shader_dir: Option<&Path>) -> Resul
     let on_cpu = args.is_of_cpu(shader_dir)?;
     if on_cpu && args.second_precision().is_some() {
         return Err(Error::usage(
-            "--precision times tuned kernels, and the CPU device has one for each op: leave it out, or name a graphics device with --adapter",
+            "--precision times tuned kernels, and the CPU device has only one for each op: leave it out, or choose a graphics device with --adapter",
         ));
     }
     if !on_cpu {
         let threads = args.threads.map(usize::from);
         DeviceOptions { threads, ..DeviceOptions::default() }.check_threads("a graphics device")?;
     }
-    let interrupt =
-        Interrupt::install_with("Stopping; what was measured is kept. Ctrl-C again quits at once.");
+    let interrupt = Interrupt::install_with("Stopping; results so far are kept. Ctrl-C again quits at once.");
     let folder = args.folder()?;
     let json = folder.join(JSON);
     let _reservation = Reservation::take(&json, &json, "--output")?;
     for name in [JSON, PAGE, PICTURE] {
         let path = folder.join(name);
-        // A link that leads nowhere is there too.
+        // A dangling link counts as existing.
         if path.symlink_metadata().is_ok() {
             return Err(Error::file(
                 &path,
-                "the folder holds a report already, or a file of this name",
+                "the folder already holds a report, or a file with this name",
                 "Give another folder with --output, or remove the file",
             ));
         }
@@ -73,7 +72,7 @@ pub(in crate::cli) fn run(args: &ReportArgs, shader_dir: Option<&Path>) -> Resul
         terminal.print(&format!("FAILED {part}: {reason}"));
     }
     streams::print(&format!(
-        "Report: {}\nIt attaches to an issue as it is, with {} and the picture beside it.",
+        "Report: {}\nAttach it to an issue as is, with {} and the picture beside it.",
         shown(&folder.join(PAGE)),
         JSON
     ))?;

@@ -1,4 +1,4 @@
-//! A report for people: Markdown, which issue trackers show as it is.
+//! Formats a report as Markdown, which issue trackers display.
 
 use super::args::JSON;
 use super::record::{Iteration, PICTURE, PartOutcome, Record, State, Status};
@@ -7,7 +7,7 @@ use crate::cli::values::{Precision, value_name};
 use serde_json::Value;
 use std::fmt::Write as _;
 
-/// The page.
+/// Returns the page of a report.
 pub(super) fn page(record: &Record) -> String {
     let device =
         record.device.result["description"].as_str().unwrap_or("a device that could not be described");
@@ -28,7 +28,7 @@ pub(super) fn page(record: &Record) -> String {
     ));
     match record.state {
         State::Running => page.line("**This report is not complete yet.**"),
-        State::Interrupted => page.line("**This report was interrupted: what is missing was not run.**"),
+        State::Interrupted => page.line("**This report was interrupted: missing parts were not run.**"),
         State::Complete => {}
     }
     page.line(&format!("All figures are in `{JSON}` beside this page."));
@@ -43,13 +43,13 @@ pub(super) fn page(record: &Record) -> String {
 struct Page(String);
 
 impl Page {
-    /// A paragraph.
+    /// Adds a paragraph.
     fn line(&mut self, text: &str) {
         self.0.push_str(text);
         self.0.push_str("\n\n");
     }
 
-    /// A heading, and what has become of the part where it isn't done; false if it has no result.
+    /// Adds a heading and, if the part isn't done, its status; false if it has no result.
     fn part(&mut self, title: &str, outcome: &PartOutcome) -> bool {
         self.line(&format!("## {title}"));
         if let Some(note) = note(outcome) {
@@ -62,7 +62,7 @@ impl Page {
         self.table_of_rows(&head.map(str::to_owned), rows.iter().map(|row| row.as_slice()));
     }
 
-    /// A table of which each row has as many cells as the head.
+    /// Adds a table; each row has as many cells as the head.
     fn table_of_rows<'a>(&mut self, head: &[String], rows: impl Iterator<Item = &'a [String]>) {
         let row = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         self.0.push_str(&row(head));
@@ -73,7 +73,7 @@ impl Page {
         self.0.push('\n');
     }
 
-    /// A table that is folded away.
+    /// Adds a collapsed table.
     fn folded<const N: usize>(&mut self, title: &str, head: [&str; N], rows: &[[String; N]]) {
         self.line(&format!("<details><summary>{title}</summary>"));
         self.table(head, rows);
@@ -81,7 +81,7 @@ impl Page {
     }
 }
 
-/// What to say of a part that is not done.
+/// Returns the status line of a part that is not done.
 fn note(outcome: &PartOutcome) -> Option<String> {
     match outcome.status {
         Status::Done => None,
@@ -94,7 +94,7 @@ fn note(outcome: &PartOutcome) -> Option<String> {
     }
 }
 
-/// Text of drivers and programs without what Markdown or HTML would act on.
+/// Escapes text of drivers and programs for Markdown and HTML.
 fn plain(text: &str) -> String {
     let mut plain = String::new();
     for c in text.chars() {
@@ -177,7 +177,7 @@ fn kernels_part(page: &mut Page, outcome: &PartOutcome) {
                 [text(&kernel["kernel"]), shapes, text(&kernel["shapes"]), text(&kernel["fault"])]
             })
             .collect();
-        page.table(["kernel", "shapes failed", "the first", "what is wrong"], &rows);
+        page.table(["kernel", "failed shapes", "first failed shape", "fault"], &rows);
     }
     let errors = result["errors"].as_array().map_or(&[][..], Vec::as_slice);
     let rows: Vec<[String; 3]> = errors
@@ -201,8 +201,8 @@ fn iterations_part(page: &mut Page, record: &Record) {
         return;
     }
     page.line(
-        "Milliseconds of an iteration (forward pass, gradient of the picture, a step of Adam): median and least. `style` has Gram \
-         matrices at relu1_1 to relu5_1 and content at relu4_2; `three` has fc8 and total variation too.",
+        "Milliseconds per iteration (forward and backward pass, Adam step): median (least). `style` has Gram matrices at relu1_1 \
+         to relu5_1 and content at relu4_2; `three` has fc8 and total variation too.",
     );
     if let Some(pytorch) = &record.pytorch {
         let version =
@@ -221,7 +221,7 @@ fn iterations_part(page: &mut Page, record: &Record) {
     let tuned = (record.precision != Precision::Single).then(|| value_name(record.precision));
     if let Some(precision) = &tuned {
         page.line(&format!(
-            "*{precision}, tuned* is with `--precision {precision}` and the kernels that `mirage tune` finds for it."
+            "*{precision}, tuned* uses `--precision {precision}` and the kernels that `mirage tune` finds for it."
         ));
     }
     let mut head = vec!["objective".to_owned(), "px".to_owned(), "ms".to_owned()];
@@ -328,7 +328,7 @@ fn bench_part(page: &mut Page, outcome: &PartOutcome) {
     page.folded("Each kernel", ["case", "kernel", "ms", "clock", "bound by", "of peak"], &rows);
 }
 
-/// Part of the measured peak that a row reaches, of operations or of bytes, by what bounds it.
+/// Fraction of the measured peak that a row reaches: of operations or of bytes, whichever bounds it.
 fn share(row: &Value, flops: f64, bandwidth: f64) -> Option<f64> {
     let is_compute = row["compute_bound"].as_bool()?;
     let count = row[if is_compute { "flops" } else { "bytes" }].as_f64()?;
@@ -342,12 +342,12 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_drivers_words_are_no_markup() {
+    fn driver_text_is_escaped_as_markdown() {
         assert_eq!(plain("a|b <img src=x> `c` [d](e)\n"), "a\\|b &lt;img src=x> \\`c\\` \\[d\\](e) ");
     }
 
     #[test]
-    fn the_share_is_of_what_bounds_the_kernel() {
+    fn share_is_of_the_limiting_resource() {
         let row = |compute| json!({ "compute_bound": compute, "flops": 8.0, "bytes": 3.0, "quartiles": [1.0, 2.0, 3.0] });
         assert_eq!(share(&row(true), 16.0, 6.0), Some(0.25));
         assert_eq!(share(&row(false), 16.0, 6.0), Some(0.25));

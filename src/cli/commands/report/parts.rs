@@ -1,4 +1,4 @@
-//! The parts of a report: a process each, and what is kept of its results.
+//! Runs the parts of a report, each in its own process, and summarises their results.
 
 use super::args::{PartName, Peer, ReportArgs};
 use super::caffe_file;
@@ -17,10 +17,10 @@ use std::cell::LazyCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The photo, for programs without a checkout beside them.
+/// The default photo, built in for programs without a checkout beside them.
 const PHOTO: &[u8] = include_bytes!("../../../../docs/photos/summer-palace.jpg");
 
-/// What runs the parts.
+/// Runs the parts of a report.
 pub(super) struct PartRunner<'a> {
     args: &'a ReportArgs,
     shader_dir: Option<&'a Path>,
@@ -28,9 +28,9 @@ pub(super) struct PartRunner<'a> {
     interrupt: &'a Interrupt,
     terminal: &'a Terminal,
     program: PathBuf,
-    /// True if the report is of the CPU device.
+    /// True if the report is about the CPU device.
     on_cpu: bool,
-    /// For files between processes; goes with the report.
+    /// Folder for files passed between processes; removed at the end.
     temporary: tempfile::TempDir,
 }
 
@@ -50,10 +50,10 @@ impl<'a> PartRunner<'a> {
         Ok(Self { args, shader_dir, folder, interrupt, terminal, program, on_cpu, temporary })
     }
 
-    /// Runs all parts that are asked for, and saves the record after each; false if the user interrupted.
+    /// Runs all requested parts, and saves the record after each; false if the user interrupted.
     ///
     /// # Errors
-    /// If the record can't be saved, or this program can't be started. What a part does wrong is part of the record.
+    /// If the record can't be saved, or this program can't be started. Failures of a part are only recorded.
     pub(super) fn run(&self, record: &mut Record) -> Result<bool> {
         if self.begins(PartName::Device, "describing the device") {
             record.device = child::json(self.interrupt, self.own_process("device", None))?;
@@ -85,10 +85,11 @@ impl<'a> PartRunner<'a> {
         begins
     }
 
-    /// This program on the report's device.
+    /// Returns a command of this program on the report's device.
     fn mirage(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        // The folder of this process decides where files are; the environment's network is given by name.
+        // The process keeps the current folder, so relative paths hold. The environment's network is passed with
+        // --weights.
         command.args(words).env_remove(crate::cli::args::WEIGHTS_VARIABLE);
         if let Some(folder) = self.shader_dir {
             command.arg("--shader-dir").arg(folder);
@@ -102,7 +103,7 @@ impl<'a> PartRunner<'a> {
         command
     }
 
-    /// The workbench of this program, which by itself would take a software driver rather than the CPU.
+    /// Returns a command of the workbench, which would by default prefer a software driver to the CPU.
     fn workbench(&self, words: &[&str]) -> Command {
         let mut command = self.mirage(words);
         if self.on_cpu && self.args.adapter.is_none() {
@@ -111,7 +112,7 @@ impl<'a> PartRunner<'a> {
         command
     }
 
-    /// This program as `mirage report --process`.
+    /// Returns a command that runs this program as `mirage report --process`.
     fn own_process(&self, process: &str, weights: Option<&Path>) -> Command {
         let mut command = self.mirage(&["report", "--process", process]);
         if let Some(weights) = weights {
@@ -128,10 +129,11 @@ impl<'a> PartRunner<'a> {
         let finished = child::run(command, LIMIT, self.interrupt)?;
         let result = read(&file).map_or(Value::Null, |tested| summary(&tested));
         let mut outcome = outcome(&finished, result);
-        // Exit code 1 with results: kernels are wrong, which the table of the program says at length.
+        // Exit code 1 with results: kernels failed, which the program's table shows at length.
         if let (Status::Failed, Some(failed)) = (outcome.status, outcome.result["failed"].as_array()) {
             let names: Vec<&str> = failed.iter().filter_map(|kernel| kernel["kernel"].as_str()).collect();
-            outcome.reason = Some(format!("{} kernels compute wrong: {}", names.len(), names.join(", ")));
+            outcome.reason =
+                Some(format!("{} kernels give wrong results: {}", names.len(), names.join(", ")));
         }
         Ok(outcome)
     }
@@ -197,8 +199,8 @@ impl<'a> PartRunner<'a> {
         Ok(())
     }
 
-    /// True if this program computes on the CPU, by itself or through a software driver. Where the part that describes the
-    /// device has not done so, it is asked here.
+    /// True if this program computes on the CPU, directly or through a software driver. Describes the device again if
+    /// the device part has not done so.
     fn is_software(&self, record: &Record) -> Result<bool> {
         if self.on_cpu {
             return Ok(true);
@@ -210,7 +212,7 @@ impl<'a> PartRunner<'a> {
         Ok(described.result["software"] == true)
     }
 
-    /// A file of the given network, or the default one, as the program for PyTorch reads it.
+    /// Writes the given network, or the default one, to a file for the PyTorch script.
     fn for_pytorch(&self) -> Result<PathBuf> {
         let network = Network::find(self.args.weights.as_deref(), None)?;
         let path = self.temporary.path().join("network.safetensors");
@@ -261,7 +263,7 @@ fn read(file: &Path) -> Option<Value> {
     serde_json::from_str(&std::fs::read_to_string(file).ok()?).ok()
 }
 
-/// Numbers of kernels and shapes, the largest error of each kernel, and what failed.
+/// Summarises tests: numbers of kernels and shapes, the largest error of each kernel, and the failures.
 fn summary(tested: &Value) -> Value {
     let rows = tested["results"].as_array().map_or(&[][..], Vec::as_slice);
     let mut kernels: Vec<(String, Vec<&Value>)> = Vec::new();
@@ -304,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_are_summed_up_with_the_first_fault_of_each() {
+    fn kernel_summary_has_first_fault_of_each() {
         let row = |variant, shape, ulp: Option<f64>, fault: Option<&str>| json!({ "op": "conv", "variant": variant, "shapes": [shape], "max_ulp": ulp, "fault": fault });
         let tested = json!({ "results": [
             row("naive", "a", Some(1.0), None),

@@ -1,4 +1,4 @@
-"""The iteration that `mirage report` times, in PyTorch: forward pass, gradient of the picture, a step of Adam.
+"""The iteration that `mirage report` times, in PyTorch: forward pass, backward pass, Adam step.
     pytorch.py cpu|auto describe
     pytorch.py cpu|auto time style|three SIDE nchw|channels_last f32|tf32 ITERATIONS WEIGHTS.safetensors
 The weights have Caffe's names (conv1_1.weight, fc6.weight). Prints one line of JSON. Needs the package torch and nothing
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 STYLE = ["relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"]
 TYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 WARM = 3
-# Seconds of work until a GPU that was idle has raised its clock, as in src/graph/warm_up.rs.
+# Seconds of work until an idle GPU has raised its clock, as in src/graph/warm_up.rs.
 WARM_SECONDS = 1.5
 
 
@@ -32,7 +32,7 @@ def name(dev):
 
 
 def resident_mib():
-    """Largest resident memory of this process so far; None where the system does not report it so (Windows, macOS)."""
+    """Largest resident memory of this process so far; None where /proc does not exist (Windows, macOS)."""
     try:
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM:"))
@@ -41,7 +41,7 @@ def resident_mib():
 
 
 def load(path):
-    """All tensors of a safetensors file: a length, a JSON header, the values."""
+    """Reads all tensors of a safetensors file: a length, a JSON header, the values."""
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
@@ -81,7 +81,7 @@ def measure(dev, objective, side, layout, precision, iterations, path):
                 if objective == "style" and layer == "5_1":
                     return seen
             x = F.max_pool2d(x, 2)
-        # As many features as the first fully connected layer takes.
+        # Pool to the input size of the first fully connected layer.
         grid = round((state["fc6.weight"].shape[1] / x.shape[1]) ** 0.5)
         x = F.adaptive_max_pool2d(x, grid).flatten()
         for layer in ("fc6", "fc7"):

@@ -1,4 +1,4 @@
-//! The same iterations in PyTorch, by a program that is inside this one and a Python that the user gives.
+//! Times the same iterations in PyTorch, with a built-in script and the user's Python.
 
 use super::args::ReportArgs;
 use super::child;
@@ -15,16 +15,17 @@ const SCRIPT: &str = include_str!("pytorch.py");
 pub(super) struct PyTorch {
     python: PathBuf,
     script: PathBuf,
-    /// `cpu`, or `auto`: its GPU, if it has one.
+    /// `cpu`, or `auto` for its GPU, if it has one.
     device: &'static str,
-    /// Threads that it may use; `None` for its own choice.
+    /// Number of threads; `None` for PyTorch's default.
     threads: Option<u16>,
-    /// True if it can compute products in TF32.
+    /// True if it can compute matrix products in TF32.
     has_tf32: bool,
 }
 
 impl PyTorch {
-    /// Looks whether it can be used; the outcome says what was found. A software device is compared with PyTorch on the CPU.
+    /// Checks whether PyTorch can be used, and returns it with an outcome for the report. A software device is compared
+    /// with PyTorch on the CPU.
     ///
     /// # Errors
     /// If a file can't be written.
@@ -41,15 +42,15 @@ impl PyTorch {
             Self { python: args.python.clone(), script, device, threads: args.threads, has_tf32: false };
         let outcome = match child::json(interrupt, this.command(&["describe"])) {
             Ok(outcome) => outcome,
-            // The user's Python is not there: that fails this part alone.
+            // A missing Python fails only this part.
             Err(error) => return Ok((None, failed(error.to_string()))),
         };
         this.has_tf32 = outcome.result["tf32"] == true;
         Ok(((outcome.status == Status::Done).then_some(this), outcome))
     }
 
-    /// Times of one iteration in each layout and precision; those after an interruption are left out. `weights` is a file
-    /// that [`super::caffe_file`] wrote, or why there is none, which all rows then say.
+    /// Times one iteration in each layout and precision, until an interruption. `weights` is a file written by
+    /// [`super::caffe_file`], or the reason why there is none, which all rows then carry.
     ///
     /// # Errors
     /// If Python can't be started.

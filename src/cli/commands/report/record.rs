@@ -1,4 +1,4 @@
-//! A report as data: what `report.json` holds.
+//! The data of a report, as in `report.json`.
 
 use super::args::{PartName, ReportArgs};
 use crate::cli::values::{Precision, value_name};
@@ -7,26 +7,26 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Format of the file; a change of meaning changes the number.
+/// Version of the file format. Increased if the meaning of a field changes.
 const FORMAT: u32 = 1;
-/// Name of the picture's file.
+/// File name of the picture.
 pub(super) const PICTURE: &str = "picture.png";
 
-/// Everything of one report.
+/// The data of one report.
 #[derive(Debug, Serialize)]
 pub(super) struct Record {
     pub format: u32,
     pub version: &'static str,
-    /// Commit that the program was built from, if the build was given `MIRAGE_COMMIT`.
+    /// Commit that the program was built from, if `MIRAGE_COMMIT` was set in the build.
     pub commit: Option<&'static str>,
     /// Operating system and processor architecture.
     pub system: String,
-    /// When it was begun, in UTC.
+    /// Start time, in UTC.
     pub date: String,
     pub quick: bool,
     /// Precision of the second timing of the iterations; single if there is none.
     pub precision: Precision,
-    /// Names of kernels that were tested and timed; empty: all.
+    /// Filter of the kernels that were tested and timed; empty for all.
     pub filter: String,
     pub state: State,
     pub device: PartOutcome,
@@ -40,7 +40,7 @@ pub(super) struct Record {
     pub folder: PathBuf,
 }
 
-/// How far the report is.
+/// Progress of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
@@ -49,7 +49,7 @@ pub(super) enum State {
     Interrupted,
 }
 
-/// What has become of a part.
+/// Status of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Status {
@@ -60,15 +60,15 @@ pub(super) enum Status {
     Interrupted,
 }
 
-/// What came of a part of the report.
+/// Outcome of a part of the report.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct PartOutcome {
     pub status: Status,
-    /// Why it failed.
+    /// Reason of a failure.
     pub reason: Option<String>,
-    /// Seconds that it took.
+    /// Duration, in seconds.
     pub seconds: Option<f64>,
-    /// What it found, as far as it came; null if it found nothing.
+    /// Results so far; null if there are none.
     pub result: Value,
 }
 
@@ -81,9 +81,9 @@ pub(super) struct Iteration {
     pub side: u32,
     #[serde(flatten)]
     pub outcome: PartOutcome,
-    /// With the precision of `--precision` and tuned kernels, if it is not single.
+    /// Outcome with the precision of `--precision` and tuned kernels, if it is not single.
     pub tuned: Option<PartOutcome>,
-    /// The same in PyTorch, in each layout and precision.
+    /// PyTorch's times, in each layout and precision.
     pub pytorch: Vec<PeerRow>,
 }
 
@@ -92,7 +92,7 @@ pub(super) struct Iteration {
 pub(super) struct PeerRow {
     /// `nchw` or `channels_last`.
     pub layout: &'static str,
-    /// `f32`, or `tf32`: products of 10 bits of precision.
+    /// `f32`, or `tf32`: products of 10-bit mantissas.
     pub precision: &'static str,
     #[serde(flatten)]
     pub outcome: PartOutcome,
@@ -104,14 +104,14 @@ impl PartOutcome {
         Self { status, reason: None, seconds: None, result: Value::Null }
     }
 
-    /// A number of the result.
+    /// Returns a number from the result.
     pub(super) fn number(&self, name: &str) -> Option<f64> {
         self.result.get(name).and_then(Value::as_f64)
     }
 }
 
 impl Iteration {
-    /// This program's median over the least median of PyTorch in f32.
+    /// Returns this program's median time divided by PyTorch's smallest median in f32.
     pub(super) fn ratio(&self) -> Option<f64> {
         let f32s = self.pytorch.iter().filter(|row| row.precision == "f32");
         let times = f32s.filter_map(|row| row.outcome.number("median_seconds"));
@@ -121,7 +121,7 @@ impl Iteration {
 }
 
 impl Record {
-    /// A report of which nothing was measured yet.
+    /// Creates a report without results.
     pub(super) fn new(args: &ReportArgs, folder: &Path) -> Self {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let outcome = |name| PartOutcome::new(args.includes(name));
@@ -155,7 +155,7 @@ impl Record {
         }
     }
 
-    /// Name and reason of each part that failed.
+    /// Returns name and reason of each part that failed.
     pub(super) fn failed(&self) -> Vec<(String, String)> {
         let mut outcomes: Vec<(String, &PartOutcome)> = vec![
             (value_name(PartName::Device), &self.device),
@@ -179,7 +179,7 @@ impl Record {
     }
 }
 
-/// Seconds since 1970 as `2026-11-26 15:04 UTC` (Hinnant's algorithm for civil dates).
+/// Formats seconds since 1970 as `2026-11-26 15:04 UTC` (Hinnant's algorithm for civil dates).
 fn date(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400 + 719_468, seconds % 86_400);
     let (era, of_era) = (days / 146_097, days % 146_097);
@@ -198,7 +198,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn dates() {
+    fn seconds_are_formatted_as_utc_dates() {
         for (seconds, text) in [
             (0, "1970-01-01 00:00 UTC"),
             (951_827_696, "2000-02-29 12:34 UTC"),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ratio_is_to_the_faster_layout_in_f32() {
+    fn ratio_uses_the_faster_f32_layout() {
         let outcome = |seconds: Option<f64>| {
             let result = seconds.map_or(Value::Null, |seconds| json!({ "median_seconds": seconds }));
             PartOutcome { result, ..PartOutcome::new(true) }

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 /// Options of `mirage sweep`.
 #[derive(Debug)]
 pub(in crate::cli) struct SweepArgs {
-    /// What to vary, `NAME=VALUE,VALUE`.
+    /// Options to vary, as `NAME=VALUE,VALUE`.
     pub vary: Vec<String>,
-    /// `iterations=10,50,150`.
+    /// Iterations of the columns, as `iterations=10,50,150`.
     pub columns: Option<String>,
     /// The cell to paint at full size.
     pub continue_cell: Option<PathBuf>,
-    /// All options of `mirage render` that were given, with the photo.
+    /// All options of `mirage render` that were given, including the photo.
     pub given: Vec<OptionWords>,
 }
 
@@ -25,7 +25,7 @@ impl Args for SweepArgs {
                 .value_parser(value_parser!(PathBuf))
                 .required_unless_present("continue")
                 .conflicts_with("continue")
-                .help("The photograph: PNG, JPEG, WebP, TIFF, GIF or BMP"),
+                .help("The photo: PNG, JPEG, WebP, TIFF, GIF or BMP"),
             Arg::new("vary")
                 .long("vary")
                 .value_name("NAME=VALUES")

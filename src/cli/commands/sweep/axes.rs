@@ -1,4 +1,4 @@
-//! What a sweep varies: axes, and the runs and cells that they make.
+//! Axes of a sweep, and the runs and cells that they span.
 
 use crate::cli::output::format::percent;
 use crate::cli::record::option_words::{self, OptionWords};
@@ -10,12 +10,12 @@ use clap::ArgAction;
 use std::ffi::OsString;
 use std::ops::Range;
 
-/// An option and the values that it takes, as the user wrote them.
+/// An option and its values, as the user wrote them.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Axis {
-    /// The name that the cells are labelled with.
+    /// Name of the option in labels.
     pub name: String,
-    /// Its values, as they are labelled.
+    /// Values of the option in labels.
     pub values: Vec<String>,
     target: Target,
 }
@@ -29,11 +29,11 @@ enum Target {
 }
 
 impl Axis {
-    /// From `NAME=VALUE,VALUE,...`. `spatial`, `abstract` and `style` are shares, their layers are `spatial-layers` and
-    /// so on; in a list of layers `+` stands between the layers.
+    /// Parses `NAME=VALUE,VALUE,...`. `spatial`, `abstract` and `style` are shares; their layers are `spatial-layers`
+    /// and so on, with `+` between the layers of a list.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming what is not understood.
+    /// [`Error::Usage`] naming what is invalid.
     pub(super) fn new(text: &str) -> Result<Self> {
         let form = "write --vary NAME=VALUE,VALUE, such as --vary spatial=5,20,50 or --vary seed=1,2";
         let (name, values) =
@@ -55,7 +55,7 @@ impl Axis {
         Ok(axis)
     }
 
-    /// The option that this axis sets, as a record names it.
+    /// Returns the record name of the option that this axis sets.
     pub(super) fn id(&self) -> &str {
         match &self.target {
             Target::Share(_) => "balance",
@@ -63,17 +63,17 @@ impl Axis {
         }
     }
 
-    /// True for the number of iterations.
+    /// True if the axis is the number of iterations.
     pub(super) fn is_iterations(&self) -> bool {
         self.id() == "iterations"
     }
 
-    /// How a cell with this value is labelled.
+    /// Returns the label of a value.
     pub(super) fn label(&self, value: usize) -> String {
         format!("{}={}", self.name, self.values[value])
     }
 
-    /// Adds the option with this value to `options`. Returns the shares, with this value if the axis is a share.
+    /// Adds the option with this value to `options`. Returns the shares, including this value if the axis is a share.
     ///
     /// # Errors
     /// [`Error::Usage`] if the option can't have the value.
@@ -146,25 +146,25 @@ fn target(name: &str) -> Result<Target> {
 /// The table of a sweep: rows and columns of labelled cells, and the runs that fill them.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// Headings of the rows; one empty one if nothing varies downwards.
+    /// Headings of the rows; a single empty one if nothing varies by row.
     pub rows: Vec<String>,
     /// Headings of the columns.
     pub columns: Vec<String>,
     /// The runs, in the order in which they are painted.
     pub runs: Vec<SweepRun>,
     vary: Vec<Axis>,
-    /// How many of these the headings of the rows name; the rest is named by those of the columns.
+    /// Number of axes in the headings of the rows; the rest are in those of the columns.
     down: usize,
 }
 
 /// One run and the cells that it fills.
 #[derive(Debug)]
 pub(super) struct SweepRun {
-    /// Labels of its values, `spatial=5, style=10`.
+    /// Labels of its values, such as `spatial=5, style=10`.
     pub label: String,
     /// Index of the value on each of the varied axes.
     choice: Vec<usize>,
-    /// Its cells, in the order of their iterations; the last is the run's end.
+    /// Its cells by number of iterations; the last is the run's end.
     pub cells: Vec<Cell>,
 }
 
@@ -173,25 +173,25 @@ pub(super) struct SweepRun {
 pub(super) struct Cell {
     pub row: usize,
     pub column: usize,
-    /// The picture after this many iterations; 0 for the run's end until the run is planned.
+    /// Number of iterations of the picture; 0 for the run's end until the run is planned.
     pub iterations: u32,
 }
 
 impl Cell {
-    /// The cell's name, which is that of its file and of its place on the page.
+    /// Returns the name of the cell's file and of its anchor on the page.
     pub(super) fn name(&self) -> String {
         format!("r{}c{}", self.row + 1, self.column + 1)
     }
 
-    /// Its iterations, if its run of `end` iterations continues after it.
+    /// Returns the cell's iterations, if its run of `end` iterations continues after it.
     pub(super) fn stops_before(&self, end: u32) -> Option<u32> {
         (self.iterations != end).then_some(self.iterations)
     }
 }
 
 impl Table {
-    /// Lays out the axes: with columns of iterations, each choice of the varied options is a row; without, the last
-    /// varied option goes to the right and the one before it down, and the runs have the iterations of their options.
+    /// Lays out the axes. With columns of iterations, each combination of values is a row. Without, the last axis runs
+    /// across and the one before it down, and the runs have the iterations of their options.
     pub(super) fn new(vary: &[Axis], columns: &[u32]) -> Self {
         let choices = vary.iter().fold(vec![Vec::new()], |choices: Vec<Vec<usize>>, axis| {
             let longer = |choice: &Vec<usize>| {
@@ -228,9 +228,9 @@ impl Table {
         table
     }
 
-    /// Labels rows, columns and runs with the values that they have. `shares` are the effective shares of each run, once
-    /// the runs are planned: a share is then followed by the part of the gradient that it is, `spatial=50 (37%)`, in a
-    /// heading only where it is the same in all its runs.
+    /// Labels rows, columns and runs with their values. `shares` are the effective shares of each run, once the runs
+    /// are planned. A share is then followed by its part of the gradient, `spatial=50 (37%)`; in a heading only if it
+    /// is the same in all its runs.
     pub(super) fn set_labels(&mut self, shares: &[Vec<(String, f32)>]) {
         let label = |axes: Range<usize>, runs: &[usize]| -> String {
             let labels = axes.map(|axis| {
@@ -269,7 +269,7 @@ impl Table {
 }
 
 impl SweepRun {
-    /// Its options: those given, with the varied ones replaced.
+    /// Returns the run's options: those given, with the varied ones replaced.
     ///
     /// # Errors
     /// [`Error::Usage`] if an option can't have its value.
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_stated_as_parts_of_the_gradient() {
+    fn share_labels_include_percentages() {
         let shares = |spatial: f32, style: f32| -> Vec<(String, f32)> {
             vec![("spatial".into(), spatial), ("style".into(), style)]
         };
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(table.rows, ["seed=1", "seed=2"]);
         assert_eq!(table.columns, ["spatial=5 (5.0%)", "spatial=20 (20%)"]);
         assert_eq!(table.runs[1].label, "seed=1, spatial=20 (20%)");
-        // Two shares: each run has its own, and no heading can state it.
+        // With two shares, each run has its own parts, so no heading has one.
         let mut table = Table::new(&axes(&["spatial=5,20", "style=10,80"]), &[]);
         table.set_labels(&[shares(0.1, 0.2), shares(0.05, 0.8), shares(0.4, 0.2), shares(0.2, 0.8)]);
         assert_eq!(table.rows, ["spatial=5", "spatial=20"]);
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn two_axes_go_down_and_right() {
+    fn two_axes_become_rows_and_columns() {
         let vary = axes(&["spatial=5,20", "--style=10,40,80"]);
         let table = Table::new(&vary, &[]);
         assert_eq!(table.rows, ["spatial=5", "spatial=20"]);
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn one_axis_is_a_row_and_iterations_may_be_it() {
+    fn single_axis_is_a_row() {
         let vary = axes(&["iterations=5,10"]);
         let table = Table::new(&vary, &[]);
         assert_eq!((table.rows.len(), table.columns.len()), (1, 2));
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_what_is_wrong() {
+    fn axis_errors_name_the_problem() {
         for (text, words) in [
             ("spatial", "no values"),
             ("spatial=", "no values"),

@@ -7,10 +7,7 @@ use crate::cli::files::rescue::{not_saved, rescue};
 use crate::cli::observers::SharedStatus;
 use crate::error::Result;
 use crate::image_io::{self, Picture, WriteOptions};
-use crate::mirage::Event;
-use crate::mirage::Observer;
-use crate::mirage::Readout;
-use crate::mirage::RunResult;
+use crate::mirage::{Event, Observer, Readout, RunResult};
 use std::ops::ControlFlow;
 
 /// Writes each cell of a run as soon as its iterations are done.
@@ -19,18 +16,18 @@ pub(super) struct CellWriter<'a> {
     pub contact: &'a ContactSheet,
     pub checked: &'a CheckedRun,
     pub status: SharedStatus,
-    /// The cells, row by row.
+    /// Painted cells, row by row.
     pub painted: &'a mut [Option<PaintedCell>],
     /// Columns of the sheet.
     pub columns: usize,
-    /// What the network sees in the last picture.
+    /// Classes seen in the last picture.
     pub last_readout: Readout,
-    /// True if files that are not the sweep's may be replaced.
+    /// True if files other than the sweep's may be replaced.
     pub overwrite: bool,
 }
 
 impl CellWriter<'_> {
-    /// Writes the cells that the end of the run fills: the last one, and if the run ended early, those after its end.
+    /// Writes the cells that show the run's end: the last one and, if the run ended early, those after its end.
     ///
     /// # Errors
     /// If a cell can't be written.
@@ -51,7 +48,7 @@ impl CellWriter<'_> {
         let options = self.checked.options.of_cell(&path, cell.stops_before(self.checked.iterations));
         let metadata = self.status.borrow().metadata.texts(&options, cell.iterations);
         let painted = &mut self.painted[cell.row * self.columns + cell.column];
-        // A cell that is there already is painted again where its run had to start anew.
+        // An existing cell is replaced if its run had to start again.
         let overwrite = self.overwrite || painted.is_some();
         let alpha = self.checked.files.alpha();
         let options = WriteOptions { metadata, overwrite, alpha, ..WriteOptions::default() };

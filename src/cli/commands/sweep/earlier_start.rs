@@ -1,4 +1,4 @@
-//! What an earlier start of the same sweep left: cells that are painted, and checkpoints of interrupted runs.
+//! Reads the results of an earlier start of the same sweep: painted cells, and checkpoints of interrupted runs.
 
 use super::axes::Cell;
 use super::sheet::PaintedCell;
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use std::path::Path;
 use std::rc::Rc;
 
-/// A run of a sweep, which is checked.
+/// A checked run of a sweep.
 pub(super) struct PlannedRun {
     pub args: RenderArgs,
     pub checked: Rc<CheckedRun>,
@@ -24,10 +24,10 @@ pub(super) struct PlannedRun {
 }
 
 impl PlannedRun {
-    /// The picture of a cell that an earlier start of the sweep has painted.
+    /// Reads a cell that was painted by an earlier start of the sweep.
     ///
     /// # Errors
-    /// [`Error::File`] if it is of another sweep, or of none.
+    /// [`Error::File`] if it belongs to another sweep, or to none.
     pub(super) fn painted(&self, cell: &Cell, path: &Path) -> Result<PaintedCell> {
         let options = self.checked.options.of_cell(path, cell.stops_before(self.checked.iterations));
         let Some(found) = PictureMetadata::read(path)? else {
@@ -41,10 +41,10 @@ impl PlannedRun {
             Some(name) => Some(format!("{} differs", one_line(&name.replace('_', "-")))),
             None => self.changed(&found).map(str::to_owned),
         };
-        if let Some(what) = other {
+        if let Some(reason) = other {
             return Err(Error::file(
                 path,
-                format!("this is a cell of another sweep ({what})"),
+                format!("this is a cell of another sweep ({reason})"),
                 "Choose another folder with -o, or allow replacing its cells with --overwrite",
             ));
         }
@@ -52,13 +52,14 @@ impl PlannedRun {
         Ok(painted(picture, &found.classes))
     }
 
-    /// What the run of a cell read that is not what this one reads. The names of the files are options.
+    /// Returns which file content differs between the run of a cell and this one, if any. The names of the files are
+    /// options.
     fn changed(&self, cell: &PictureMetadata) -> Option<&'static str> {
         if cell.text(metadata::NETWORK) != Some(&self.network) {
             return Some("its network has changed");
         }
         match cell.text(metadata::PICTURES) {
-            None => Some("it doesn't state what its photo held"),
+            None => Some("it has no SHA-256 of its photo"),
             Some(pictures) if *pictures != self.checked.inputs.of_pictures() => {
                 Some("its photo, or another picture, has changed")
             }
@@ -67,8 +68,8 @@ impl PlannedRun {
     }
 }
 
-/// The checkpoint of an interrupted run, if it had these options and read files with this content. It may have more
-/// iterations now.
+/// Opens the checkpoint of an interrupted run, if the run had the same options and read files with the same content.
+/// The number of iterations may differ.
 pub(super) fn own_checkpoint(path: &Path, run: &PlannedRun) -> Option<CheckpointFile> {
     let saved = path.exists().then(|| SavedCheckpoint::open(path).ok()).flatten()?;
     let options = run.checked.options.absolute().ok()?;
@@ -78,16 +79,16 @@ pub(super) fn own_checkpoint(path: &Path, run: &PlannedRun) -> Option<Checkpoint
     is_same.then_some(saved.file)
 }
 
-/// What two records are compared for.
+/// Purpose of comparing two records.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Compared {
-    /// Whether they are of the same cell, whatever its files are called: what they hold is compared.
+    /// Whether they are of the same cell. Files are compared by content, not by name.
     Cells,
-    /// Whether a run can go on from a checkpoint, maybe to more iterations.
+    /// Whether a run can continue from a checkpoint, perhaps to more iterations.
     Runs,
 }
 
-/// The first option in which two records differ, of those that the picture depends on.
+/// Returns the first option that differs between two records, among those on which the picture depends.
 fn difference(one: &Map<String, Value>, other: &Map<String, Value>, compared: Compared) -> Option<String> {
     let names = one.keys().chain(other.keys().filter(|name| !one.contains_key(*name)));
     let counts = |name: &&String| {
@@ -95,7 +96,7 @@ fn difference(one: &Map<String, Value>, other: &Map<String, Value>, compared: Co
         let effect = row.is_none_or(|row| matches!(row.effect, Effect::Picture | Effect::Device));
         effect && (compared == Compared::Cells || name.as_str() != "iterations")
     };
-    // How many files an option names.
+    // Number of files that an option names.
     let files = |name: &str, value: Option<&Value>| {
         let form = options::row(name).and_then(Row::form).filter(|_| compared == Compared::Cells);
         form.zip(value).map_or(0, |(form, value)| form.files(value).len())

@@ -1,7 +1,7 @@
-//! `mirage sweep`: the same photo with other values of one or two options, side by side on a contact sheet.
+//! `mirage sweep`: paints the same photo with several values of one or two options, side by side on a contact sheet.
 //!
-//! All runs share one process, device and network. A run that differs from the one before only in weights, seeds or
-//! steps uses again all that was prepared; one with other layers, the targets that both have in common.
+//! All runs share one process, device and network. A run that differs from the previous one only in weights, seeds or
+//! steps reuses everything that was prepared; one with other layers reuses the targets that both have.
 
 mod args;
 mod axes;
@@ -24,9 +24,7 @@ use crate::cli::record::option_words::{self, OptionWords, is_given};
 use crate::cli::record::options::{self, Row, Sweeping};
 use crate::cli::record::trusted::{self, RecordKind};
 use crate::error::{Error, Result};
-use crate::mirage::ScaleCount;
-use crate::mirage::Shares;
-use crate::mirage::Tiling;
+use crate::mirage::{ScaleCount, Shares, Tiling};
 use axes::{Axis, Table};
 use paint::Sweep;
 use std::path::{Path, PathBuf};
@@ -51,7 +49,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
     }
     if args.vary.len() > 2 {
         return Err(Error::usage(
-            "a sheet has two sides: give --vary once or twice; --columns iterations=... goes with both",
+            "a sheet has rows and columns: give --vary once or twice; --columns iterations=... goes with either",
         ));
     }
     let vary = args.vary.iter().map(|text| Axis::new(text)).collect::<Result<Vec<_>>>()?;
@@ -79,7 +77,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
     if !is_given(&given, "size") {
         given.push(("size".to_owned(), vec![format!("--size={SIZE}").into()]));
     }
-    // Cells are small: one scale is enough, and iterations are then those of the whole run.
+    // Cells are small, so one scale is enough, and its iterations are those of the whole run.
     if !is_given(&given, "scales") {
         given.push(("scales".to_owned(), vec!["--scales=1".into()]));
     }
@@ -120,7 +118,7 @@ fn paint(args: &SweepArgs) -> Result<u8> {
     Sweep::new(&base, title, folder, overwrite, table, &options, interrupt)?.run()
 }
 
-/// The iterations of `--columns iterations=10,50,150`.
+/// Parses the iterations of `--columns iterations=10,50,150`.
 fn columns(text: &str) -> Result<Vec<u32>> {
     let wrong = || {
         Error::usage(format!(
@@ -139,7 +137,7 @@ fn columns(text: &str) -> Result<Vec<u32>> {
     Ok(columns)
 }
 
-/// Paints one cell at full size, or as `given` says.
+/// Paints one cell at full size; the options in `given` replace its own.
 fn continue_cell(cell: &Path, given: &[OptionWords]) -> Result<u8> {
     let not_a_cell = || {
         Error::file(
@@ -154,8 +152,8 @@ fn continue_cell(cell: &Path, given: &[OptionWords]) -> Result<u8> {
     let metadata = PictureMetadata::read(cell)?.ok_or_else(not_a_cell)?;
     let mut accepted = trusted::accept(cell, RecordKind::Picture, &metadata.options, given)?;
     accepted.options.remove("size");
-    // Cells have one scale because they are small; at full size the default scales apply. A record of a version that
-    // had one scale only keeps it.
+    // Cells have one scale because they are small; at full size the default scales apply. Records of versions without
+    // scales keep their single scale.
     if !trusted::has_one_scale(&metadata.options) {
         accepted.options.remove("scales");
         accepted.options.remove("min_size");
@@ -168,7 +166,7 @@ fn continue_cell(cell: &Path, given: &[OptionWords]) -> Result<u8> {
     let args = option_words::parse(&options)?;
     let recorded = option_words::parse(&option_words::recorded(&accepted.options))?;
     let reads_the_same = inputs::pictures(&args) == inputs::pictures(&recorded);
-    // With other pictures than the cell's, the photo is still that of the cell.
+    // If other pictures are given, the photo must still be that of the cell.
     let same = |pictures: &str| {
         if reads_the_same { pictures.to_owned() } else { pictures.split(',').take(1).collect() }
     };
@@ -178,7 +176,7 @@ fn continue_cell(cell: &Path, given: &[OptionWords]) -> Result<u8> {
     render::continue_from(&args, earlier)
 }
 
-/// The output of a promoted cell: `holiday-sweep-r2c3.png`, beside the sweep's folder.
+/// Returns the output option of a cell at full size: `holiday-sweep-r2c3.png`, beside the sweep's folder.
 fn output(cell: &Path) -> std::ffi::OsString {
     let folder = cell.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.map_or_else(|| PathBuf::from("sweep"), Path::to_path_buf);
@@ -195,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_iterations() {
+    fn columns_option_takes_only_iterations() {
         assert_eq!(columns("iterations=10, 50,150").unwrap(), [10, 50, 150]);
         for text in ["seed=1,2", "iterations=0", "iterations=ten", "iterations=5,5", "10,50"] {
             assert!(columns(text).is_err(), "{text}");
@@ -203,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promoted_cell_lies_beside_its_sweep() {
+    fn promoted_cell_is_saved_beside_its_sweep() {
         assert_eq!(output(Path::new("a/my sweep/r1c2.png")), "--output=a/my sweep-r1c2.png");
         assert_eq!(output(Path::new("r1c2.png")), "--output=sweep-r1c2.png");
     }

@@ -1,4 +1,4 @@
-//! The runs of a sweep, one after the other; interrupted ones are resumed.
+//! Paints the runs of a sweep, one after the other. Interrupted ones are resumed.
 
 use super::axes::{Cell, SweepRun, Table};
 use super::cells::CellWriter;
@@ -19,11 +19,7 @@ use crate::cli::record::option_words::{self, OptionWords};
 use crate::error::{Error, Result};
 use crate::files::{check_place, make_folder};
 use crate::graph::Engine;
-use crate::mirage::Controls;
-use crate::mirage::Ending;
-use crate::mirage::Readout;
-use crate::mirage::Session;
-use crate::mirage::effective_shares;
+use crate::mirage::{Controls, Ending, Readout, Session, effective_shares};
 use crate::vgg::{Network, locate};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -31,41 +27,41 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Bytes for each pixel of a cell that a sweep holds: the painted picture and its copy at the size of the sheet; then the
-/// sheet, and its samples while it is written.
+/// Memory of a sweep, in bytes per pixel of a cell: the painted picture, its copy at the size of the sheet, the sheet,
+/// and its samples while it is written.
 const CELL: u64 = 12 + 12 + 12 + 3;
 
-/// Each keeps a file open, and a process may have some thousand open.
+/// Maximum number of reservations. Each keeps a file open, and a process may have only some thousand open.
 const MOST_RESERVATIONS: usize = 500;
 
-/// A sweep that can start: everything that needs no device is checked.
+/// A sweep that can start: everything that needs no device was checked.
 pub(super) struct Sweep {
     table: Table,
     contact: ContactSheet,
     planned: Vec<PlannedRun>,
-    /// Cells of row after row.
+    /// Painted cells, row by row.
     painted: Vec<Option<PaintedCell>>,
     interrupt: Interrupt,
     controls: Controls,
     progress: SweepProgress,
     prepared: Option<Prepared>,
     overwrite: bool,
-    /// No other run writes these files meanwhile.
+    /// Reserve the sweep's files against other runs.
     reservations: Vec<Reservation>,
 }
 
-/// A device with a session, for runs of the same network on the same device.
+/// A device with a session, for runs with the same network and device options.
 struct Prepared {
-    /// What the device was opened for.
+    /// Device options and network that it was opened for.
     key: String,
     engine: Arc<Engine>,
-    /// The plan of the run that the session is prepared for.
+    /// The run that the session is prepared for.
     checked: Rc<CheckedRun>,
     session: Session,
 }
 
 impl Sweep {
-    /// Checks all runs, and finds the cells that are painted already.
+    /// Checks all runs, and finds the cells that are already painted.
     ///
     /// # Errors
     /// The first problem of a run or of its files.
@@ -147,8 +143,8 @@ impl Sweep {
         Ok(sweep)
     }
 
-    /// Keeps other runs away from what the sweep writes. A picture's name without its extension stands for what a single run
-    /// would name after it.
+    /// Reserves the sweep's files against other runs. A picture's name without its extension stands for the files that
+    /// a single run would name after it.
     fn reserve(&mut self) -> Result<()> {
         let cells = self.table.runs.iter().flat_map(|run| &run.cells).map(|cell| self.contact.cell(cell));
         let pictures = cells.chain([self.contact.picture()]).map(|path| (path.with_extension(""), path));
@@ -162,7 +158,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// Reads the cells that an earlier start has painted.
+    /// Reads the cells that an earlier start painted.
     fn find_painted(&mut self) -> Result<()> {
         for (run, planned) in self.table.runs.iter().zip(&self.planned) {
             for cell in &run.cells {
@@ -178,7 +174,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// Checks that nothing is in the way, and that nothing is replaced that a run reads.
+    /// Checks that all files can be written, and that none replaces a file that a run reads.
     fn check_places(&self) -> Result<()> {
         let runs = self.table.runs.iter().enumerate();
         let cells = self.table.runs.iter().flat_map(|run| &run.cells);
@@ -193,7 +189,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// Where the state of a run is saved if it is interrupted.
+    /// Returns the path of a run's checkpoint, which is saved if the run is interrupted.
     fn checkpoint(&self, run: usize) -> PathBuf {
         self.contact.folder.join(format!("run-{}-checkpoint.safetensors", run + 1))
     }
@@ -224,7 +220,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// Paints what is missing, and returns the exit code.
+    /// Paints the missing cells, and returns the exit code.
     pub(super) fn run(mut self) -> Result<u8> {
         let begun = Instant::now();
         let index = |table: &Table, cell: &Cell| cell.row * table.columns.len() + cell.column;
@@ -240,13 +236,13 @@ impl Sweep {
         if missing.len() < count {
             self.progress
                 .lines
-                .print(&format!("{} of {count} runs are painted already", count - missing.len()));
+                .print(&format!("{} of {count} runs are already painted", count - missing.len()));
         }
         self.interrupt.arm(&self.controls);
         let mut lacks_sheet = false;
         for run in missing {
             let ending = self.paint(run).map_err(|error| in_run(&self.table.runs[run], error))?;
-            // Its cells are there: the next runs may go on, and the sheet is tried again after each.
+            // The run's cells are saved, so the next runs may continue; writing the sheet is tried again after each.
             match self.write_sheet() {
                 Err(error) if run + 1 < count => {
                     if !std::mem::replace(&mut lacks_sheet, true) {
@@ -277,14 +273,14 @@ impl Sweep {
         Ok(0)
     }
 
-    /// What to say when the sweep was stopped in this run.
+    /// Returns the message after a stop in this run.
     fn how_to_continue(&self, run: usize) -> &'static str {
         let mut later = self.table.runs[run..].iter().flat_map(|run| &run.cells);
         match self.overwrite {
             false => "Stopped. The same command continues this sweep.",
             // Cells that are not replaced yet would be in the way.
             true if later.any(|cell| self.contact.cell(cell).exists()) => {
-                "Stopped. The same command starts this sweep anew."
+                "Stopped. The same command starts this sweep again."
             }
             true => "Stopped. The same command without --overwrite continues this sweep.",
         }
@@ -311,7 +307,7 @@ impl Sweep {
         metadata.network_sha256.clone_from(&planned.network);
         metadata.pictures_sha256 = Some(checked.inputs.of_pictures());
         let status = RunStatus::new(metadata, Vec::new());
-        // One that is there was found to be this sweep's, or may be replaced.
+        // An existing checkpoint is this sweep's, or may be replaced.
         let mut checkpoints = Checkpoints::new(checkpoint.clone(), true, checked, &status)?;
         if let Some(file) = own_checkpoint(&checkpoint, planned)
             && file.iteration() <= checked.iterations
@@ -320,7 +316,7 @@ impl Sweep {
             })
         {
             match file.read(&checked.request, None).and_then(|state| session.resume(state)) {
-                // It was changed meanwhile; or with other iterations it was at another scale. The run starts anew.
+                // The file has changed meanwhile, or its iteration is now at another scale. The run starts again.
                 Err(Error::File { .. } | Error::Usage(_)) => {}
                 done => done?,
             }
@@ -338,7 +334,7 @@ impl Sweep {
             overwrite,
         };
         let mut shown = progress.follow(run, &table.runs[run].label, &status);
-        // Metadata and warnings come before what saves and shows them.
+        // Metadata and warnings come before the observers that save and show them.
         let outcome = session.run(&mut Observers(vec![
             &mut metadata,
             &mut share_warnings,
@@ -358,16 +354,16 @@ impl Sweep {
     }
 }
 
-/// The error for a file in the way of a sweep.
+/// Returns the error for a file in the way of a sweep.
 fn not_of_this_sweep(path: &Path) -> Error {
     Error::file(
         path,
-        "this file is not of this sweep",
+        "this file does not belong to this sweep",
         "Choose another folder with -o, or allow replacing it with --overwrite",
     )
 }
 
-/// A session for a run: the one of the run before, as far as it can be used again.
+/// Returns a session for a run, reusing that of the previous run as far as possible.
 fn prepare<'a>(
     prepared: &'a mut Option<Prepared>,
     args: &RenderArgs,
@@ -378,7 +374,7 @@ fn prepare<'a>(
     let key = format!("{:?} {:?} {}", args.device.options(), network.path, network.preprocessing);
     let ready = match prepared.take().filter(|ready| ready.key == key) {
         Some(mut ready) => {
-            // One that shares the objective takes what the session has already.
+            // A run with the same objective needs no more than the session already has.
             if !ready.checked.request.shares_objective(&checked.request) {
                 check_memory(&ready.engine, args, checked)?;
             }
@@ -398,13 +394,13 @@ fn prepare<'a>(
     Ok(&mut prepared.insert(ready).session)
 }
 
-/// Refuses a run that takes more memory than there is, with all cells.
+/// Refuses a run that, with all cells, needs more memory than there is.
 fn check_memory(engine: &Engine, args: &RenderArgs, checked: &CheckedRun) -> Result<()> {
     let limit = args.files.memory.map(|memory| memory.0);
-    Forecast::new(engine, checked, limit)?.check(engine, checked, false)
+    Forecast::new(engine, checked, limit, false)?.check(engine, checked, false)
 }
 
-/// An error with the label of its run.
+/// Adds the run's label to an error.
 fn in_run(run: &SweepRun, error: Error) -> Error {
     match error {
         Error::Usage(text) if !run.label.is_empty() => Error::Usage(format!("{}: {text}", run.label)),

@@ -1,20 +1,17 @@
-//! What the user sees of all runs of a sweep together.
+//! Shows the progress of all runs of a sweep.
 
 use crate::cli::observers::SharedStatus;
 use crate::cli::output::terminal::Terminal;
 use crate::error::Result;
-use crate::mirage::Event;
-use crate::mirage::Observer;
-use crate::mirage::Scale;
-use crate::mirage::work;
+use crate::mirage::{Event, Observer, Scale, work};
 use std::ops::ControlFlow;
 
-/// The bar of a sweep. Its length is the work of all runs, see [`work`].
+/// The progress bar of a sweep. Its length is the work of all runs, see [`work`].
 #[derive(Debug)]
 pub(super) struct SweepProgress {
     pub lines: Terminal,
     runs: usize,
-    /// Work of the runs that are done.
+    /// Work of the finished runs.
     done: u64,
 }
 
@@ -23,18 +20,18 @@ impl SweepProgress {
         Self { lines: Terminal::new(quiet), runs: 0, done: 0 }
     }
 
-    /// The sweep starts, with this many runs and this much work.
+    /// Starts the bar with this many runs and this much work.
     pub(super) fn start(&mut self, runs: usize, work: u64) {
         self.runs = runs;
         self.lines.start_bar("{bar:24} {msg}, {eta} left", work);
     }
 
-    /// A run is done, with this much work.
+    /// Adds the work of a finished run.
     pub(super) fn finish_run(&mut self, work: u64) {
         self.done += work;
     }
 
-    /// Follows one run.
+    /// Returns the observer of one run.
     pub(super) fn follow<'a>(&'a self, run: usize, label: &'a str, status: &SharedStatus) -> RunProgress<'a> {
         RunProgress {
             progress: self,
@@ -56,13 +53,13 @@ pub(super) struct RunProgress<'a> {
     label: &'a str,
     scales: Vec<Scale>,
     status: SharedStatus,
-    /// Problems that were printed.
+    /// Number of problems printed so far.
     problems_seen: usize,
 }
 
 impl RunProgress<'_> {
     fn warn(&self, warning: &str) {
-        // A sweep over iterations only has one run, without a label.
+        // A sweep over iterations alone has one run, without a label.
         let label = if self.label.is_empty() { String::new() } else { format!("{}: ", self.label) };
         self.progress.lines.warn(&format!("{label}{warning}"));
     }

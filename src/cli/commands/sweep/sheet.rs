@@ -1,4 +1,4 @@
-//! The contact sheet of a sweep: one picture, and a page with the full cells.
+//! The contact sheet of a sweep: a picture of all cells, and a page with the full cells.
 
 use super::axes::{Cell, Table};
 use crate::cli::class_names::ClassNames;
@@ -11,28 +11,28 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-/// What a sheet's picture is known by.
+/// Metadata key that identifies the picture of a sheet.
 const MARK: &str = "neural-mirage:sheet";
-/// The page's frame.
+/// Template of the page.
 const PAGE: &str = include_str!("page.html");
-/// The picture of all cells.
+/// File name of the picture of all cells.
 const PICTURE: &str = "sheet.png";
-/// The page.
+/// File name of the page.
 const HTML: &str = "sheet.html";
 
 /// A cell that is painted.
 #[derive(Debug, Clone)]
 pub(super) struct PaintedCell {
     pub picture: Picture,
-    /// What the network sees in it: class index and probability.
+    /// Classes that the network sees in it: index and probability.
     pub classes: Vec<(usize, f32)>,
     pub distance: Option<f32>,
 }
 
-/// Writes and rewrites both files.
+/// Writes the picture and the page of a sheet.
 #[derive(Debug)]
 pub(super) struct ContactSheet {
-    /// The folder that they are in, with the cells.
+    /// Folder of both files and of the cells.
     pub folder: PathBuf,
     /// Heading of the sheet: the photo and what is varied.
     pub title: String,
@@ -49,18 +49,18 @@ impl ContactSheet {
         self.folder.join(HTML)
     }
 
-    /// Path of a cell's picture.
+    /// Returns the path of a cell's picture.
     pub(super) fn cell(&self, cell: &Cell) -> PathBuf {
         self.folder.join(format!("{}.png", cell.name()))
     }
 
-    /// Finds out before the runs whether their pictures, of this size, make a sheet.
+    /// Checks before the runs that pictures of this size fit on a sheet.
     ///
     /// # Errors
     /// If the sheet would be too large.
     pub(super) fn check(&self, table: &Table, (width, height): (usize, usize)) -> Result<()> {
         let picture = Picture { width, height, rgb: vec![0.0; width * height * 3] };
-        // As long as captions get at most.
+        // The longest possible caption.
         let cell = image_io::Cell { picture, caption: "caption ".repeat(40) };
         let mut cells = vec![None; table.rows.len() * table.columns.len()];
         if let Some(first) = cells.first_mut() {
@@ -79,10 +79,10 @@ impl ContactSheet {
         }
     }
 
-    /// Writes the sheet with the cells that are painted; `painted` holds those of row after row.
+    /// Writes the sheet with the cells painted so far; `painted` holds them row by row.
     ///
     /// # Errors
-    /// If the sheet would be too large, or the system refuses.
+    /// If the sheet would be too large, or can't be written.
     pub(super) fn write(
         &self,
         table: &Table,
@@ -153,7 +153,7 @@ impl ContactSheet {
             }
             rows += "</tr>\n";
         }
-        // The braces of the style sheet stay as they are: only these names are filled in.
+        // Not `format!`, because the style sheet contains braces.
         PAGE.replace("{title}", &html_escaped(&self.title))
             .replace("{about}", &html_escaped(&self.about))
             .replace("{width}", &width.to_string())
@@ -161,7 +161,7 @@ impl ContactSheet {
             .replace("{table}", &rows)
     }
 
-    /// What paints a cell at full size.
+    /// Returns the command that paints a cell at full size.
     fn command(&self, cell: &str) -> String {
         let page = self.page();
         let page = std::path::absolute(&page).unwrap_or(page);
@@ -171,7 +171,7 @@ impl ContactSheet {
     }
 }
 
-/// What the network sees in a cell.
+/// Formats the classes that the network sees in a cell, at most `most`.
 fn caption(cell: &PaintedCell, names: &ClassNames, most: usize) -> String {
     let class = |&(index, probability): &(usize, f32)| named_percent(&names.name(index), probability);
     let mut parts: Vec<String> = cell.classes.iter().take(most).map(class).collect();
@@ -185,9 +185,9 @@ fn html_escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// The picture of a cell that is named by its file, or by the page with the cell after `#`.
+/// Returns the picture of a cell that is named by its file, or by the page with the cell after `#`.
 pub(super) fn cell_file(text: &Path) -> PathBuf {
-    // The page's name and the cell's are plain, whatever the folder's is.
+    // The names of page and cell are ASCII, whatever the folder's is.
     let name = text.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let Some((_, cell)) = name.rsplit_once('#').filter(|_| !text.exists()) else { return text.to_owned() };
     let path = text.with_file_name(format!("{cell}.png"));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_can_not_break_the_page() {
+    fn sheet_text_is_html_escaped() {
         assert_eq!(html_escaped("<a href=\"x\">&"), "&lt;a href=&quot;x&quot;&gt;&amp;");
     }
 }

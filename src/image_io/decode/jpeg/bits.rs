@@ -1,33 +1,32 @@
-//! Bits of entropy-coded data, and the Huffman codes in them.
+//! Bit reader and Huffman decoder for entropy-coded data.
 
-/// Why a scan can't go on.
+/// Why decoding a scan stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// Its data end before its last block.
+    /// The data end before the last block.
     Over,
-    /// They are no codes of their table, or the table is missing.
+    /// The data contain an invalid code, or the Huffman table is missing.
     Damaged,
 }
 
-/// Codes of up to this many bits are found by one look into a table.
+/// Codes of up to this many bits are decoded with a single table lookup.
 const SHORT: u32 = 9;
 
 /// A Huffman table.
 #[derive(Clone)]
 pub(super) struct Huffman {
-    /// Length and symbol of the code that the next bits begin with; no length if it is a longer one.
+    /// Length and symbol of the code at the start of the next bits; length 0 for codes longer than [`SHORT`].
     short: Box<[(u8, u8); 1 << SHORT]>,
-    /// For each length, the code after its last one, as the first of 16 bits; codes of a length have larger bits than those
-    /// of a shorter one.
+    /// For each length, the first code beyond its last one, left-aligned in 16 bits. Longer codes have larger values.
     ends: [u32; 17],
-    /// For each length, what added to a code gives the place of its symbol.
+    /// For each length, the offset from a code to the index of its symbol.
     places: [i32; 17],
     symbols: Vec<u8>,
 }
 
 impl Huffman {
-    /// From the numbers of codes of 1 to 16 bits and their symbols; nothing if there are more codes than bits for them, or
-    /// other than symbols.
+    /// Builds a table from the number of codes of 1 to 16 bits and their symbols. Returns None if the numbers don't
+    /// match the symbols or don't form a prefix code.
     pub(super) fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Self> {
         let total: usize = counts.iter().map(|count| usize::from(*count)).sum();
         if total != symbols.len() {
@@ -58,12 +57,12 @@ impl Huffman {
 /// Entropy-coded data, up to the next marker.
 pub(super) struct Bits<'a> {
     bytes: &'a [u8],
-    /// Of the byte after those held; at a marker it stays there.
+    /// Position of the next byte to read; stays at a marker.
     at: usize,
-    /// Bits that were taken out of the bytes, from the highest on.
+    /// Bits read ahead, starting at the highest.
     held: u64,
     count: u32,
-    /// How many of those are no bits of the data, but zeros after their end.
+    /// Number of held bits that are zero padding after the end of the data.
     beyond: u32,
 }
 
@@ -72,12 +71,12 @@ impl<'a> Bits<'a> {
         Self { bytes, at, held: 0, count: 0, beyond: 0 }
     }
 
-    /// Where the data that were not needed begin: at the marker, if all were.
+    /// Position of the next unread byte; the marker, if all data were read.
     pub(super) fn place(&self) -> usize {
         self.at
     }
 
-    /// Makes at least 32 bits held.
+    /// Reads ahead until at least 32 bits are held.
     #[inline]
     fn fill(&mut self) {
         if self.count >= 32 {
@@ -110,7 +109,7 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Takes bits that are held.
+    /// Consumes held bits.
     #[inline]
     fn drop(&mut self, bits: u32) -> Result<(), Stop> {
         self.held <<= bits;
@@ -118,7 +117,7 @@ impl<'a> Bits<'a> {
         if self.count < self.beyond { Err(Stop::Over) } else { Ok(()) }
     }
 
-    /// The next symbol.
+    /// Decodes the next symbol.
     #[inline]
     pub(super) fn symbol(&mut self, table: &Huffman) -> Result<u8, Stop> {
         self.fill();
@@ -138,11 +137,11 @@ impl<'a> Bits<'a> {
                     .ok_or(Stop::Damaged);
             }
         }
-        // After the end of the data there are zeros, which may be no code either.
+        // The zeros after the end of the data may not form a code.
         Err(if self.beyond > 0 { Stop::Over } else { Stop::Damaged })
     }
 
-    /// The next up to 16 bits as a number.
+    /// Reads up to 16 bits as a number.
     #[inline]
     pub(super) fn number(&mut self, bits: u32) -> Result<i32, Stop> {
         if bits == 0 {
@@ -154,7 +153,7 @@ impl<'a> Bits<'a> {
         Ok(number)
     }
 
-    /// A value of as many bits as its category says: those that begin with a 0 are negative.
+    /// Reads a signed value of `category` bits; a leading 0 bit means negative.
     #[inline]
     pub(super) fn value(&mut self, category: u32) -> Result<i32, Stop> {
         let number = self.number(category)?;
@@ -166,7 +165,7 @@ impl<'a> Bits<'a> {
         Ok(self.number(1)? == 1)
     }
 
-    /// Goes on after the next restart marker, past data before it.
+    /// Skips to after the next restart marker.
     pub(super) fn restart(&mut self) -> Result<(), Stop> {
         (self.held, self.count, self.beyond) = (0, 0, 0);
         loop {
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_and_values_to_the_marker() {
+    fn codes_and_values_are_decoded_up_to_the_marker() {
         // 0 10 110 111000000000 01 1111111 (a stuffed byte in between), then padding.
         let bytes = [0b0101_1011, 0b1000_0000, 0b0001_1111, 0xff, 0, 0b1111_1000, 0xff, 0xd9, 1, 2];
         let mut bits = Bits::new(&bytes, 0);
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_marker_is_found_past_stray_data() {
+    fn restart_marker_is_found_after_stray_data() {
         let bytes = [1, 0xff, 0, 2, 0xff, 0xff, 0xd3, 0b1010_0000, 0xff, 0xd9];
         let mut bits = Bits::new(&bytes, 0);
         bits.restart().unwrap();
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_code_and_no_table() {
+    fn invalid_codes_and_tables_are_refused() {
         assert_eq!(Bits::new(&[0xfe; 8], 0).symbol(&table()), Err(Stop::Damaged));
         let mut counts = [0; 16];
         counts[0] = 3;

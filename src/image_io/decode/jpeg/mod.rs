@@ -1,4 +1,4 @@
-//! JPEG.
+//! Reads JPEG.
 
 mod bits;
 mod own;
@@ -17,12 +17,12 @@ use super::failure::Failure;
 use super::reading::{ReadOptions, Reading, Stored, orientation};
 use planes::Planes;
 
-/// The marker of a frame of progressive coding.
+/// Marker of a progressive frame.
 const PROGRESSIVE: u8 = 0xc2;
 
-/// Scans that a file may have; programs make up to twenty.
+/// Maximum number of scans. Programs write up to twenty.
 const MOST_SCANS: usize = 100;
-/// The same for more than 16 Mi pixels that are read at their own size.
+/// Maximum number of scans of a picture of more than 16 Mi pixels that is read at full size.
 const MOST_SCANS_OF_LARGE: usize = 30;
 
 pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Failure> {
@@ -31,16 +31,16 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
         check_kind(&found)?;
         reading.check_whole(size)?;
     }
-    // Not strict: what other programs show of a photo is its picture.
+    // Not strict: accept what other programs can show.
     let options =
         DecoderOptions::default().set_strict_mode(false).set_max_width(MAX_SIDE).set_max_height(MAX_SIDE);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers()?;
-    let stated = || Failure::Damaged("it states no size".to_owned());
+    let stated = || Failure::Damaged("it has no size".to_owned());
     let size = decoder.info().map(|info| (info.width.into(), info.height.into())).ok_or_else(stated)?;
     let stated_space = decoder.input_colorspace().unwrap_or(ColorSpace::YCbCr);
     let space = match (stated_space, found.components) {
-        // Adobe's marker says only that nothing was converted.
+        // Adobe's marker only means that the colours were not converted.
         (ColorSpace::CMYK, 3) => ColorSpace::RGB,
         (ColorSpace::YCCK, 3) => ColorSpace::YCbCr,
         (ColorSpace::YCbCr, 4) => ColorSpace::CMYK,
@@ -56,7 +56,7 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     let orientation = orientation(decoder.exif().map(Vec::as_slice));
     let step = reading.step(size);
     check_scans(&found, size, step)?;
-    // zune-jpeg converts as Adobe's marker says, even if the number of components is another; but not to RGB from RGB.
+    // zune-jpeg follows Adobe's marker even if the number of components contradicts it, except from RGB to RGB.
     let is_read_right = is_read_right(&found) && (space == stated_space || space == ColorSpace::RGB);
     if step > 1 || !is_read_right {
         let planes = own::decode(bytes, step)?;
@@ -96,7 +96,7 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     Ok(Stored { rows, orientation })
 }
 
-/// The rows of a picture of our own decoder.
+/// Adds the rows of a picture from our own decoder.
 fn push(mut planes: Planes, space: ColorSpace, rows: &mut Rows) -> Result<(), Failure> {
     let (width, height) = planes.size;
     let channels = space.num_components();
@@ -113,7 +113,7 @@ fn push(mut planes: Planes, space: ColorSpace, rows: &mut Rows) -> Result<(), Fa
     Ok(())
 }
 
-/// How many coefficients the decoder keeps of a progressive JPEG.
+/// Returns the number of coefficients that zune-jpeg keeps for a progressive JPEG.
 fn coefficients(sampling: &[u8], (width, height): (u32, u32)) -> usize {
     let each = || sampling.iter().map(|both| (usize::from(both >> 4), usize::from(both & 15)));
     let most = each().fold((1, 1), |most, own| (most.0.max(own.0), most.1.max(own.1)));
@@ -121,9 +121,10 @@ fn coefficients(sampling: &[u8], (width, height): (u32, u32)) -> usize {
     width as usize * height as usize * samples / (most.0 * most.1)
 }
 
-/// Whether zune-jpeg reads such a file right. Version 0.5.15 takes wrong places where components come in scans of their own (its
-/// issues 422 and 449, fixed since) and where the luminance is not the finest component, takes all quantization tables as
-/// they are before the first scan, and stops at a repeated height and at colours of two rows where the luminance has four.
+/// Returns true if zune-jpeg decodes such a file correctly. Version 0.5.15 misplaces blocks if components are in
+/// separate scans (its issues 422 and 449, fixed since) or if luminance is not the finest component. It ignores
+/// quantization tables after the first scan, and fails at a DNL segment and at chroma with two rows where luminance has
+/// four.
 fn is_read_right(found: &structure::Jpeg<'_>) -> bool {
     let is_in_one_scan = found.scans == 1 && found.first_scan == found.components;
     if found.height_again || found.late_tables || !is_in_one_scan && found.coding != PROGRESSIVE {
@@ -141,7 +142,7 @@ fn is_read_right(found: &structure::Jpeg<'_>) -> bool {
     }
 }
 
-/// Refuses more scans than any picture has: each may pass over all of it and take a few bytes only.
+/// Rejects an implausible number of scans: each takes only a few bytes, but may cover the whole picture.
 ///
 /// # Errors
 /// [`Failure::Unsupported`] with the limit.
@@ -155,7 +156,7 @@ fn check_scans(found: &structure::Jpeg<'_>, (width, height): (u32, u32), step: u
     Ok(())
 }
 
-/// Refuses what no decoder here reads, by its name.
+/// Rejects kinds of JPEG that no decoder here supports.
 fn check_kind(found: &structure::Jpeg<'_>) -> Result<(), Failure> {
     let kind = match found.coding {
         0xc3 | 0xc7 | 0xcb | 0xcf => "lossless coding",
@@ -165,7 +166,7 @@ fn check_kind(found: &structure::Jpeg<'_>) -> Result<(), Failure> {
             return Err(Failure::Unsupported(format!("{} bits per channel", found.precision)));
         }
         _ if found.height_again && found.size.is_some_and(|(_, height)| height == 0) => {
-            "a height that is stated after the picture only"
+            "a height that is given only after the picture"
         }
         _ if found.sampling.iter().any(|both| both >> 4 == 3) => "a sampling factor of 3",
         _ if !matches!(found.components, 1 | 3 | 4) => {
@@ -176,8 +177,8 @@ fn check_kind(found: &structure::Jpeg<'_>) -> Result<(), Failure> {
     Err(Failure::Unsupported(kind.to_owned()))
 }
 
-/// Amounts of ink of a pixel, which JPEG stores the other way round, as all programs have done since Photoshop; its
-/// colours perhaps as luminance and chrominance (YCCK).
+/// Returns the amounts of ink of a CMYK or YCCK pixel. JPEG stores CMYK inverted, as all programs have done since
+/// Photoshop.
 fn inks([a, b, c, k]: [u8; 4], is_ycck: bool) -> [u8; 4] {
     if !is_ycck {
         return [255 - a, 255 - b, 255 - c, 255 - k];

@@ -1,9 +1,9 @@
-//! A JPEG that zune-jpeg doesn't decode as is wanted: a very large one at a half, a quarter or an eighth of its size, and in its
-//! own size one of a kind that it reads wrongly.
+//! Decodes the JPEGs that zune-jpeg is not suited for: very large ones, at a half, a quarter or an eighth of their
+//! size, and at full size those that it decodes wrongly.
 //!
-//! zune-jpeg holds all pixels, and of a progressive JPEG all coefficients besides: 1.2 GB for 200 megapixels, 2.4 GB in CMYK.
-//! Here it is at most 40 bytes for a block of 8x8 pixels of a reduced picture, and 2 where its mean is enough; in its own
-//! size 128 for each component, and 8 more where it is progressive.
+//! zune-jpeg holds all pixels and, for a progressive JPEG, all coefficients: 1.2 GB for 200 megapixels, 2.4 GB for
+//! CMYK. This decoder needs, for each block of 8x8 pixels of a reduced picture, at most 40 bytes, or 2 if only its mean
+//! is used; at full size 128 bytes for each component, and 8 more if progressive.
 
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 
@@ -12,11 +12,11 @@ use super::super::failure::Failure;
 use super::planes::{Planes, Problem};
 use super::scans::Tables;
 
-/// The planes of a JPEG at a resolution of one pixel for `step` x `step` of its own, step being 1, 2, 4 or 8. Nothing if the
-/// resolutions of its components don't divide each other.
+/// Decodes the planes of a JPEG at one pixel for each `step` x `step` pixels; `step` is 1, 2, 4 or 8. Returns None if
+/// the resolutions of its components don't divide each other.
 ///
 /// # Errors
-/// If the file is damaged before its first scan or in a header, or memory is missing.
+/// If the file is damaged before its first scan or in a header, or if there is not enough memory.
 pub(super) fn decode(bytes: &[u8], step: usize) -> Result<Option<Planes>, Failure> {
     let mut tables = Tables::default();
     let mut frame: Option<(Planes, bool)> = None;
@@ -40,13 +40,13 @@ pub(super) fn decode(bytes: &[u8], step: usize) -> Result<Option<Planes>, Failur
     Ok(frame.map(|(planes, _)| planes))
 }
 
-/// Red, green and blue of luminance and chrominance, all from 0 to 255; the colours may lie beyond.
+/// Converts YCbCr (0 to 255) to RGB; the result may lie outside of 0 to 255.
 pub(super) fn rgb([y, cb, cr]: [f32; 3]) -> [f32; 3] {
     let (cb, cr) = (cb - 128.0, cr - 128.0);
     [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb]
 }
 
-/// The colours of a pixel, 0 to 1, of its samples, 0 to 255: gray, RGB or amounts of ink.
+/// Converts the samples of a pixel (0 to 255) to its colours (0 to 1): gray, RGB or amounts of ink.
 pub(super) fn color(space: ColorSpace, [a, b, c, d]: [f32; 4]) -> [f32; 4] {
     let rgb = || rgb([a, b, c]).map(|v| v.clamp(0.0, 255.0));
     let color = match space {
@@ -54,7 +54,7 @@ pub(super) fn color(space: ColorSpace, [a, b, c, d]: [f32; 4]) -> [f32; 4] {
             let [red, green, blue] = rgb();
             [red, green, blue, 0.0]
         }
-        // Inks are stored the other way round; behind luminance and chrominance they come out right.
+        // CMYK is stored inverted; YCCK converts to the right values.
         ColorSpace::CMYK => [a, b, c, d].map(|v| 255.0 - v),
         ColorSpace::YCCK => {
             let [cyan, magenta, yellow] = rgb();

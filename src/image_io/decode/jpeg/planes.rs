@@ -1,16 +1,16 @@
-//! The planes of a JPEG, each at the resolution that is wanted: of every block its lowest frequencies, or all of them, and of
-//! those the means of areas.
+//! The planes of a JPEG at the requested resolution. They hold all or the lowest frequencies of each block, and compute
+//! means of areas of pixels from them.
 
 use super::super::failure::Failure;
 use crate::allocation::zeros;
 
-/// Pixels a side of a block, and its frequencies in each direction.
+/// Pixels per side of a block, and frequencies in each direction.
 pub(super) const SIDE: usize = 8;
 
-/// The lowest frequencies of each direction that are kept of a block of a reduced picture.
+/// Number of lowest frequencies in each direction that are kept for a block of a reduced picture.
 const LOW: usize = 4;
 
-/// What is wrong with a segment of a JPEG.
+/// A damaged segment of a JPEG.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Problem(pub &'static str);
 
@@ -20,35 +20,35 @@ impl From<Problem> for Failure {
     }
 }
 
-/// A colour component: the frequencies of its blocks that are kept.
+/// A colour component, with the kept frequencies of its blocks.
 pub(super) struct Component {
     pub id: u8,
-    /// Which quantization table is its own.
+    /// Index of its quantization table.
     pub table: usize,
-    /// What its coefficients count in, once that is known.
+    /// Quantization steps of its coefficients, once known.
     pub steps: Option<[u16; SIDE * SIDE]>,
-    /// Its blocks in a part of the picture that all components have in common, across and down.
+    /// Sampling factors: its blocks per MCU, across and down.
     pub sampling: (usize, usize),
-    /// Those parts.
+    /// Number of MCUs in the picture, across and down.
     pub parts: (usize, usize),
-    /// Blocks of its own, without those that only fill the last parts.
+    /// Number of its blocks, across and down, without the padding of the last MCUs.
     pub own: (usize, usize),
-    /// Blocks that are kept in a row.
+    /// Number of stored blocks per row.
     pub stride: usize,
-    /// Samples that are computed of a block, across and down.
+    /// Samples computed for a block, across and down.
     samples: (usize, usize),
-    /// How often each of them is repeated, across and down, to come to the resolution of the picture.
+    /// Repetitions of each sample, across and down, to match the resolution of the picture.
     repeats: (usize, usize),
-    /// Frequencies of each direction that are kept of a block: 1 if its mean is all that is wanted.
+    /// Number of kept frequencies in each direction; 1 if only the mean of a block is needed.
     pub low: usize,
-    /// So many squared coefficients of each block, by rows.
+    /// `low * low` coefficients for each block, row by row.
     values: Vec<i16>,
-    /// Which of the 64 coefficients of each block aren't 0; empty if nothing depends on them.
+    /// A bit mask of the nonzero coefficients of each block; empty if it isn't needed.
     known: Vec<u64>,
 }
 
 impl Component {
-    /// True if nothing but the means of blocks is kept.
+    /// Returns true if only the means of blocks are kept.
     pub(super) fn is_mean(&self) -> bool {
         self.low == 1
     }
@@ -57,19 +57,19 @@ impl Component {
         self.low * self.low
     }
 
-    /// What is kept of a block.
+    /// Returns the kept coefficients of a block.
     #[inline]
     pub(super) fn values(&mut self, block: usize) -> &mut [i16] {
         let kept = self.kept();
         &mut self.values[block * kept..][..kept]
     }
 
-    /// Which coefficients aren't 0, of the blocks from one on.
+    /// Returns the masks of nonzero coefficients, starting with those of `block`.
     pub(super) fn known(&self, block: usize) -> &[u64] {
         &self.known[block..]
     }
 
-    /// What is kept of a block of a progressive JPEG, and which of all its coefficients aren't 0.
+    /// Returns the kept coefficients of a block of a progressive JPEG, and the mask of its nonzero coefficients.
     #[inline]
     pub(super) fn values_and_mask(&mut self, block: usize) -> (&mut [i16], &mut u64) {
         let kept = self.kept();
@@ -79,23 +79,24 @@ impl Component {
 
 /// The planes of a picture.
 pub(super) struct Planes {
-    /// Width and height in pixels of the resolution that is wanted.
+    /// Width and height in pixels at the requested resolution.
     pub size: (usize, usize),
     pub components: Vec<Component>,
-    /// Rows of pixels in a row of parts, and their width with what fills the last part.
+    /// Pixel rows per row of MCUs.
     part_rows: usize,
+    /// Width in pixels, including the padding of the last MCU.
     width: usize,
-    /// Samples of such rows, a component after the other.
+    /// Samples of the current row of MCUs, one vector per component.
     lines: Vec<Vec<f32>>,
-    /// Their number.
+    /// Index of the current row of MCUs.
     at: Option<usize>,
     bases: Vec<[Basis; 2]>,
 }
 
-/// For each sample that a side of a block becomes, what a frequency of amplitude 1 adds to it.
+/// The contribution of each frequency, at amplitude 1, to each sample along a side of a block.
 type Basis = [[f32; SIDE]; SIDE];
 
-/// The means of `samples` equal areas of a block's side.
+/// Returns the basis for the means of `samples` equal parts of a block's side.
 fn basis(samples: usize) -> Basis {
     let mut basis = [[0.0; SIDE]; SIDE];
     let area = SIDE / samples;
@@ -110,24 +111,25 @@ fn basis(samples: usize) -> Basis {
     basis
 }
 
-/// Samples that are computed of a side of a block where so many are wanted: each may then be repeated.
+/// Returns the number of samples to compute along a side of a block if `wanted` are needed; each is repeated to fill
+/// the rest.
 fn computed(wanted: usize) -> usize {
     [8, 4, 2].into_iter().find(|samples| wanted.is_multiple_of(*samples)).unwrap_or(1)
 }
 
 impl Planes {
-    /// For the frame header of a JPEG, with a pixel for `step` x `step` of its own, 1, 2, 4 or 8. Nothing if the resolution of
-    /// the finest component is no multiple of another's.
+    /// Allocates planes for a JPEG's frame header, with one pixel for each `step` x `step` pixels; `step` is 1, 2, 4 or
+    /// 8. Returns None if the resolution of the finest component is not a multiple of every other's.
     ///
     /// # Errors
-    /// If the header is damaged, or memory is missing.
+    /// If the header is damaged, or there is not enough memory.
     pub(super) fn new(header: &[u8], step: usize, progressive: bool) -> Result<Option<Self>, Failure> {
         const WRONG: Problem = Problem("its frame header is damaged");
         let (&[_, h0, h1, w0, w1, count], rest) = header.split_first_chunk().ok_or(WRONG)?;
         let size = [[w0, w1], [h0, h1]].map(|side| usize::from(u16::from_be_bytes(side)));
         let stated = rest.as_chunks::<3>().0;
         let stated = stated.get(..usize::from(count)).filter(|all| !all.is_empty()).ok_or(WRONG)?;
-        // A picture of one component has no part in common with others.
+        // The sampling factors of a single component have no meaning.
         let sampling = |stated: &[u8; 3]| match stated[1] {
             _ if count == 1 => (1, 1),
             both => (usize::from(both >> 4), usize::from(both & 15)),
@@ -185,13 +187,13 @@ impl Planes {
         }))
     }
 
-    /// Bytes of what is kept.
+    /// Returns the allocated bytes.
     pub(super) fn bytes(&self) -> usize {
         let kept = |c: &Component| size_of_val(&c.values[..]) + size_of_val(&c.known[..]);
         self.components.iter().map(kept).sum::<usize>() + self.lines.len() * self.part_rows * self.width * 4
     }
 
-    /// The samples of a row of pixels, 0 to 255, a slice for each component.
+    /// Returns the samples (0 to 255) of a row of pixels, one slice per component.
     pub(super) fn row(&mut self, y: usize) -> impl Iterator<Item = &[f32]> + Clone {
         let (part, row) = (y / self.part_rows, y % self.part_rows);
         if self.at != Some(part) {
@@ -205,7 +207,7 @@ impl Planes {
     }
 }
 
-/// Makes lines of samples of the blocks in a row of parts.
+/// Computes the samples of the blocks in a row of MCUs.
 fn fill(component: &Component, part: usize, lines: &mut [f32], width: usize, bases: &[Basis; 2]) {
     let steps = component.steps.unwrap_or([0; SIDE * SIDE]);
     let ((wide, high), (across, down)) = (component.samples, component.repeats);
@@ -241,7 +243,7 @@ fn transform(
         samples[..*high].iter_mut().for_each(|row| row[..*wide].fill(mean.clamp(0.0, 255.0)));
         return;
     }
-    // Along the rows, then along the columns.
+    // First along the rows, then along the columns.
     let mut half = [[0.0f32; SIDE]; SIDE];
     for ((half, values), steps) in
         half.iter_mut().zip(block.chunks_exact(*low)).zip(steps.as_chunks::<SIDE>().0)
@@ -268,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sampling_decides_what_can_be_reduced() {
+    fn sampling_determines_reducible_components() {
         let planes = |sampling: u8, step: usize| {
             // 100 rows of 70 pixels.
             let header = [8, 0, 100, 0, 70, 3, 1, sampling, 0, 2, 0x11, 0, 3, 0x11, 0];
@@ -283,11 +285,11 @@ mod tests {
         assert_eq!(samples(0x22, 8), Some(((9, 13), (1, 1), (2, 2), (1, 1))));
         assert_eq!(samples(0x21, 2), Some(((35, 50), (4, 4), (8, 4), (1, 1))));
         assert_eq!(samples(0x41, 4), Some(((18, 25), (2, 2), (8, 2), (1, 1))));
-        // Sixteen samples of eight pixels, and three.
+        // Sixteen samples for eight pixels, and three.
         assert_eq!(samples(0x41, 2), Some(((35, 50), (4, 4), (8, 4), (2, 1))));
         assert_eq!(samples(0x31, 8), Some(((9, 13), (1, 1), (1, 1), (3, 1))));
         assert_eq!(samples(0x22, 1), Some(((70, 100), (8, 8), (8, 8), (2, 2))));
-        // A luminance of two thirds of the other colour's resolution.
+        // Luminance with two thirds of the other component's resolution.
         let header = [8, 0, 100, 0, 70, 2, 1, 0x21, 0, 2, 0x31, 0];
         assert!(Planes::new(&header, 8, true).unwrap().is_none());
         for sampling in [0x01, 0x10, 0x51] {
@@ -295,15 +297,15 @@ mod tests {
         }
         assert!(Planes::new(&[8, 0, 100, 0, 70, 3, 1, 0x11, 0], 8, true).is_err());
         assert!(Planes::new(&[8, 0, 100, 0, 70, 0], 8, true).is_err());
-        // One bit a coefficient, and only where something depends on it.
+        // One bit per coefficient, only where it is needed.
         let [luma, chroma] = [0, 1].map(|i| planes(0x22, 8).unwrap().unwrap().components.swap_remove(i));
         assert_eq!((luma.values.len(), luma.known.len()), (2 * 5 * 2 * 7, 0));
         assert_eq!((chroma.values.len(), chroma.known.len()), (5 * 7 * 16, 5 * 7));
     }
 
-    /// Against the definition of the transform, for a block of random low frequencies.
+    /// Compared with the definition of the transform, for a block of pseudo-random low frequencies.
     #[test]
-    fn samples_are_means_of_areas() {
+    fn reduced_samples_are_area_means() {
         for (wide, high, low) in [(1, 2, 4), (2, 2, 4), (4, 8, 4), (8, 1, 4), (8, 8, 8)] {
             let values: Vec<i16> = (0..low * low).map(|i| ((i * 37 + 11) % 61) as i16 - 30).collect();
             let component = Component {

@@ -1,20 +1,20 @@
-//! The scans of a JPEG, baseline or progressive, of which perhaps only low frequencies are kept.
+//! Decodes the scans of a baseline or progressive JPEG, keeping all or only the low frequencies.
 //!
-//! A progressive JPEG improves all blocks in turn, so that nothing of it can be let go before its last scan. What later
-//! scans have to know of a coefficient is only whether it is 0 so far: a bit, where its value would take sixteen.
+//! The scans of a progressive JPEG refine all blocks in turn, so no block is final before the last scan. For
+//! coefficients that aren't kept, later scans only need to know whether they are still 0: one bit instead of sixteen.
 
 use super::bits::{Bits, Huffman, Stop};
 use super::planes::{Component, Problem, SIDE};
 
-/// Places of the coefficients in a block of 8x8, in the order in which they are stored.
+/// Positions of the coefficients in a block of 8x8, in storage order.
 const ZIGZAG: [u8; 64] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7,
     14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39,
     46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// For 0 to 8 frequencies of each direction that are kept of a block: where each coefficient is; at or beyond the end if it
-/// isn't kept.
+/// For 0 to 8 kept frequencies in each direction, the index of each coefficient among the kept ones; beyond their
+/// number if it isn't kept.
 const KEPT: [[usize; 64]; SIDE + 1] = {
     let mut kept = [[SIDE * SIDE; 64]; SIDE + 1];
     let mut low = 1;
@@ -32,7 +32,7 @@ const KEPT: [[usize; 64]; SIDE + 1] = {
     kept
 };
 
-/// What the segments before a scan have set.
+/// State set by the segments before a scan.
 #[derive(Default)]
 pub(super) struct Tables {
     quantization: [Option<[u16; SIDE * SIDE]>; 4],
@@ -41,19 +41,19 @@ pub(super) struct Tables {
     restart_interval: usize,
 }
 
-/// What a scan brings.
+/// A scan header.
 struct Scan {
-    /// Its components: their number in the frame and their tables for DC and AC.
+    /// Components: index in the frame, DC table and AC table.
     parts: Vec<(usize, usize, usize)>,
-    /// Its first and last coefficient.
+    /// First and last coefficient.
     band: (usize, usize),
-    /// Values come a bit at a time: this one is their lowest so far.
+    /// Successive approximation: position of the lowest bit decoded so far.
     low_bit: u32,
     refines: bool,
 }
 
 impl Scan {
-    /// Of its header.
+    /// Parses a scan header.
     fn new(data: &[u8], components: &[Component]) -> Result<Self, Problem> {
         const WRONG: Problem = Problem("the header of a scan is damaged");
         let (count, rest) = data.split_first().ok_or(WRONG)?;
@@ -75,7 +75,7 @@ impl Scan {
 }
 
 impl Tables {
-    /// Takes a segment that isn't a scan.
+    /// Parses a segment other than a scan.
     pub(super) fn take(&mut self, marker: u8, data: &[u8]) -> Result<(), Problem> {
         match marker {
             0xdb => self.quantize(data),
@@ -120,8 +120,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Reads a scan: its header, and its data from `at` in `bytes`, after which it goes on there. False if the data of a
-    /// progressive JPEG are damaged: what came before is kept, and nothing that follows is of use.
+    /// Decodes a scan: its header, and its data from `at` in `bytes`; sets `at` to the end of the data. Returns false
+    /// if the data of a progressive JPEG are damaged: earlier scans stay valid, later ones are useless.
     pub(super) fn read_scan(
         &mut self,
         header: &[u8],
@@ -133,7 +133,7 @@ impl Tables {
         let mut scan = Scan::new(header, components)?;
         for (index, ..) in &scan.parts {
             let component = &mut components[*index];
-            // The table as it is when the component's first scan comes; another one may take its place later.
+            // The table at the component's first scan counts; it may be replaced later.
             component.steps = component.steps.or(self.quantization.get(component.table).copied().flatten());
             if component.steps.is_none() {
                 return Err(Problem("a quantization table is missing"));
@@ -146,7 +146,7 @@ impl Tables {
             if scan.parts.iter().any(missing) {
                 return Err(Problem("a Huffman table is missing"));
             }
-            // Whatever the header says.
+            // Ignore the header's values.
             (scan.band, scan.low_bit, scan.refines) = ((0, 63), 0, false);
         } else if scan.band.0 == 0 && scan.band.1 > 0 || scan.band.0 > 0 && scan.parts.len() > 1 {
             return Ok(false);
@@ -160,7 +160,7 @@ impl Tables {
         Ok(!progressive || stopped != Err(Stop::Damaged))
     }
 
-    /// Reads all blocks of a scan.
+    /// Decodes all blocks of a scan.
     fn blocks(&self, scan: &Scan, bits: &mut Bits<'_>, components: &mut [Component]) -> Result<(), Stop> {
         let mut coders = Vec::new();
         for (index, dc, ac) in &scan.parts {
@@ -170,7 +170,7 @@ impl Tables {
             let kept = &KEPT[components[*index].low];
             coders.push((*index, Coder { dc, ac, kept, prediction: 0, run: 0, band, low_bit, refines }));
         }
-        // Of a single component, its own blocks; else as many of each as a part of the picture has that all have in common.
+        // A single component has only its own blocks; several are interleaved in MCUs.
         let single = coders.len() == 1;
         let first = &components[coders[0].0];
         let (across, down) = if single { first.own } else { first.parts };
@@ -210,15 +210,15 @@ impl Tables {
     }
 }
 
-/// Reads the blocks of a component in a scan.
+/// Decodes the blocks of one component in a scan.
 struct Coder<'a> {
     dc: Option<&'a Huffman>,
     ac: Option<&'a Huffman>,
-    /// Where coefficients are kept.
+    /// Where coefficients are kept, see [`KEPT`].
     kept: &'static [usize; 64],
-    /// The mean of the block before.
+    /// DC coefficient of the previous block.
     prediction: i32,
-    /// Blocks that follow without further coefficients of the band.
+    /// Number of following blocks without new coefficients in the band (end-of-band run).
     run: u32,
     band: (usize, usize),
     low_bit: u32,
@@ -226,12 +226,12 @@ struct Coder<'a> {
 }
 
 impl Coder<'_> {
-    /// Passes over up to `most` blocks, from one on, that nothing is said of.
+    /// Skips up to `most` blocks, starting at `block`, that have no data; returns their number.
     fn without_data(&mut self, component: &Component, block: usize, most: usize) -> usize {
         let most = most.min(self.run as usize);
         let passed = match (most, self.refines) {
             (0, _) | (_, false) => most,
-            // What is known of a block has a bit each.
+            // Each known coefficient of a block has a correction bit.
             (_, true) => {
                 let known = &component.known(block)[..most];
                 known.iter().position(|known| known & bits_of(self.band) != 0).unwrap_or(most)
@@ -269,7 +269,7 @@ impl Coder<'_> {
         }
     }
 
-    /// All the frequencies of a block of a baseline JPEG.
+    /// Decodes the AC coefficients of a block of a baseline JPEG.
     fn sequential(&self, bits: &mut Bits<'_>, values: &mut [i16]) -> Result<(), Stop> {
         let ac = self.ac.ok_or(Stop::Damaged)?;
         let mut index = 1;
@@ -289,7 +289,7 @@ impl Coder<'_> {
         Ok(())
     }
 
-    /// The coefficients of a band that come for the first time.
+    /// Decodes the first pass over the coefficients of a band.
     fn first(&mut self, bits: &mut Bits<'_>, values: &mut [i16], known: &mut u64) -> Result<(), Stop> {
         let ac = self.ac.ok_or(Stop::Damaged)?;
         let mut index = self.band.0;
@@ -314,7 +314,7 @@ impl Coder<'_> {
         Ok(())
     }
 
-    /// One more bit of each coefficient of a band that is known, and others that come for the first time.
+    /// Decodes a refinement pass: one more bit of each known coefficient of a band, and new coefficients.
     fn refined(&mut self, bits: &mut Bits<'_>, values: &mut [i16], known: &mut u64) -> Result<(), Stop> {
         let step = 1i16 << self.low_bit;
         let mut index = self.band.0;
@@ -328,7 +328,7 @@ impl Coder<'_> {
                 self.run = (1 << zeros) + bits.number(zeros)? as u32;
                 break;
             }
-            // Past as many zeros as the symbol says, and to the next.
+            // Skip the number of zeros in the symbol, to the next zero.
             while index <= self.band.1 {
                 if *known >> index & 1 == 1 {
                     refine(bits, values, self.kept[index], step)?;
@@ -362,12 +362,12 @@ impl Coder<'_> {
     }
 }
 
-/// A bit for each coefficient of a band.
+/// Returns a mask of the coefficients of a band.
 fn bits_of((first, last): (usize, usize)) -> u64 {
     if first > last { 0 } else { u64::MAX << first & u64::MAX >> (63 - last) }
 }
 
-/// One more bit of the coefficient that is kept at `place`, if it is.
+/// Reads one more bit of the coefficient at `place`; ignores it if the coefficient isn't kept.
 #[inline]
 fn refine(bits: &mut Bits<'_>, values: &mut [i16], place: usize, step: i16) -> Result<(), Stop> {
     if bits.bit()?

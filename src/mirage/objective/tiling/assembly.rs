@@ -1,11 +1,11 @@
-//! The forward and backward pass of a network's first layers, tile by tile, so that pictures need not fit on the device
-//! with all their feature maps.
+//! Forward and backward pass of a network's first layers, tile by tile, for pictures whose feature maps exceed the
+//! device's memory.
 //!
-//! The losses need of these layers only sums over pixels (moments, distances) and one small map. A first pass over all
-//! tiles adds these up; losses and their gradients with respect to these sums are then computed once, as if the sums came
-//! from outside; a second pass over all tiles takes each gradient back to the picture. So it is the gradient of the whole
-//! picture to rounding, wherever tiles begin. The picture and its gradient are in the host's memory: a device holds no more
-//! of them than a tile.
+//! Losses read only two things from these layers: sums over pixels (moments, distances) and one small map. A first pass
+//! over all tiles accumulates both. The losses and their gradients with respect to the sums are then computed once,
+//! with the sums as external tensors. A second pass over all tiles propagates these gradients to the picture. The
+//! result equals the gradient of the whole picture up to rounding, for any tile layout. Picture and gradient are in
+//! host memory: the device holds at most a tile of them.
 
 use super::graph::{self, Accumulator, LayerSums, TileContext, TileGradients, TileOutput, place_of};
 use super::layout::{Span, Trunk, spans};
@@ -23,20 +23,20 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-/// What is put together from the tiles of a picture, while the graph that reads it is being built.
+/// Sums over the tiles of a picture, while the graph that reads them is being built.
 #[derive(Debug)]
 pub(in crate::mirage) struct Assembly {
     trunk: Trunk,
     tile: usize,
     size: [usize; 2],
-    /// The maps of layers for the whole picture.
+    /// Shape of each layer's map for the whole picture.
     shapes: HashMap<usize, Shape>,
-    /// The part of all operations on these maps that the trunk has, from 0 to 1.
+    /// Fraction, from 0 to 1, of the operations on maps that the trunk computes.
     trunk_share: f64,
     of_layers: Vec<LayerSums>,
 }
 
-/// The part of a graph's operations on maps that its first nodes have, from 0 to 1.
+/// Returns the fraction, from 0 to 1, of a graph's operations on maps that its first `nodes` nodes compute.
 fn share_of_first(graph: &Graph, nodes: usize) -> f64 {
     let flops = |nodes: &[Node]| {
         let of_maps = nodes.iter().map(|node| (node, graph.signature(node)));
@@ -50,11 +50,11 @@ fn share_of_first(graph: &Graph, nodes: usize) -> f64 {
 }
 
 impl Assembly {
-    /// Nothing yet, for these layers of a picture of this size in tiles with `tile` pixels a side; none if the picture is
-    /// one tile.
+    /// Creates an assembly without sums, for these layers of a picture of this size with tiles of side `tile`. `None`
+    /// if a single tile covers the picture.
     ///
     /// # Errors
-    /// As [`Trunk::new`].
+    /// Same as [`Trunk::new`].
     pub fn new(
         network: &Network,
         view: View,
@@ -74,7 +74,7 @@ impl Assembly {
             LayerKind::Conv(conv) => Some(conv.out_channels),
             _ => None,
         });
-        // A map that is no larger than one of a tile's need not be computed in tiles.
+        // A map that is no larger than the first layer's map of a tile need not be tiled.
         let most = tile.saturating_mul(tile).saturating_mul(convolutions.take(1).sum());
         let trunk = Trunk::new(network, wanted, most, |layer| shapes.get(&layer).map(Shape::elements))?;
         let cut = trunk.cut.and_then(|cut| found.get(&cut)).and_then(|map| graph.tensor(*map).producer);
@@ -88,8 +88,8 @@ impl Assembly {
         self.size.map(|length| spans(length, self.tile, self.trunk.unit(), self.trunk.halo))
     }
 
-    /// What one pass computes in tiles, with the pixels around their own, and what of the whole picture: as so many pixels
-    /// that take all layers.
+    /// Returns the pixels that one pass computes in tiles, including halos, and those computed for the whole picture.
+    /// Each is scaled to the equivalent number of pixels that pass through all layers.
     pub fn pixels(&self) -> [f64; 2] {
         let in_tiles = self.spans().map(|spans| spans.iter().map(|span| span.all.len() as f64).sum::<f64>());
         let of_picture = (self.size[0] * self.size[1]) as f64;
@@ -101,7 +101,7 @@ impl Assembly {
         self.trunk.holds(layer)
     }
 
-    /// The activations of those layers that are computed of the whole picture.
+    /// Appends the layers behind the trunk, and returns their activations.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -121,7 +121,7 @@ impl Assembly {
         Ok(found)
     }
 
-    /// The moments of a layer's map.
+    /// Adds sums for the moments of a layer's map.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -138,7 +138,7 @@ impl Assembly {
         self.add(build, layer, TileOutput::Moments(statistic.clone()), &graph.shapes(&moments), label)
     }
 
-    /// The distance of a layer's map from a target of the same shape.
+    /// Adds a sum for the distance of a layer's map from a target of the same shape.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -153,7 +153,7 @@ impl Assembly {
         Ok(self.add(build, layer, kind, &[Shape::Vector(1)], label)?[0])
     }
 
-    /// A layer's map.
+    /// Adds a layer's map, assembled from the tiles.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -161,7 +161,7 @@ impl Assembly {
         Ok(self.add(build, layer, TileOutput::Map, &[self.shape(layer)], label)?[0])
     }
 
-    /// A layer's map in the host's memory, to be a target of tiles.
+    /// Adds a layer's map in host memory, which serves as a target of tiles.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`] of the host.
@@ -192,31 +192,31 @@ impl Assembly {
         Ok(tensors)
     }
 
-    /// The whole map of a layer, or the picture's.
+    /// Returns the shape of a layer's whole map, or of the picture.
     pub fn shape(&self, layer: Option<usize>) -> Shape {
         match layer {
             None => Shape::map(3, self.size[0], self.size[1]),
-            // Only layers that `new` was given are asked for.
+            // Callers ask only for layers that were given to `new`.
             Some(layer) => self.shapes.get(&layer).copied().unwrap_or(Shape::map(1, 1, 1)),
         }
     }
 
-    /// All sums.
+    /// Returns all sums.
     pub fn sums(&self) -> impl Iterator<Item = &Accumulator> {
         self.of_layers.iter().flat_map(|of_layer| &of_layer.sums)
     }
 
-    /// Memory for the gradients that the second pass reads and adds up.
+    /// Allocates memory for the gradients with respect to the sums, which the second pass reads.
     ///
     /// # Errors
     /// If the device has too little memory.
     pub fn gradients(&self, build: &Build<'_>, recompute: bool) -> Result<TileGradients> {
         let sums =
-            self.sums().map(|sum| build.memory("gradient by a sum", sum.shape)).collect::<Result<_>>()?;
+            self.sums().map(|sum| build.memory("gradient of a sum", sum.shape)).collect::<Result<_>>()?;
         Ok(TileGradients { sums, recompute })
     }
 
-    /// Prepares both passes, or without `gradients` only the first.
+    /// Prepares both passes, or without `gradients` only the first one.
     ///
     /// # Errors
     /// If the device fails or has too little memory.
@@ -228,7 +228,7 @@ impl Assembly {
         };
         let mut sizes: Vec<[usize; 4]> = pairs().map(lengths).collect();
         let inputs = self.inputs(context, &sizes)?;
-        // The largest first, for the workspace.
+        // Largest first, since the first program allocates the shared workspace.
         sizes.sort_unstable_by_key(|[height, width, own @ ..]| Reverse((height * width, *own)));
         sizes.dedup();
         let mut workspace = Workspace::default();
@@ -247,7 +247,7 @@ impl Assembly {
             }
             _ => None,
         });
-        // The programs share their memory; what is bound to them counts elsewhere, but for targets and inputs.
+        // The programs share their memory. Bound tensors are counted elsewhere, except for targets and inputs.
         let programs_use = programs.iter().map(|program| program.program.memory());
         let most = programs_use.fold(MemoryUse::default(), |most, program| most.combined(program, u64::max));
         let memory_use = MemoryUse { bound: targets.sum::<u64>() + inputs.bytes(), ..most };
@@ -272,7 +272,7 @@ impl Assembly {
         })
     }
 
-    /// Memory for what a tile reads, if tiles have these sizes: rows and columns, then of those its own.
+    /// Allocates the inputs of tiles of these sizes: rows and columns, then the tile's own rows and columns.
     fn inputs(&self, context: TileContext<'_>, sizes: &[[usize; 4]]) -> Result<Inputs> {
         let engine = context.engine;
         let most = |index: usize| sizes.iter().map(|size| size[index]).max().unwrap_or(1);
@@ -294,7 +294,7 @@ impl Assembly {
         })
     }
 
-    /// A tile, with what its program reads.
+    /// Creates a tile, with the positions that its program reads.
     fn tile(&self, network: &Network, program: usize, (row, column): (&Span, &Span)) -> Tile {
         let mut places = vec![row.all.start, column.all.start];
         for pools in 0..=self.trunk.pools {

@@ -1,5 +1,5 @@
-//! What is computed of a picture in the host's memory band by band: the steps of the optimiser, and losses that compare
-//! neighbouring pixels. A band has whole rows of the picture.
+//! Band-by-band computation on a picture in host memory: the optimiser's steps, and losses that compare neighbouring
+//! pixels. A band consists of whole rows.
 
 use super::in_transit::{IN_FLIGHT, InTransit, in_order};
 use super::planes::Planes;
@@ -18,35 +18,35 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Pixels of a band, about.
+/// Approximate number of pixels in a band.
 const PIXELS: usize = 1 << 16;
-/// Read-back of what a step changed, or of the gradients of losses.
+/// Read-back of the tensors that a step changed, or of the gradients of losses.
 const BAND: &str = "band";
 /// Name of the memory of a band's gradient.
 const GRADIENT_OF_BAND: &str = "gradient of a band";
-/// Name of the memory of a band's rows and those around it.
+/// Name of the memory of a band's rows and their neighbours.
 const ROWS: &str = "rows of a band";
 
 /// A loss of the picture that compares neighbouring pixels.
 #[derive(Debug, Clone)]
 pub(in crate::mirage) struct NeighborLoss {
-    /// Its index among the losses of the objective.
+    /// Index among the losses of the objective.
     pub term: usize,
     pub statistic: Arc<dyn Statistic>,
-    /// Where the loss is written for the objective's program.
+    /// Memory of the loss, which the objective's program reads.
     pub memory: Memory,
 }
 
-/// A tensor of the state in the host's memory.
+/// A state tensor in host memory.
 #[derive(Debug, Clone)]
 pub(in crate::mirage) enum HostTensor {
-    /// Of the picture's shape.
+    /// Tensor of the picture's shape.
     Map(Planes),
-    /// Of a shape that does not depend on the picture's.
+    /// Tensor whose shape does not depend on the picture.
     Vector(Vec<f32>),
 }
 
-/// The state in the host's memory, by name.
+/// State tensors in host memory, by name.
 pub(in crate::mirage) type HostState = HashMap<String, HostTensor>;
 
 /// Programs for the bands of a picture.
@@ -54,26 +54,27 @@ pub(in crate::mirage) type HostState = HashMap<String, HostTensor>;
 pub(in crate::mirage) struct Bands {
     engine: Arc<Engine>,
     size: [usize; 2],
-    /// Rows of a band.
+    /// Rows of a band for losses.
     rows: usize,
-    /// The same of a step.
+    /// Rows of a band for steps.
     rows_of_steps: usize,
-    /// The step, by the rows of the band.
+    /// Programs of a step, by the number of rows in the band.
     steps: HashMap<usize, Program>,
     watch: Option<NonFiniteCounters>,
-    /// Memory of what the programs read and change.
+    /// Memory of the tensors that the programs read and change.
     kept: NamedMemory,
     of_neighbors: Vec<NeighborLoss>,
-    /// The gradients of these losses, by the rows of the band with those around it.
+    /// Programs of the losses' gradients, by the number of rows in the band including neighbours.
     gradients: HashMap<usize, Program>,
     in_transit: InTransit,
 }
 
 impl Bands {
-    /// Programs for a request at this size. `loss` is the memory of the whole objective, if the optimiser needs it. Where
-    /// the optimiser does not treat each value by itself, there is one band, and its state stays on the device.
+    /// Prepares the programs for a request at this size. `loss` is the memory of the whole objective, if the optimiser
+    /// needs it. An optimiser that is not elementwise gets a single band, and its state stays on the device.
     ///
     /// # Errors
+    /// If the device fails or has too little memory.
     /// If the device fails or has too little memory.
     pub fn new(
         engine: &Arc<Engine>,
@@ -82,13 +83,13 @@ impl Bands {
         loss: Option<&Memory>,
         of_neighbors: Vec<NeighborLoss>,
     ) -> Result<(Self, Vec<StatePart>)> {
-        // A band is bound as a whole, with its border; so is the one with the rows around it.
+        // A band is bound as a whole, including its border and neighbouring rows.
         let bound = (engine.profile().max_binding / 16) as usize / (size[1] + 1);
         let rows = (PIXELS / size[1]).min(bound.saturating_sub(4)).clamp(1, size[0]);
         Self::with_rows(engine, request, (size, rows), loss, of_neighbors)
     }
 
-    /// The same with so many rows in a band.
+    /// Same as [`Bands::new`], with this many rows in a band.
     fn with_rows(
         engine: &Arc<Engine>,
         request: &Request,
@@ -144,7 +145,7 @@ impl Bands {
         Ok((made, parts))
     }
 
-    /// The program of the losses' gradients for so many rows.
+    /// Prepares the program of the losses' gradients for this many rows.
     fn gradient_program(&mut self, height: usize) -> Result<Program> {
         let shape = Shape::map(3, height, self.size[1]);
         let mut build = Build::new(&self.engine);
@@ -164,18 +165,18 @@ impl Bands {
         prepare(&self.engine, build, &goals)
     }
 
-    /// A band's rows with one more on each side, as far as there is one.
+    /// Returns a band's rows and one more on each side, within the picture.
     fn around(&self, band: &Range<usize>) -> Range<usize> {
         band.start.saturating_sub(1)..(band.end + 1).min(self.size[0])
     }
 
-    /// Rows of a band of a step: a step of a part of the picture begins at a multiple of it.
+    /// Returns the rows of a band for steps. A step on part of the picture must start at a multiple of this.
     pub fn rows_of_steps(&self) -> usize {
         self.rows_of_steps
     }
 
-    /// Makes a step of these rows along their gradient, and changes them in the state. Returns the tensors that do not
-    /// belong to rows, as they are after the step: they have to be as before it for all rows.
+    /// Makes a step on these rows along their gradient, and updates them in the state. Returns the vector tensors after
+    /// the step, without updating them: every band of a step must read their old values.
     ///
     /// # Errors
     /// If the device fails.
@@ -210,8 +211,9 @@ impl Bands {
         Ok(vectors)
     }
 
-    /// What these rows add to the losses that compare neighbours, in order; and their gradients, each times its factor, are
-    /// added to one. The rows begin where a step may. `above` is the row above them, if the picture's has changed since.
+    /// Returns the contribution of these rows to each neighbour loss, in order, and adds their gradients, each times
+    /// its factor, to `gradient`. The rows must start where a step may. `above` is the old row above them, if the
+    /// picture has changed there since.
     ///
     /// # Errors
     /// If the device fails.
@@ -259,7 +261,7 @@ impl Bands {
         Ok(losses.iter().zip(&self.of_neighbors).map(|(product, loss)| product / degree(loss)).collect())
     }
 
-    /// Writes what programs read under a name.
+    /// Writes an input of the programs by name.
     fn write(&self, name: &str, shape: Shape, values: &[f32]) -> Result<()> {
         let memory = self.kept.get(name).ok_or_else(|| missing(name))?;
         self.engine.write(memory, shape, values)
@@ -270,27 +272,27 @@ impl Bands {
         self.write(name, Shape::map(3, rows.len(), columns.len()), &planes.part(rows, &columns))
     }
 
-    /// The losses that compare neighbours.
+    /// Returns the losses that compare neighbours.
     pub fn of_neighbors(&self) -> &[NeighborLoss] {
         &self.of_neighbors
     }
 
-    /// Memory of what steps read besides the state, and of what they note.
+    /// Returns the memory of the programs' other inputs, and of the records that steps write.
     pub fn kept(&self) -> &NamedMemory {
         &self.kept
     }
 
-    /// What steps note, and in how many runs each of them is made.
+    /// Returns the non-finite counters, and the number of bands in a step.
     pub fn watch(&self) -> Option<(&NonFiniteCounters, u32)> {
         self.watch.as_ref().map(|watch| (watch, self.size[0].div_ceil(self.rows_of_steps) as u32))
     }
 
-    /// What the bands take on their way.
+    /// Returns the memory of bands in transit.
     pub fn in_transit(&self) -> InTransit {
         self.in_transit
     }
 
-    /// Device memory in use.
+    /// Returns the device memory in use.
     pub fn memory(&self) -> MemoryUse {
         let programs = self.steps.values().chain(self.gradients.values()).map(Program::memory);
         let own = programs.fold(MemoryUse::default(), |all, program| all.with(program));
@@ -298,13 +300,13 @@ impl Bands {
     }
 }
 
-/// Rows in bands of at most so many.
+/// Splits rows into bands of at most `most` rows.
 fn bands(rows: &Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> + use<> {
     let end = rows.end;
     rows.clone().step_by(most).map(move |start| start..(start + most).min(end))
 }
 
-/// The lengths of bands, the longest first: what the programs read is as large as that of the first one.
+/// Returns the distinct lengths of bands, the longest first: the first program allocates the shared inputs.
 fn lengths(bands: impl Iterator<Item = usize>) -> impl Iterator<Item = usize> {
     bands.collect::<BTreeSet<usize>>().into_iter().rev()
 }
@@ -318,7 +320,7 @@ fn prepare(engine: &Arc<Engine>, mut build: Build<'_>, goals: &Goals) -> Result<
     Program::prepare(engine, &build.graph, &build.bound, goals, |_| 0)
 }
 
-/// Names and values of a band's read-back.
+/// Waits for a band's read-back and returns its names and values.
 fn finished(mut submission: Submission) -> Result<Vec<(String, Vec<f32>)>> {
     let values = submission.take(BAND).map(Pending::finish).transpose()?;
     Ok(values.map_or_else(Vec::new, |values| values.into_iter().collect()))
@@ -374,9 +376,9 @@ mod tests {
         }
     }
 
-    /// However many rows a band has: no bit differs, since each value is computed from the same others.
+    /// No bit may differ with the number of rows in a band, since the inputs of each value are the same.
     #[test]
-    fn bands_make_the_step_of_the_whole() {
+    fn step_in_bands_is_bit_identical() {
         let steps = |rows: usize, split: usize| {
             let (bands, mut state) = bands_of(rows);
             for _ in 0..3 {
@@ -404,15 +406,15 @@ mod tests {
         assert_ne!(map(&expected, STATE_PICTURE), &planes(0));
     }
 
-    /// Losses are sums in another order, in f64.
+    /// Losses are summed in another order, in f64.
     #[test]
-    fn losses_and_gradients_of_bands_are_those_of_the_whole() {
+    fn losses_and_gradients_in_bands_match_the_whole() {
         let picture = planes(5);
         let run = |rows: usize, factors: &[f32; 3]| {
             let (mut gradient, mut changed) = (planes(6), picture.clone());
             let (bands, _) = bands_of(rows);
             let mut losses = vec![0.0; 3];
-            // In two parts, and the first has changed when the second follows.
+            // In two parts; the first has changed when the second is computed.
             for part in [0..rows, rows..SIZE[0]] {
                 let above = part.start.checked_sub(1).map(|row| picture.part(&(row..row + 1), &(0..SIZE[1])));
                 let given = Some((&mut gradient, &factors[..]));
@@ -435,9 +437,9 @@ mod tests {
         }
     }
 
-    /// The product of picture and gradient is the loss that the op computes by itself.
+    /// The product of picture and gradient equals the loss that the op computes directly.
     #[test]
-    fn losses_are_those_of_the_statistics() {
+    fn losses_match_the_statistics() {
         let (bands, _) = bands_of(7);
         let picture = planes(5);
         let losses = bands.losses((&picture, &(0..SIZE[0])), None, None).unwrap();
@@ -452,7 +454,7 @@ mod tests {
             let program = prepare(&bands.engine, build, &goals).unwrap();
             let found = finished(program.submit(&[Goals::ALL], &[BAND], "a loss").unwrap()).unwrap();
             let expected = f64::from(found[0].1[0]);
-            // Values of up to 1, and differences of about a third: roundings of 6e-8 of the larger.
+            // Values of up to 1 with differences of about a third: rounding errors are 6e-8 of the larger values.
             assert!((loss - expected).abs() <= 5e-6 * expected, "{statistic:?}: {loss} {expected}");
         }
     }

@@ -1,5 +1,5 @@
-//! The program of tiles of one size: the network's first layers, what they add to the sums over all tiles, and the backward
-//! pass from the gradients by these sums.
+//! Program of the tiles of one size: the network's first layers, their contributions to the sums over all tiles, and
+//! the backward pass from the gradients with respect to these sums.
 
 use super::in_transit::IN_FLIGHT;
 use super::passes::{BACKWARD, FORWARD, GRADIENT, Inputs, TARGETS, TileProgram};
@@ -16,11 +16,11 @@ use std::collections::HashMap;
 use std::slice;
 use std::sync::{Arc, Mutex};
 
-/// What is added up of one layer, or of the picture itself.
+/// Sums of one layer, or of the picture itself.
 #[derive(Debug)]
 pub(in crate::mirage) struct LayerSums {
     pub layer: Option<usize>,
-    /// The whole map.
+    /// Shape of the whole map.
     pub map: Shape,
     pub kind: TileOutput,
     pub sums: Vec<Accumulator>,
@@ -28,26 +28,26 @@ pub(in crate::mirage) struct LayerSums {
 
 #[derive(Debug)]
 pub(in crate::mirage) enum TileOutput {
-    /// The moments of a statistic.
+    /// Moments of a statistic.
     Moments(Arc<dyn Statistic>),
-    /// Its distance from a target.
+    /// Distance of a statistic from a target.
     Distance(Arc<dyn Statistic>, Captured),
     /// The map itself.
     Map,
-    /// The map, read and kept as a target in the host's memory.
+    /// The map, read back and kept as a target in host memory.
     Target(Arc<Mutex<HalfMap>>),
 }
 
-/// A tensor that tiles are added up in.
+/// A tensor that accumulates the contributions of tiles.
 #[derive(Debug, Clone)]
 pub(in crate::mirage) struct Accumulator {
-    /// It in the graph that reads it.
+    /// Tensor in the graph that reads the sum.
     pub tensor: TensorId,
     pub memory: Memory,
     pub shape: Shape,
 }
 
-/// What tiles are computed of.
+/// Inputs shared by all tile programs.
 #[derive(Clone, Copy)]
 pub(in crate::mirage) struct TileContext<'a> {
     pub engine: &'a Arc<Engine>,
@@ -55,23 +55,23 @@ pub(in crate::mirage) struct TileContext<'a> {
     pub view: View,
 }
 
-/// Where a backward pass begins and ends.
+/// Inputs of a backward pass.
 pub(in crate::mirage) struct TileGradients {
-    /// The gradients by the sums, in their order.
+    /// Gradients with respect to the sums, in their order.
     pub sums: Vec<Memory>,
-    /// True to compute activations again in the backward pass where that saves memory.
+    /// True to recompute activations in the backward pass where that saves memory.
     pub recompute: bool,
 }
 
 impl LayerSums {
-    /// Pools up to the layer.
+    /// Returns the number of pools up to the layer.
     pub fn pools(&self, network: &Network) -> usize {
         let until = self.layer.map_or(&[][..], |layer| &network.layers[..=layer]).iter();
         until.filter(|layer| matches!(layer.kind, LayerKind::Pool { .. })).count()
     }
 }
 
-/// The program of all tiles with these sizes: rows and columns, then of those its own.
+/// Prepares the program of all tiles with these sizes: rows and columns, then the tile's own rows and columns.
 ///
 /// # Errors
 /// If the device fails or has too little memory.
@@ -126,47 +126,47 @@ struct Part<'a> {
     name: &'a str,
     /// The whole map.
     whole: Shape,
-    /// Pools up to the layer.
+    /// Number of pools up to the layer.
     pools: usize,
     /// Rows and columns.
     size: [usize; 2],
 }
 
 impl Part<'_> {
-    /// Where it lies in the whole map: index among the tile's places.
+    /// Returns the index of its position in the whole map among the tile's positions.
     fn place(&self) -> usize {
         place_of(self.pools, 1)
     }
 
-    /// It as a part of all the map's pixels, from 0 to 1.
+    /// Returns its fraction of the whole map's pixels, from 0 to 1.
     fn share(&self) -> Result<f32> {
         let pixels = self.whole.expect_map("a layer in tiles")?.pixels();
         Ok((self.size[0] * self.size[1]) as f32 / pixels as f32)
     }
 }
 
-/// A tile's graph while it is being built.
+/// Graph of a tile, while it is being built.
 struct TileGraph<'a> {
     build: Build<'a>,
     places: TensorId,
-    /// The targets in the host's memory that no layer has taken yet.
+    /// Targets in host memory that no layer has been assigned yet.
     target_tiles: slice::Iter<'a, (Arc<Mutex<HalfMap>>, Memory)>,
-    /// What the forward pass adds to the sums.
+    /// Outputs of the forward pass, which add to the sums.
     added: Vec<TensorId>,
-    /// Maps that become targets in the host's memory.
+    /// Maps to capture as targets in host memory.
     captured: Vec<(String, TensorId)>,
-    /// What is added, and the gradients by it.
+    /// Contributions to the sums, and the gradients with respect to them.
     seeds: Vec<(TensorId, TensorId)>,
 }
 
 impl TileGraph<'_> {
-    /// The tile's own part of its map.
+    /// Appends the crop of a map to the tile's own part.
     fn own(&mut self, part: &Part<'_>, map: TensorId) -> Result<TensorId> {
         let crop = Crop { size: part.size, at: place_of(part.pools, 0) };
         self.build.graph.apply(crop, &[map, self.places], format!("{} of its own", part.name))
     }
 
-    /// What is added to the sums of a layer.
+    /// Appends the contributions to the sums of a layer.
     fn values(&mut self, of_layer: &LayerSums, part: &Part<'_>, own: TensorId) -> Result<Vec<TensorId>> {
         match &of_layer.kind {
             TileOutput::Moments(statistic) => statistic.moments(&mut self.build.graph, own, part.name),
@@ -181,7 +181,7 @@ impl TileGraph<'_> {
         }
     }
 
-    /// The distance from the same part of a target.
+    /// Appends the distance from the same part of a target.
     fn distance(
         &mut self,
         statistic: &dyn Statistic,
@@ -206,7 +206,7 @@ impl TileGraph<'_> {
         statistic.distance(&mut self.build.graph, &[own], &[target], part.name)
     }
 
-    /// Adds a value to its sum, and takes the gradient by the sum back to the value.
+    /// Adds a contribution to its sum, and derives its gradient from the sum's.
     fn add(
         &mut self,
         of_layer: &LayerSums,
@@ -239,7 +239,7 @@ impl TileGraph<'_> {
         Ok(())
     }
 
-    /// Adds the backward pass to `tile`, where there is one, and prepares the program.
+    /// Appends the backward pass to `tile`, if there are gradients, and prepares the program.
     fn prepare(
         self,
         context: TileContext<'_>,
@@ -277,8 +277,8 @@ impl TileGraph<'_> {
     }
 }
 
-/// Index of a place behind so many pools: of a tile's own part in its map (0), or in the whole map (1). Before them lies
-/// that of the tile in the picture.
+/// Returns the index, among a tile's positions, of that of its own part after this many pools: in the tile's map
+/// (`which` 0) or in the whole map (1). The position of the tile in the picture comes before all of them.
 pub(in crate::mirage) fn place_of(pools: usize, which: usize) -> usize {
     2 + 4 * pools + 2 * which
 }

@@ -1,4 +1,4 @@
-//! Parts of a picture on their way to the device and back.
+//! Parts of a picture in transit between host and device.
 
 use crate::error::Result;
 use crate::gpu::UPLOAD_CHUNK;
@@ -6,33 +6,34 @@ use crate::graph::{Engine, Submission};
 use crate::ops::Shape;
 use std::collections::VecDeque;
 
-/// Parts that are submitted before the oldest is waited for: one is computed while the host prepares the next.
+/// Largest number of parts in flight: one is computed while the host prepares the next.
 pub(in crate::mirage) const IN_FLIGHT: usize = 2;
 
-/// What tiles or bands take, besides their programs' memory, while they are written to the device and read back. In bytes.
+/// Bytes of memory, besides that of their programs, for writing tiles or bands to the device and reading them back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::mirage) struct InTransit {
-    /// What a graphics device stages of tensors that are written.
+    /// Staging memory of a GPU for tensors that are written.
     written: u64,
-    /// A graphics device's staging buffers for tensors that are read. Each program keeps its own.
+    /// Staging buffers of a GPU for tensors that are read. Each program has its own.
     read: u64,
-    /// In the host's memory, which packs one tensor at a time, or unpacks all tensors of one part.
+    /// Host memory for packing one tensor at a time, or for unpacking all tensors of one part.
     pub host: u64,
 }
 
 impl InTransit {
-    /// Of so many parts with one program, for which tensors of these shapes are written, and read when they are done.
+    /// Computes the memory for `parts` parts with one program, given the shapes of tensors written and read for each
+    /// part.
     pub fn of(engine: &Engine, parts: usize, written: &[Shape], read: &[Shape]) -> Self {
         let stored = |shapes: &[Shape]| shapes.iter().map(Shape::bytes).sum::<u64>();
         let values = |shape: &Shape| shape.elements() as u64 * 4;
         let unpacking = stored(read) + read.iter().map(values).sum::<u64>();
         let largest = |bytes: &dyn Fn(&Shape) -> u64| written.iter().map(bytes).max().unwrap_or(0);
         if engine.profile().cpu {
-            // It packs into the tensor's own memory.
+            // The CPU device packs directly into the tensor's memory.
             return Self { host: largest(&values).max(unpacking), ..Self::default() };
         }
         let at_once = IN_FLIGHT.min(parts) as u64;
-        // Larger ones are written piece by piece, and each is waited for.
+        // Larger tensors are written in pieces, and each piece is waited for.
         let staged = written.iter().map(|shape| shape.bytes().min(UPLOAD_CHUNK as u64)).sum::<u64>();
         Self {
             written: at_once * staged,
@@ -41,7 +42,7 @@ impl InTransit {
         }
     }
 
-    /// Of the parts of both programs, which are not submitted at the same time.
+    /// Combines the memory of two programs that are not submitted at the same time.
     pub fn and(self, other: Self) -> Self {
         Self {
             written: self.written.max(other.written),
@@ -50,17 +51,17 @@ impl InTransit {
         }
     }
 
-    /// In staging buffers of a graphics device.
+    /// Returns the bytes in a GPU's staging buffers.
     pub fn device(&self) -> u64 {
         self.written + self.read
     }
 }
 
-/// Submits parts in order, and calls `done` with each in that order, before there are more than [`IN_FLIGHT`]. Where the
-/// work is done when it has been submitted, there is only one, so that no other's values take memory meanwhile.
+/// Submits parts in order, at most [`IN_FLIGHT`] at a time, and calls `done` with each in the same order. If
+/// submissions are synchronous there is only one at a time, so that only one part's values are in memory.
 ///
 /// # Errors
-/// Those of `submit` and `done`; what is in flight is dropped then.
+/// Those of `submit` and `done`; parts in flight are then dropped.
 pub(in crate::mirage) fn in_order<Context, Part>(
     context: &mut Context,
     parts: impl IntoIterator<Item = Part>,
@@ -91,7 +92,7 @@ mod tests {
     use std::cell::Cell;
 
     #[test]
-    fn parts_that_are_done_at_once_are_never_two() {
+    fn synchronous_parts_are_held_one_at_a_time() {
         let held = Cell::new(0);
         let submit = |(): &(), _: &usize| {
             held.set(held.get() + 1);
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn staging_counts_parts_in_flight_and_the_read_backs_of_all_programs() {
+    fn staging_counts_parts_in_flight_and_all_readbacks() {
         let (written, read) = (Shape::map(8, 10, 20), Shape::map(3, 10, 20));
         let values = |shape: Shape| shape.elements() as u64 * 4;
         let cpu = Engine::counting_for(Profile::cpu(), "invented");
@@ -122,7 +123,7 @@ mod tests {
         assert_eq!(one.device(), read.bytes() + written.bytes() + 2 * read.bytes());
         assert_eq!(two.device(), 2 * one.device());
         assert_eq!(two.host, (written.bytes() + values(written)).max(2 * (read.bytes() + values(read))));
-        // The other program's read-backs stay, and its parts are written when these are done.
+        // The other program keeps its staging buffers for reading; those for writing are shared.
         assert_eq!(two.and(one).device(), two.device() + 2 * read.bytes());
         let large = Shape::map(64, 400, 400);
         assert_eq!(InTransit::of(&gpu, 1, &[large], &[]).device(), UPLOAD_CHUNK as u64);

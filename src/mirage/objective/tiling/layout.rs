@@ -1,9 +1,9 @@
-//! Where tiles of a picture lie, and what of each layer's map belongs to a tile: arithmetic without a device.
+//! Layout of tiles in a picture and in each layer's map. Arithmetic only, without a device.
 //!
-//! The layers up to some layer, the *trunk*, are computed tile by tile. A tile's maps are exact where no pixel of the
-//! padding beyond its edges has reached: so a tile takes in more of the picture on each side, its *halo*, and of each map
-//! only the *own* part counts. The own parts of all tiles make up the whole map. Where a tile touches the edge of the
-//! picture it ends there, so its padding is that of the whole.
+//! The layers up to some layer, the *trunk*, are computed tile by tile. Padding at the edges of a tile spoils the
+//! pixels of its maps near these edges. So a tile also covers the picture around it, its *halo*, and of each map only
+//! the *own* part counts. The own parts of all tiles cover the whole map. A tile ends at the edge of the picture, where
+//! its padding equals that of the whole picture.
 
 use crate::error::{Error, Result};
 use crate::vgg::{LayerKind, Network};
@@ -12,18 +12,18 @@ use std::ops::Range;
 /// The part of a network that is computed in tiles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::mirage) struct Trunk {
-    /// Index of a pool whose map is put together from the tiles': what follows is computed of the whole map.
+    /// Index of the pool whose map is assembled from the tiles. The layers after it are computed from the whole map.
     pub cut: Option<usize>,
-    /// Pools in the trunk.
+    /// Number of pools in the trunk.
     pub pools: usize,
-    /// Pixels around the own part of a tile that its maps depend on; a multiple of [`Trunk::unit`].
+    /// Width of the halo in pixels; a multiple of [`Trunk::unit`].
     pub halo: usize,
 }
 
 impl Trunk {
-    /// The trunk for these layers. It ends at the first pool whose map has no more than `most` values, if a wanted layer
-    /// comes after that pool, and at the latest before the fully connected layers. `elements` gives the values of a
-    /// layer's map.
+    /// Finds the trunk for these layers. It ends at the first pool whose map has at most `most` values, provided that a
+    /// wanted layer follows, and at the latest before the fully connected layers. `elements` returns the number of
+    /// values of a layer's map.
     ///
     /// # Errors
     /// [`Error::Usage`] for a network that can't be computed in tiles.
@@ -35,7 +35,7 @@ impl Trunk {
     ) -> Result<Self> {
         let deepest = wanted.iter().copied().max().unwrap_or(0);
         let mut trunk = Self { cut: None, pools: 0, halo: 0 };
-        // Pixels at the edge of a map, in its own pixels, that differ from those of the whole.
+        // Width of the spoiled edge of a map, in its own pixels, and the largest such width in pixels of the picture.
         let (mut spoiled, mut reach) = (0, 0);
         for (index, layer) in network.layers.iter().enumerate().take(deepest + 1) {
             match &layer.kind {
@@ -54,7 +54,7 @@ impl Trunk {
                 _ => {
                     return Err(untiled(
                         &layer.name,
-                        "steps of 1 in convolutions and of 2 in pools are needed",
+                        "only convolutions with stride 1 and pools of size 2 with stride 2 are supported",
                     ));
                 }
             }
@@ -74,12 +74,12 @@ impl Trunk {
         Ok(trunk)
     }
 
-    /// Tiles start at multiples of this, so that the windows of all pools are those of the whole picture.
+    /// Returns the alignment of tiles, which makes the windows of all pools coincide with those of the whole picture.
     pub fn unit(&self) -> usize {
         1 << self.pools
     }
 
-    /// True if a layer's map is computed in tiles, and not from the one that is put together.
+    /// True if a layer's map is computed in tiles, and not from the assembled one.
     pub fn holds(&self, layer: usize) -> bool {
         self.cut.is_none_or(|cut| layer < cut)
     }
@@ -91,33 +91,33 @@ fn untiled(layer: &str, message: &str) -> Error {
     ))
 }
 
-/// Pixels of a tile along one axis.
+/// Extent of a tile along one axis, in pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::mirage) struct Span {
-    /// All of them.
+    /// All pixels, including the halo.
     pub all: Range<usize>,
-    /// Those that are its own.
+    /// The tile's own pixels.
     pub own: Range<usize>,
 }
 
 impl Span {
-    /// Its own pixels of a map behind so many pools, in the whole map.
+    /// Returns its own pixels in the whole map, after this many pools.
     pub fn own_at(&self, pools: usize) -> Range<usize> {
         self.own.start >> pools..self.own.end >> pools
     }
 
-    /// Where these start in the tile's map.
+    /// Returns the offset of its own pixels in the tile's map, after this many pools.
     pub fn offset_at(&self, pools: usize) -> usize {
         (self.own.start - self.all.start) >> pools
     }
 }
 
-/// The tiles along an axis of this length: each with `tile` pixels of its own, rounded up to units, but for the last. Most
-/// have the same length, so that few programs serve all.
+/// Returns the tiles along an axis of this length. Each has `tile` own pixels, rounded up to units; the last may have
+/// fewer or a few more. Most have the same length, so that few programs serve all.
 pub(in crate::mirage) fn spans(length: usize, tile: usize, unit: usize, halo: usize) -> Vec<Span> {
     let tile = tile.max(1).next_multiple_of(unit);
     let whole = tile + 2 * halo;
-    // What remains after whole units belongs to the last tile.
+    // The remainder after whole units belongs to the last tile.
     let count = (length / unit * unit).div_ceil(tile).max(1);
     let span = |index: usize| {
         let own = index * tile..if index + 1 == count { length } else { (index + 1) * tile };
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_parts_make_up_the_whole_and_halos_are_there() {
+    fn own_parts_cover_the_map_and_have_halos() {
         for unit in [1, 4, 16] {
             for length in [unit, unit + 1, 67, 96, 131, 512] {
                 if length < unit {
@@ -147,38 +147,38 @@ mod tests {
                 for tile in [1, 7, 32, 100, 1000] {
                     for halo in [0, unit, 3 * unit] {
                         let spans = spans(length, tile, unit, halo);
-                        let what =
+                        let case =
                             format!("length {length}, tile {tile}, unit {unit}, halo {halo}: {spans:?}");
                         let mut next = 0;
                         for span in &spans {
-                            assert_eq!(span.own.start, next, "{what}");
+                            assert_eq!(span.own.start, next, "{case}");
                             next = span.own.end;
-                            assert!(span.own.len() >= unit && span.all.end <= length, "{what}");
-                            assert!(span.all.start % unit == 0, "{what}");
-                            assert!(span.all.end == length || span.all.end % unit == 0, "{what}");
-                            assert!(span.all.start == 0 || span.all.start + halo <= span.own.start, "{what}");
-                            assert!(span.all.end == length || span.own.end + halo <= span.all.end, "{what}");
+                            assert!(span.own.len() >= unit && span.all.end <= length, "{case}");
+                            assert!(span.all.start % unit == 0, "{case}");
+                            assert!(span.all.end == length || span.all.end % unit == 0, "{case}");
+                            assert!(span.all.start == 0 || span.all.start + halo <= span.own.start, "{case}");
+                            assert!(span.all.end == length || span.own.end + halo <= span.all.end, "{case}");
                         }
-                        assert_eq!(next, length, "{what}");
+                        assert_eq!(next, length, "{case}");
                         // At every depth.
                         for pools in 0..=unit.ilog2() as usize {
                             let mut next = 0;
                             for span in &spans {
                                 let own = span.own_at(pools);
-                                assert_eq!(own.start, next, "{what}");
-                                assert!(!own.is_empty(), "{what}");
+                                assert_eq!(own.start, next, "{case}");
+                                assert!(!own.is_empty(), "{case}");
                                 assert!(
                                     span.offset_at(pools) + own.len() <= span.all.len() >> pools,
-                                    "{what}"
+                                    "{case}"
                                 );
                                 next = own.end;
                             }
-                            assert_eq!(next, length >> pools, "{what}");
+                            assert_eq!(next, length >> pools, "{case}");
                         }
                         let mut lengths: Vec<usize> = spans.iter().map(|span| span.all.len()).collect();
                         lengths.sort_unstable();
                         lengths.dedup();
-                        assert!(lengths.len() <= 3, "{what}");
+                        assert!(lengths.len() <= 3, "{case}");
                     }
                 }
             }

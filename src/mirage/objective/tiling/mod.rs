@@ -1,4 +1,4 @@
-//! Objectives whose picture is computed tile by tile, so that it need not fit on the device with all its feature maps.
+//! Objectives computed tile by tile, for pictures whose feature maps exceed the device's memory.
 
 pub(in crate::mirage) mod assembly;
 pub(in crate::mirage) mod bands;

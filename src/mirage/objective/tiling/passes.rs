@@ -1,4 +1,4 @@
-//! Both passes over the tiles of a picture that is in the host's memory.
+//! Forward and backward passes over the tiles of a picture in host memory.
 
 use super::in_transit::{InTransit, in_order};
 use super::planes::{HalfMap, Pixels, Planes};
@@ -8,77 +8,77 @@ use crate::ops::Shape;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Section that adds a tile's part to the sums.
+/// Section that adds a tile's contributions to the sums.
 pub(in crate::mirage) const FORWARD: &str = "forward";
-/// Section that computes the gradient of a tile.
+/// Section that computes the gradient with respect to a tile.
 pub(in crate::mirage) const BACKWARD: &str = "backward";
-/// Read-back of what [`BACKWARD`] computes.
+/// Read-back of the gradient from [`BACKWARD`].
 pub(in crate::mirage) const GRADIENT: &str = "gradient";
-/// Read-back of the maps that become targets in the host's memory.
+/// Read-back of maps that become targets in host memory.
 pub(in crate::mirage) const TARGETS: &str = "targets";
 
-/// What the programs of all tiles read. It is written anew for each tile.
+/// Inputs of all tile programs, overwritten for each tile.
 #[derive(Debug)]
 pub(in crate::mirage) struct Inputs {
     pub tile: Memory,
     pub places: (Memory, Shape),
-    /// The targets in the host's memory, with room for a tile's part of each.
+    /// Targets in host memory, and device memory for a tile's part of each.
     pub targets: Vec<(Arc<Mutex<HalfMap>>, Memory)>,
 }
 
 impl Inputs {
-    /// Bytes on the device, without the places.
+    /// Returns the bytes on the device, without the positions.
     pub fn bytes(&self) -> u64 {
         self.tile.bytes() + self.targets.iter().map(|(_, memory)| memory.bytes()).sum::<u64>()
     }
 }
 
-/// The program of all tiles of one size.
+/// Program of all tiles of one size.
 #[derive(Debug)]
 pub(in crate::mirage) struct TileProgram {
     pub program: Program,
-    /// True if it has [`TARGETS`].
+    /// True if it has the read-back [`TARGETS`].
     pub captures: bool,
-    /// True if it has [`BACKWARD`] and [`GRADIENT`].
+    /// True if it has the section [`BACKWARD`] and the read-back [`GRADIENT`].
     pub has_gradient: bool,
 }
 
 /// A tile of a picture.
 #[derive(Debug)]
 pub(in crate::mirage) struct Tile {
-    /// Index of its program.
+    /// Index of the tile's program.
     pub program: usize,
-    /// Its rows and columns of the picture.
+    /// Rows and columns of the picture that the tile covers.
     pub all: [Range<usize>; 2],
-    /// Rows and columns at which the tile begins; then behind no pools, one, and so on, at which its own part begins in its
-    /// map, and in the whole map.
+    /// Row and column of the tile in the picture. Then, after 0, 1, ... pools, row and column of its own part in the
+    /// tile's map, and in the whole map.
     pub places: Vec<f32>,
-    /// Rows and columns of its own part of each target in the host's memory.
+    /// Rows and columns of the tile's own part of each target in host memory.
     pub targets: Vec<[Range<usize>; 2]>,
-    /// The same of each target that is captured.
+    /// Rows and columns of the tile's own part of each captured target.
     pub captured: Vec<[Range<usize>; 2]>,
 }
 
-/// Both passes over the tiles of a picture.
+/// Forward and backward passes over the tiles of a picture.
 #[derive(Debug)]
 pub(in crate::mirage) struct TilePasses {
     pub engine: Arc<Engine>,
-    /// One for all tiles of the same size.
+    /// One program for each size of tile.
     pub programs: Vec<TileProgram>,
-    /// How many tiles lie beside each other.
+    /// Number of tiles in a row.
     pub across: usize,
-    /// Device memory in use, besides sums and their gradients: the programs share it.
+    /// Device memory in use, which the programs share, without that of sums and their gradients.
     pub memory: MemoryUse,
     pub tiles: Vec<Tile>,
     pub inputs: Inputs,
-    /// The targets that the first pass captures.
+    /// Targets that the forward pass captures.
     pub captured: Vec<Arc<Mutex<HalfMap>>>,
-    /// The sums that begin at zero.
+    /// Sums that are zeroed before the forward pass.
     pub zeroed: Vec<(Memory, Shape)>,
 }
 
 impl TilePasses {
-    /// Puts the sums together for a picture, and waits for all tiles.
+    /// Accumulates the sums of a picture, and waits for all tiles.
     ///
     /// # Errors
     /// If the device fails.
@@ -99,7 +99,7 @@ impl TilePasses {
         })
     }
 
-    /// What the tiles take on their way. The read-back of targets, which is done before the first iteration, does not count.
+    /// Returns the memory of tiles in transit, without the read-back of targets, which precedes the first iteration.
     pub fn in_transit(&self) -> InTransit {
         let map = |channels: usize, [rows, columns]: &[Range<usize>; 2]| {
             Shape::map(channels, rows.len(), columns.len())
@@ -120,18 +120,18 @@ impl TilePasses {
         (0..self.programs.len()).map(of_program).fold(InTransit::default(), InTransit::and)
     }
 
-    /// Rows of tiles.
+    /// Returns the number of rows of tiles.
     pub fn rows(&self) -> usize {
         self.tiles.len() / self.across.max(1)
     }
 
-    /// Rows of the picture that one row of tiles is computed of.
+    /// Returns the rows of the picture that a row of tiles covers.
     pub fn rows_of(&self, row: usize) -> Range<usize> {
         self.tiles.get(row * self.across).map_or(0..0, |tile| tile.all[0].clone())
     }
 
-    /// Adds what one row of tiles gives of the gradient of a picture to `gradient`, given the gradients by the sums, and
-    /// waits for it.
+    /// Adds the contribution of one row of tiles to the picture's gradient, from the gradients with respect to the
+    /// sums, and waits for it.
     ///
     /// # Errors
     /// If the device fails.
@@ -162,7 +162,7 @@ impl TilePasses {
         reads: impl Fn(&TileProgram) -> Option<&'static str>,
         mut done: impl FnMut(&Tile, Submission) -> Result<()>,
     ) -> Result<()> {
-        // An engine that counts computes nothing.
+        // A counting engine computes nothing.
         let tiles = if self.engine.counted().is_some() { &[] } else { tiles };
         let tiles = tiles.iter().filter(|tile| has_section(&self.programs[tile.program]));
         let submit = |(): &(), tile: &&Tile| {

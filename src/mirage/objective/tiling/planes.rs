@@ -1,5 +1,5 @@
-//! Pictures in the host's memory, where they are computed in tiles, and tensors of their shape: channel after channel, as
-//! checkpoints have them.
+//! Pictures in host memory for the tiled case, and tensors of their shape. Values are stored channel after channel, as
+//! in checkpoints.
 
 use crate::allocation::zeros;
 use crate::error::{Error, Result};
@@ -7,48 +7,48 @@ use crate::image_io::Picture;
 use crate::ops::Shape;
 use std::ops::Range;
 
-/// Three channels of so many rows and columns.
+/// Three channels of rows and columns.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::mirage) struct Planes {
     size: [usize; 2],
-    /// The row of the picture with which they begin: rows are given by their place in the picture.
+    /// Row of the picture that the first stored row corresponds to. Methods take rows of the picture.
     first: usize,
     values: Vec<f32>,
 }
 
 impl Planes {
-    /// Zeros, with a label for what they are.
+    /// Creates zeros; `label` is used in errors.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`].
+    /// [`Error::OutOfMemory`] of the host.
     pub fn zeros(label: &str, size: [usize; 2]) -> Result<Self> {
         let values = zeroed(label, 3 * size[0] * size[1])?;
         Ok(Self { size, first: 0, values })
     }
 
-    /// These values of a picture of this size; there must be as many.
+    /// Creates planes from the values of a picture of this size.
     pub fn of(size: [usize; 2], values: Vec<f32>) -> Self {
         debug_assert_eq!(values.len(), 3 * size[0] * size[1]);
         Self { size, first: 0, values }
     }
 
-    /// All values in order.
+    /// Returns all values in order.
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// All values in order, moved out.
+    /// Returns all values in order, without a copy.
     pub fn into_values(self) -> Vec<f32> {
         self.values
     }
 
-    /// Makes all values zero, of rows from the picture's first on.
+    /// Zeroes all values, and moves the window to the picture's first row.
     pub fn clear(&mut self) {
         self.first = 0;
         self.values.fill(0.0);
     }
 
-    /// Leaves out the rows before this one: those behind it move up, and zeros follow them.
+    /// Drops the rows before this one: the rows after it move up, and zeros fill the end.
     pub fn advance(&mut self, first: usize) {
         let [height, width] = self.size;
         let gone = first.saturating_sub(self.first).min(height) * width;
@@ -60,7 +60,7 @@ impl Planes {
         self.first = first;
     }
 
-    /// Where the values of these rows and columns are, row by row.
+    /// Returns the index range of each row of this part.
     fn rows(
         &self,
         rows: &Range<usize>,
@@ -69,19 +69,19 @@ impl Planes {
         self::rows(3, self.size, rows.start - self.first..rows.end - self.first, columns.clone())
     }
 
-    /// The values of these rows and columns, in order.
+    /// Copies the values of these rows and columns, in order.
     pub fn part(&self, rows: &Range<usize>, columns: &Range<usize>) -> Vec<f32> {
         let mut part = Vec::with_capacity(3 * rows.len() * columns.len());
         self.rows(rows, columns).for_each(|range| part.extend_from_slice(&self.values[range]));
         part
     }
 
-    /// The values of these rows, in order.
+    /// Iterates over the values of these rows, in order.
     pub fn of_rows(&self, rows: &Range<usize>) -> impl Iterator<Item = f32> + '_ {
         self.rows(rows, &self.columns()).flat_map(|range| &self.values[range]).copied()
     }
 
-    /// Calls `change` with each row of a part, and its values.
+    /// Calls `change` with each row of a part and the values given for it.
     fn each_row(
         &mut self,
         (rows, columns): (&Range<usize>, &Range<usize>),
@@ -92,14 +92,14 @@ impl Planes {
         self.rows(rows, columns).zip(lines).for_each(|(range, line)| change(&mut self.values[range], line));
     }
 
-    /// Adds values, times a factor, to those of these rows and columns.
+    /// Adds values, times a factor, to these rows and columns.
     pub fn add(&mut self, rows: &Range<usize>, columns: &Range<usize>, part: &[f32], factor: f32) {
         self.each_row((rows, columns), part, |own, line| {
             own.iter_mut().zip(line).for_each(|(own, value)| *own += factor * value);
         });
     }
 
-    /// All columns.
+    /// Returns the range of all columns.
     pub fn columns(&self) -> Range<usize> {
         0..self.size[1]
     }
@@ -110,29 +110,29 @@ impl Planes {
         self.each_row((rows, &columns), part, |own, line| own.copy_from_slice(line));
     }
 
-    /// Height and width.
+    /// Returns height and width.
     pub fn size(&self) -> [usize; 2] {
         self.size
     }
 
-    /// Red, green and blue of each pixel.
+    /// Iterates over red, green and blue of each pixel.
     pub fn interleaved(&self) -> impl Iterator<Item = f32> + '_ {
         let pixels = self.size[0] * self.size[1];
         (0..3 * pixels).map(move |index| self.values[index % 3 * pixels + index / 3])
     }
 }
 
-/// A picture that tiles are taken of.
+/// Source of the pixels of tiles.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::mirage) enum Pixels<'a> {
-    /// One that is painted.
+    /// The picture being optimised.
     Planes(&'a Planes),
-    /// One that was read.
+    /// An image from a file.
     Picture(&'a Picture),
 }
 
 impl Pixels<'_> {
-    /// The values of these rows and columns, channel after channel.
+    /// Copies the values of these rows and columns, channel after channel.
     pub fn part(&self, rows: &Range<usize>, columns: &Range<usize>) -> Vec<f32> {
         match self {
             Self::Planes(planes) => planes.part(rows, columns),
@@ -150,8 +150,8 @@ impl Pixels<'_> {
     }
 }
 
-/// A map in the host's memory in 16 bits a value: the upper half of an f32, so with its range and 8 bits of precision
-/// (bfloat16), rounded by at most 2^-8 of itself.
+/// A map in host memory with 16 bits per value: the upper half of an f32, i.e. bfloat16. The relative rounding error is
+/// at most 2^-8.
 #[derive(Debug)]
 pub(in crate::mirage) struct HalfMap {
     channels: usize,
@@ -160,27 +160,27 @@ pub(in crate::mirage) struct HalfMap {
 }
 
 impl HalfMap {
-    /// Zeros, for a map of this shape.
+    /// Creates zeros for a map of this shape.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::Internal`] if it is not a map.
+    /// [`Error::OutOfMemory`] of the host; [`Error::Internal`] if the shape is not a map.
     pub fn zeros(label: &str, shape: Shape) -> Result<Self> {
         let map = shape.expect_map(label)?;
         let values = zeroed(label, shape.elements())?;
         Ok(Self { channels: map.channels, size: [map.height, map.width], values })
     }
 
-    /// Its channels.
+    /// Returns the number of channels.
     pub fn channels(&self) -> usize {
         self.channels
     }
 
-    /// Its size in bytes.
+    /// Returns the size in bytes.
     pub fn bytes(&self) -> u64 {
         self.values.len() as u64 * 2
     }
 
-    /// Where the values of these rows and columns are, row by row.
+    /// Returns the index range of each row of this part.
     fn rows(
         &self,
         rows: &Range<usize>,
@@ -189,7 +189,7 @@ impl HalfMap {
         self::rows(self.channels, self.size, rows.clone(), columns.clone())
     }
 
-    /// Rounds the values of these rows and columns, and keeps them.
+    /// Rounds and stores the values of these rows and columns.
     pub fn store(&mut self, rows: &Range<usize>, columns: &Range<usize>, part: &[f32]) {
         let lines = part.chunks_exact(columns.len().max(1));
         for (range, line) in self.rows(rows, columns).zip(lines) {
@@ -197,7 +197,7 @@ impl HalfMap {
         }
     }
 
-    /// The values of these rows and columns, in order.
+    /// Copies the values of these rows and columns, in order.
     pub fn part(&self, rows: &Range<usize>, columns: &Range<usize>) -> Vec<f32> {
         let mut part = Vec::with_capacity(self.channels * rows.len() * columns.len());
         for range in self.rows(rows, columns) {
@@ -207,7 +207,7 @@ impl HalfMap {
     }
 }
 
-/// Indices of the values of a part of a map that lies channel after channel, row by row of each channel.
+/// Returns the index range of each row of a part of a map, for each channel in turn.
 fn rows(
     channels: usize,
     [height, width]: [usize; 2],
@@ -227,7 +227,8 @@ fn zeroed<Value: bytemuck::Zeroable>(label: &str, count: usize) -> Result<Vec<Va
     zeros(count).map_err(|_| Error::out_of_host_memory(label, (count * size_of::<Value>()) as u64))
 }
 
-/// The upper half of the bits of the nearest value that has no others. NaN stays NaN, which by adding would become a number.
+/// Rounds to bfloat16, to nearest even, and returns the bits. NaN is handled separately because the rounding addition
+/// could turn it into a number.
 fn rounded(value: f32) -> u16 {
     let bits = value.to_bits();
     let near = if value.is_nan() { bits | 0x40_0000 } else { bits + 0x7fff + (bits >> 16 & 1) };
@@ -238,13 +239,13 @@ fn rounded(value: f32) -> u16 {
 mod tests {
     use super::*;
 
-    /// Values that say where they are.
+    /// Creates planes with a different value at each index.
     fn numbered(size: [usize; 2]) -> Planes {
         Planes::of(size, (0..3 * size[0] * size[1]).map(|index| index as f32).collect())
     }
 
     #[test]
-    fn parts_are_taken_added_and_replaced() {
+    fn parts_can_be_read_added_and_replaced() {
         let mut planes = numbered([4, 5]);
         let (rows, columns) = (1..3, 2..4);
         let part = planes.part(&rows, &columns);
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_are_done_make_room_for_others() {
+    fn finished_rows_are_reused() {
         let mut window = Planes::zeros("a window", [3, 2]).unwrap();
         window.add(&(0..3), &(0..2), &(0..18).map(|index| index as f32).collect::<Vec<_>>(), 1.0);
         window.advance(2);
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_and_its_planes_have_the_same_parts() {
+    fn picture_and_planes_have_the_same_parts() {
         let planes = numbered([3, 7]);
         let rgb: Vec<f32> = planes.interleaved().collect();
         assert_eq!(rgb[..4], [0.0, 21.0, 42.0, 1.0]);
@@ -288,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_in_16_bits_comes_back_to_eight_bits_of_precision() {
+    fn half_map_keeps_eight_bits_of_precision() {
         let values = [0.0, 1.0, -1.0, 0.1, 3.0e38, 1e-38, -7.7e12, 1.003_906_3, 1.011_718_8];
         let mut map = HalfMap::zeros("a map", Shape::map(1, 3, 6)).unwrap();
         map.store(&(0..3), &(2..5), &values);
@@ -296,7 +297,7 @@ mod tests {
             assert!((back - value).abs() <= value.abs() / 256.0, "{value} {back}");
         }
         assert_eq!(map.part(&(0..3), &(5..6)), [0.0; 3]);
-        // Halfway: the one with an even last bit.
+        // Ties round to an even last bit.
         map.store(&(0..1), &(0..3), &[1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, f32::INFINITY]);
         assert_eq!(map.part(&(0..1), &(0..3)), [1.0, 1.015_625, f32::INFINITY]);
         for bits in [0x7f80_0001, 0x7fff_ffff, 0xffff_ffff, 0xff80_0001] {

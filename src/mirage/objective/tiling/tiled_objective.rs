@@ -1,5 +1,5 @@
-//! Iterations of a picture that is computed in tiles. Picture, gradient and the state of the optimiser are in the host's
-//! memory, and go to the device part by part, so its memory and what it binds at once do not limit the picture's size.
+//! Iterations of a tiled picture. Picture, gradient and optimiser state are in host memory and go to the device in
+//! parts, so device memory and binding limits do not limit the picture's size.
 
 use super::bands::{Bands, HostState, HostTensor};
 use super::in_transit::InTransit;
@@ -20,22 +20,22 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A group whose gradient is measured by itself.
+/// A group whose gradient is measured separately.
 #[derive(Debug)]
 pub(in crate::mirage) struct TiledGroup {
     pub name: String,
-    /// The section that computes its gradient as far as the tiles.
+    /// Section that computes its gradient with respect to the sums over tiles.
     pub section: String,
-    /// For each loss that compares neighbours its weight in this group; 0 for those of others.
+    /// Weight in this group of each loss that compares neighbours; 0 for losses of other groups.
     pub of_neighbors: Vec<f32>,
 }
 
-/// What the passes have to know of the optimiser.
+/// Properties of the optimiser that the passes depend on.
 #[derive(Debug)]
 pub(in crate::mirage) struct StepKind {
-    /// Name of the tensor that is shown.
+    /// Name of the shown tensor.
     pub shown: String,
-    /// True if the picture is cut off to [0, 1].
+    /// True if the picture is clamped to [0, 1].
     pub clamps: bool,
     /// True if a step reads the loss.
     pub needs_loss: bool,
@@ -43,7 +43,7 @@ pub(in crate::mirage) struct StepKind {
     pub watches_gradient: bool,
 }
 
-/// A picture in tiles.
+/// A prepared objective of a tiled picture.
 #[derive(Debug)]
 pub(in crate::mirage) struct TiledObjective {
     engine: Arc<Engine>,
@@ -52,27 +52,27 @@ pub(in crate::mirage) struct TiledObjective {
     bands: Bands,
     groups: Vec<TiledGroup>,
     kind: StepKind,
-    /// What [`SNAPSHOT`] copied.
+    /// Picture copied by [`SNAPSHOT`].
     snapshot: RefCell<Option<KeptPicture>>,
     held: RefCell<HostState>,
     /// Rows of the gradient that is being computed.
     window: RefCell<Option<Planes>>,
-    /// A gradient that was kept.
+    /// Gradient of a submission without a step.
     gradient: RefCell<Option<Planes>>,
-    /// The weights of the losses that compare neighbours.
+    /// Weights of the losses that compare neighbours.
     weights: RefCell<Vec<f32>>,
-    /// True if all that a forward pass gives is there for the present picture.
+    /// True if all results of the forward pass are valid for the current picture.
     put_together: Cell<bool>,
-    /// The norm of each group's gradient, as it was measured last.
+    /// Norm of each group's gradient, as last measured.
     norms: RefCell<Vec<(String, Vec<f32>)>>,
-    /// Steps since the state was set.
+    /// Number of steps since the state was set.
     steps: Cell<u32>,
-    /// The first of them whose gradient was not finite, and in how many values.
+    /// First step whose gradient was not finite, and its number of such values.
     bad_gradient: Cell<Option<(u32, u64)>>,
 }
 
 impl TiledObjective {
-    /// Of a picture of this size.
+    /// Creates the objective of a picture of this size.
     pub fn new(
         engine: &Arc<Engine>,
         size: [usize; 2],
@@ -100,7 +100,7 @@ impl TiledObjective {
         }
     }
 
-    /// The values of a tensor of the state, wherever it is, waited for.
+    /// Reads the values of a state tensor, on the device or in host memory, and waits for them.
     ///
     /// # Errors
     /// If the device fails.
@@ -115,7 +115,7 @@ impl TiledObjective {
         }
     }
 
-    /// The same, moved out of the host's memory: the state is not used any more.
+    /// Same as [`Self::read`], but moves values out of host memory. The state can't be used afterwards.
     ///
     /// # Errors
     /// If the device fails.
@@ -128,7 +128,7 @@ impl TiledObjective {
         }
     }
 
-    /// Frees what is in the host's memory of the state, and the gradient.
+    /// Frees the state, the gradient and the snapshot in host memory.
     pub fn release(&self) {
         self.put_together.set(false);
         self.held.borrow_mut().clear();
@@ -137,7 +137,7 @@ impl TiledObjective {
         *self.snapshot.borrow_mut() = None;
     }
 
-    /// Replaces the values of a tensor of the state; there must be as many as it has.
+    /// Replaces the values of a state tensor; their number must match.
     ///
     /// # Errors
     /// If the device fails.
@@ -156,25 +156,25 @@ impl TiledObjective {
         Ok(())
     }
 
-    /// Sets the weights of the losses, given in the order of all losses.
+    /// Sets the weights of the neighbour losses, given those of all losses in order.
     pub fn set_weights(&self, weights: &[f32]) {
         let of = |term: usize| weights.get(term).copied().unwrap_or(0.0);
         *self.weights.borrow_mut() = self.bands.of_neighbors().iter().map(|loss| of(loss.term)).collect();
     }
 
-    /// The gradient of a submission without a step, channel after channel; it is not kept any longer.
+    /// Returns the gradient of a submission without a step, channel after channel, and frees it.
     pub fn take_gradient(&self) -> Vec<f32> {
         self.gradient.take().map_or_else(Vec::new, Planes::into_values)
     }
 
-    /// Forgets what went wrong in earlier steps.
+    /// Clears the faults of earlier steps.
     pub fn forget_faults(&self) {
         self.steps.set(0);
         self.bad_gradient.set(None);
     }
 
-    /// Runs these sections of the objective, by `program` where it has them and by tiles elsewhere, and reads back. All work
-    /// that needs the picture is done when this returns.
+    /// Runs these sections of the objective, in `program` or on the tiles, and reads back. All work that reads the
+    /// picture is complete when this returns.
     ///
     /// # Errors
     /// If the device fails, or the host has too little memory.
@@ -227,13 +227,13 @@ impl TiledObjective {
         if readbacks.contains(&NON_FINITE)
             && let Some(record) = self.bands.kept().get(RECORD)
         {
-            let record = self.engine.read(record, CountNonFinite::RECORD, "what steps noted")?;
+            let record = self.engine.read(record, CountNonFinite::RECORD, "non-finite counts")?;
             add(NON_FINITE, [(NON_FINITE.to_owned(), record)].into_iter().collect());
         }
         Ok(Submission::with_values("iteration", values))
     }
 
-    /// Puts together what comes from tiles, and with `losses` those that compare neighbours.
+    /// Runs the forward pass over the tiles, and with `losses` computes the losses that compare neighbours.
     fn forward(&self, losses: bool) -> Result<()> {
         if self.put_together.get() {
             return Ok(());
@@ -252,9 +252,10 @@ impl TiledObjective {
         Ok(())
     }
 
-    /// Computes a gradient of the present picture, from the section that computes it as far as the tiles. `weights` are
-    /// those of the losses that compare neighbours. Calls `done` with rows in order, each once their gradient is there and
-    /// nothing else is computed of them; they begin and end where a step may.
+    /// Computes a gradient of the current picture. `section` computes the gradients with respect to the sums over
+    /// tiles, and `weights` are those of the neighbour losses. Calls `done` with ranges of rows in order, once their
+    /// gradient is complete and nothing else reads these rows of the picture. The ranges start and end where a step
+    /// may.
     fn backward(
         &self,
         program: &Program,
@@ -262,7 +263,7 @@ impl TiledObjective {
         weights: &[f32],
         mut done: impl FnMut(&mut HostState, &Range<usize>, &Planes) -> Result<()>,
     ) -> Result<()> {
-        program.submit(&[section], &[], "a gradient as far as the tiles")?;
+        program.submit(&[section], &[], "gradients of the sums over tiles")?;
         let mut held = self.held.borrow_mut();
         let mut window = self.window.borrow_mut();
         if window.is_none() {
@@ -290,7 +291,7 @@ impl TiledObjective {
         Ok(())
     }
 
-    /// The rows of the picture, from the first, that are not needed any more once this row of tiles is done.
+    /// Returns the number of rows, from the top of the picture, that are final once this row of tiles is done.
     fn complete_after(&self, row: usize) -> usize {
         if row + 1 == self.tiles.rows() {
             return self.size[0];
@@ -299,24 +300,24 @@ impl TiledObjective {
         self.tiles.rows_of(row + 1).start / unit * unit
     }
 
-    /// The most rows of the gradient that are there at once.
+    /// Returns the largest number of rows of the gradient that are held at once.
     fn window_rows(&self) -> usize {
         let rows = 0..self.tiles.rows();
         let first = |row: usize| row.checked_sub(1).map_or(0, |before| self.complete_after(before));
         rows.map(|row| self.tiles.rows_of(row).end - first(row)).max().unwrap_or(1)
     }
 
-    /// Bytes of the gradient in the host's memory.
+    /// Returns the bytes of the gradient in host memory.
     pub fn gradient_bytes(&self) -> u64 {
         (3 * self.window_rows() * self.size[1]) as u64 * 4
     }
 
-    /// What tiles and bands take on their way.
+    /// Returns the memory of tiles and bands in transit.
     pub fn in_transit(&self) -> InTransit {
         self.tiles.in_transit().and(self.bands.in_transit())
     }
 
-    /// Makes a step along the gradient of the present picture.
+    /// Makes a step along the gradient of the current picture.
     fn step(&self, program: &Program) -> Result<()> {
         let (mut vectors, mut bad) = (Vec::new(), 0);
         self.put_together.set(false);
@@ -334,7 +335,7 @@ impl TiledObjective {
         Ok(())
     }
 
-    /// Keeps the gradient of the present picture, for [`Self::take_gradient`].
+    /// Computes and keeps the gradient of the current picture, for [`Self::take_gradient`].
     fn keep_gradient(&self, program: &Program) -> Result<()> {
         let mut whole = Planes::zeros("gradient", self.size)?;
         self.backward(program, GRADIENT, &self.weights.borrow(), |_, rows, gradient| {
@@ -345,7 +346,7 @@ impl TiledObjective {
         Ok(())
     }
 
-    /// What is shown.
+    /// Copies the shown tensor.
     fn show(&self, parts: &[StatePart]) -> Result<KeptPicture> {
         let StepKind { shown, clamps, .. } = &self.kind;
         if let Some(HostTensor::Map(planes)) = self.held.borrow().get(shown) {
@@ -355,33 +356,33 @@ impl TiledObjective {
         Ok(KeptPicture::of(&Planes::of(self.size, self.read(part)?), *clamps))
     }
 
-    /// What [`SNAPSHOT`] copied last, moved out.
+    /// Returns the last picture copied by [`SNAPSHOT`], and frees it.
     pub fn take_snapshot(&self) -> Option<KeptPicture> {
         self.snapshot.take()
     }
 
-    /// What went wrong in the steps so far, and how many steps before the last one.
+    /// Returns the first fault of the steps so far, and its distance in steps from the last one.
     pub fn fault(&self, values: &Values) -> Option<(u32, Fault)> {
         let gradient = self.bad_gradient.get().map(|(step, count)| {
             (self.steps.get() - step, Fault::NonFinite { tensor: GRADIENT.to_owned(), count })
         });
         let noted = self.bands.watch().and_then(|(watch, runs)| watch.fault(values, runs));
-        // The gradient first: what a step makes of it follows.
+        // On a tie the gradient comes first: faults of the step follow from it.
         [gradient, noted].into_iter().flatten().reduce(|one, other| if other.0 > one.0 { other } else { one })
     }
 
-    /// What steps read and note besides the state.
+    /// Returns the band programs.
     pub fn bands(&self) -> &Bands {
         &self.bands
     }
 
-    /// Device memory in use besides the objective's program.
+    /// Returns the device memory in use, without that of the objective's program.
     pub fn memory(&self) -> MemoryUse {
         self.tiles.memory.with(self.bands.memory())
     }
 }
 
-/// The picture of a state.
+/// Returns the picture of a state.
 fn picture(held: &HostState) -> Result<&Planes> {
     match held.get(STATE_PICTURE) {
         Some(HostTensor::Map(planes)) => Ok(planes),

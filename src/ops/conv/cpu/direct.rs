@@ -1,4 +1,4 @@
-//! The direct sum over taps and channels, for few input channels and where Winograd's rounding is not wanted.
+//! Direct sum over taps and channels, for few input channels and where Winograd's rounding error is not acceptable.
 
 use super::epilogue::Epilogue;
 use super::layout::{BLOCK, Placement, QUADS, bands};
@@ -7,21 +7,21 @@ use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 
-/// Pixels of a row that are computed at once.
+/// Pixels of a row that are computed together.
 const PIXELS: usize = 6;
 
-/// A convolution with a kernel of 3x3 or 1x1 pixels.
+/// Convolution with a kernel of 3x3 or 1x1 pixels.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Direct {
     place: Placement,
     taps: usize,
 }
 
-/// The sums of one run of pixels, by pixel and channel.
+/// Sums of one run of pixels, by pixel and channel.
 type Sums = [[f32; BLOCK]; PIXELS];
 
 impl Direct {
-    /// True if no pixel that is read lies outside of the input and its borders.
+    /// True if every pixel read lies inside the input and its border, and rows are long enough.
     pub fn takes(place: Placement) -> bool {
         place.output.width >= PIXELS && place.origin >= -1
     }
@@ -30,7 +30,7 @@ impl Direct {
         Self { place, taps: taps as usize }
     }
 
-    /// From `input` to `output`, with the weights of [`super::weights::direct`].
+    /// Computes `output` from `input` with the weights of [`super::weights::direct`].
     pub fn run(&self, input: &[f32], weights: &[f32], epilogue: &Epilogue<'_>, output: &mut [f32]) {
         let to = self.place.output;
         let panel = self.taps * self.place.input.quads() * 4 * BLOCK;
@@ -38,7 +38,7 @@ impl Direct {
             for (block, (rows, panel)) in rows.chunks_mut(QUADS).zip(weights.chunks_exact(panel)).enumerate()
             {
                 for start in (0..to.width).step_by(PIXELS) {
-                    // The last run covers a part of the one before again.
+                    // The last run overlaps the one before.
                     let first = start.min(to.width - PIXELS);
                     let mut sums = [[0.0; BLOCK]; PIXELS];
                     self.sum(input, panel, y, first, &mut sums);
@@ -65,13 +65,13 @@ impl Direct {
         });
     }
 
-    /// The sums of the pixels from (y, x) on.
+    /// Adds the sums of the pixels starting at (y, x).
     fn sum(&self, input: &[f32], panel: &[f32], y: usize, x: usize, sums: &mut Sums) {
         let from = self.place.input;
         let side = if self.taps == 9 { 3 } else { 1 };
         let rows = from.quads() * 4 * BLOCK;
         for (tap, panel) in panel.chunks_exact(rows).enumerate() {
-            // The map's first texel is the border above and left of its first pixel.
+            // The map's first texel is the border texel above and left of its first pixel.
             let above = (y + tap / side + 1).wrapping_add_signed(self.place.origin);
             let left = (x + tap % side + 1).wrapping_add_signed(self.place.origin);
             let start = above * from.pitch() + left;
@@ -80,7 +80,7 @@ impl Direct {
     }
 }
 
-/// Adds one tap: pixels and weights of all quads.
+/// Adds one tap for all quads.
 #[multiversion(targets(
     "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
     "x86_64+avx2+fma",

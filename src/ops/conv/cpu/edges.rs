@@ -1,4 +1,4 @@
-//! Replicate padding: the map with its edge pixels repeated once on each side, and the adjoint of that.
+//! Replicate padding: a map with its edge pixels repeated once on each side, and the adjoint.
 
 use super::epilogue::Epilogue;
 use super::layout::bands;
@@ -6,12 +6,12 @@ use crate::ops::MapLayout;
 use crate::ops::cpu::fill_map;
 use rayon::prelude::*;
 
-/// The map with one more pixel on each side.
+/// Layout of the map with one more pixel on each side.
 pub(super) fn padded(map: MapLayout) -> MapLayout {
     MapLayout { height: map.height + 2, width: map.width + 2, ..map }
 }
 
-/// A map's values and the repeated ones around them.
+/// Copies a map and repeats its edge pixels around it.
 pub(super) fn repeat(map: &[f32], layout: MapLayout) -> Vec<f32> {
     let padded = padded(layout);
     let mut repeated = vec![0.0; padded.texels() * 4];
@@ -27,10 +27,10 @@ pub(super) fn repeat(map: &[f32], layout: MapLayout) -> Vec<f32> {
     repeated
 }
 
-/// The gradient of a map from that of its [`repeat`]ed form: each edge pixel gets what its copies get.
+/// Adjoint of [`repeat`]: each edge pixel gets the sum of its copies' gradients.
 pub(super) fn fold(gradient: &[f32], layout: MapLayout, epilogue: &Epilogue<'_>, output: &mut [f32]) {
     let from = padded(layout);
-    // Rows (or columns) of the padded map that come from this one, as a range that holds its own.
+    // Range of padded rows (or columns) that are copies of this one, including itself.
     let copies = |at: usize, size: usize| {
         let first = if at == 0 { 0 } else { at + 1 };
         let last = if at + 1 == size { size + 1 } else { at + 1 };

@@ -1,23 +1,23 @@
-//! What is done to the values of a convolution, or of its adjoint, where they are written.
+//! Last steps of a convolution or its adjoint, applied where the values are written.
 
 use crate::ops::relu::rectified;
 
-/// The last steps, in this order.
+/// The last steps, applied in this order.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Epilogue<'a> {
-    /// Added: a value per channel, padded to whole blocks.
+    /// Bias to add: one value per channel, padded to whole blocks.
     pub bias: Option<&'a [f32]>,
-    /// Rectify.
+    /// True to apply a ReLU.
     pub relu: bool,
-    /// Add what the output holds.
+    /// True to add the output's previous values.
     pub add: bool,
-    /// A map as the output: where it is not positive, the result is zero.
+    /// Map of the output's shape: the result is zero where it is not positive.
     pub mask: Option<&'a [f32]>,
 }
 
 impl Epilogue<'_> {
-    /// Finishes a quad's channels at consecutive texels of the output, of which the first is `texel` (counted from the
-    /// map's start), and writes them.
+    /// Applies the steps to a quad's channels at consecutive texels of the output and writes them. `texel`, counted
+    /// from the start of the map, is the first.
     #[inline(always)]
     pub fn write<const COUNT: usize>(
         &self,

@@ -1,9 +1,9 @@
-//! The adjoint's products of few Winograd tiles, from the weights as the forward pass has them. To turn a panel would take longer
-//! than its products there, so they sum up over the lanes of vectors.
+//! The adjoint's products for few Winograd tiles, with the weights in the forward pass's layout. For few tiles,
+//! transposing a panel would take longer than its products, so the sum over outputs runs across vector lanes instead.
 
 #![allow(
     clippy::needless_range_loop,
-    reason = "iterators are not always inlined, and then compiled without the processor's vectors"
+    reason = "iterators that are not inlined are compiled without the vector instructions"
 )]
 
 use super::layout::BLOCK;
@@ -14,15 +14,15 @@ use multiversion::target::target_cfg_f;
 use pulp::{NullaryFnOnce, cast, x86::V4};
 use std::ops::Range;
 
-/// A value for each of 16 channels.
+/// One value for each of 16 channels.
 type Row = [f32; BLOCK];
 
 /// Packed tiles at one position.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Packed<'a> {
-    /// Those of the first block of channels, from the position on.
+    /// Tiles of the first block of channels, starting at the position.
     pub values: &'a [f32],
-    /// Floats from one block's tiles to the next one's.
+    /// Floats from one block's tiles to the next block's.
     pub stride: usize,
     pub tiles: usize,
 }
@@ -31,19 +31,19 @@ pub(super) struct Packed<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Weights<'a> {
     pub values: &'a [f32],
-    /// Blocks of inputs.
+    /// Number of blocks of inputs.
     pub inputs: usize,
 }
 
-/// Floats that [`products_by_lanes`] takes for its sums.
+/// Floats that [`products_by_lanes`] needs for its sums.
 pub(super) fn sums(inputs: &Range<usize>, tiles: usize) -> usize {
     inputs.len() * BLOCK * tiles.next_multiple_of(PACKED) * BLOCK
 }
 
-/// `to[i / 16][t][i % 16] = sum over o of from[o / 16][t][o % 16] * weights[o / 16][i][o % 16]` at one position, for some
-/// blocks of inputs. `to` has the stride of `from`. Each lane sums up its outputs in their order, then the lanes are
-/// added as [`add_lanes`] does it; neither depends on anything else. What the last pack has behind its tiles reaches none
-/// of them, whatever it becomes. `sums` is memory for a while, of as many floats as [`sums`] says.
+/// Computes `to[i / 16][t][i % 16] = sum over o of from[o / 16][t][o % 16] * weights[o / 16][i][o % 16]` at one
+/// position, for some blocks of inputs. `to` has the stride of `from`. Each lane sums its outputs in order, then
+/// [`add_lanes`] adds the lanes, so the order of summation is fixed. Unused tiles of the last pack may hold any values
+/// and don't affect the others. `sums` is scratch memory of [`sums`] floats.
 pub(super) fn products_by_lanes(
     from: Packed<'_>,
     weights: Weights<'_>,
@@ -67,32 +67,32 @@ pub(super) fn products_by_lanes(
 #[derive(Debug, Clone, Copy)]
 struct Job<'a> {
     from: Packed<'a>,
-    /// The weights from the first input on.
+    /// Weights, starting at the first input.
     rows: &'a [Row],
     /// Rows from one block of outputs to the next.
     pitch: usize,
-    /// Inputs.
+    /// Number of inputs.
     channels: usize,
-    /// Blocks of outputs.
+    /// Number of blocks of outputs.
     outputs: usize,
 }
 
 impl Job<'_> {
-    /// The rows of a block of outputs.
+    /// Rows of a block of outputs.
     #[inline(always)]
     fn rows(&self, output: usize) -> &[Row] {
         &self.rows[output * self.pitch..][..self.channels]
     }
 }
 
-/// Where a tile lies in its packs.
+/// Offset of a tile in its packs.
 #[inline(always)]
 fn place(tile: usize) -> usize {
     tile / PACKED * PACK + tile % PACKED * BLOCK
 }
 
-/// With AVX-512. The gradients of 4 tiles and 6 blocks of outputs stay in registers, while the weights of these blocks
-/// and the sums pass by: streams from memory, of which processors read ahead.
+/// AVX-512 version. The upstream gradients of 4 tiles and 6 blocks of outputs stay in registers while the weights of
+/// these blocks and the sums stream from memory, which suits hardware prefetching.
 #[cfg(target_arch = "x86_64")]
 struct Wide<'a> {
     simd: V4,
@@ -121,13 +121,13 @@ impl NullaryFnOnce for Wide<'_> {
     }
 }
 
-/// Tiles of a group with AVX-512.
+/// Tiles per group with AVX-512.
 #[cfg(target_arch = "x86_64")]
 const WIDE: usize = 4;
 
 #[cfg(target_arch = "x86_64")]
 impl Wide<'_> {
-    /// Adds what so many blocks of outputs give, and says how many that were.
+    /// Adds the products of `OUTPUTS` blocks of outputs and returns `OUTPUTS`.
     #[inline(always)]
     fn add<const OUTPUTS: usize>(&mut self, output: usize) -> usize {
         let (simd, job) = (self.simd, self.job);
@@ -168,7 +168,7 @@ impl Wide<'_> {
         OUTPUTS
     }
 
-    /// Adds the lanes up.
+    /// Adds up the lanes.
     #[inline(always)]
     fn epilogue(self) {
         let sums = self.sums.as_chunks::<WIDE>().0;
@@ -181,11 +181,11 @@ impl Wide<'_> {
         }
     }
 
-    /// Sixteen sums in 45 steps, in the order of the plain [`add_lanes`].
+    /// Sums the lanes of sixteen rows in 45 steps, in the same order as the scalar [`add_lanes`].
     #[inline(always)]
     fn add_lanes(simd: V4, sums: &[[Row; WIDE]; BLOCK], tile: usize) -> Row {
         let avx = simd.avx512f;
-        // Of inputs k, 4 + k, 8 + k and 12 + k four lanes each.
+        // Four lanes each of inputs k, 4 + k, 8 + k and 12 + k.
         let mut fours = [avx._mm512_setzero_ps(); 4];
         for k in 0..4 {
             let [a, b] = [cast(sums[k][tile]), cast(sums[4 + k][tile])];
@@ -205,7 +205,7 @@ impl Wide<'_> {
     }
 }
 
-/// Tiles of a group, and blocks of outputs, without AVX-512: with half of the lanes they fill 16 registers.
+/// Tiles per group and blocks of outputs without AVX-512: with half the lanes they fill 16 registers.
 const NARROW: usize = 3;
 const OUTPUTS: usize = 4;
 const HALF: usize = BLOCK / 2;
@@ -285,7 +285,7 @@ fn add<const FUSED: bool, const OUTPUTS: usize>(job: Job<'_>, output: usize, sum
     }
 }
 
-/// The sum of a row: its halves first, then their halves, then the even and the odd ones.
+/// Sum of a row: adds its halves, then the halves of the result, then the even and the odd lanes.
 #[inline(always)]
 fn add_lanes(row: &Row) -> f32 {
     let mut fours = [0.0; 4];
@@ -299,10 +299,10 @@ fn add_lanes(row: &Row) -> f32 {
 mod tests {
     use super::*;
 
-    /// Whole and partial packs, some of the inputs, and numbers of outputs that leave every rest, by both ways and to the
-    /// same bits; what lies behind the tiles is NaN and reaches none of them.
+    /// Covers whole and partial packs, a subset of the inputs, and every remainder of the number of outputs. Both
+    /// versions must give the same bits, and NaN in unused tiles must not affect the result.
     #[test]
-    fn products_of_any_number_of_tiles_and_channels() {
+    fn products_match_for_any_tile_and_channel_count() {
         let value = |n: usize| ((n * 7919 + 13) % 1009) as f32 / 1009.0 - 0.4;
         let shapes = [
             (1, 1, 0..1),
@@ -344,8 +344,8 @@ mod tests {
                     let expected: f64 = (0..outputs * BLOCK).map(term).sum();
                     let at = i / BLOCK * stride + place(tile) + i % BLOCK;
                     let (by_wide, by_narrow) = (found[at], plain[at]);
-                    // 208 products of at most 0.36, in 16 sums of 13 and then five more steps, each rounded to 6e-8 of a
-                    // sum of at most 75.
+                    // 208 products of at most 0.36, in 16 sums of 13 and then five more steps, each rounded to 6e-8 of
+                    // a sum of at most 75.
                     let close = (f64::from(by_wide) - expected).abs() <= 9e-5;
                     assert!(
                         close,

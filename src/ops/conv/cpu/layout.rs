@@ -1,19 +1,19 @@
-//! Blocks of 16 channels, and where a convolution's output lies over its input.
+//! Blocks of 16 channels, and the position of a convolution's output relative to its input.
 
 use crate::ops::MapLayout;
 
-/// Channels of a block.
+/// Channels per block.
 pub(super) const BLOCK: usize = 16;
-/// Quads of a block.
+/// Quads per block.
 pub(super) const QUADS: usize = BLOCK / 4;
 
-/// Blocks that hold this many channels.
+/// Number of blocks for this many channels.
 pub(super) fn blocks(channels: usize) -> usize {
     channels.div_ceil(BLOCK)
 }
 
-/// A convolution with 3x3 taps (or one): output pixel (y, x) is a sum over the input's pixels from (y + origin,
-/// x + origin) on, zero outside of it.
+/// A convolution with 3x3 taps (or one): output pixel (y, x) sums the input's pixels starting at (y + origin, x +
+/// origin), with zeros beyond the edge.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Placement {
     pub input: MapLayout,
@@ -21,8 +21,8 @@ pub(super) struct Placement {
     pub origin: isize,
 }
 
-/// A map's rows of pixels with the border texel before each, by groups of `height` rows: for each group the rows of
-/// quad 0, of quad 1, and so on. All borders become zero.
+/// Splits a map into bands of `height` rows of pixels, each row with the border texel before it: a band lists the rows
+/// of quad 0, then those of quad 1, and so on. Zeroes all borders.
 pub(super) fn bands(layout: MapLayout, map: &mut [f32], height: usize) -> Vec<Vec<&mut [f32]>> {
     let mut bands: Vec<Vec<&mut [f32]>> = Vec::new();
     bands.resize_with(layout.height.div_ceil(height), Vec::new);

@@ -1,5 +1,5 @@
-//! Convolutions on the CPU: Winograd's F(4x4, 3x3), or the direct sum where that is better or asked for. All of them
-//! work on blocks of 16 channels, whatever the width of the machine's vectors.
+//! Convolutions on the CPU: Winograd's F(4x4, 3x3), or the direct sum where it is faster or requested. All methods work
+//! on blocks of 16 channels, whatever the vector width of the machine.
 
 mod direct;
 mod edges;
@@ -26,10 +26,10 @@ use layout::Placement;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// Up to this many input channels the direct sum takes less time than the transforms.
+/// Up to this many input channels the direct sum is faster than the transforms.
 const FEW_CHANNELS: usize = 4;
 
-/// How a convolution, or its adjoint, is computed.
+/// Method of a convolution or its adjoint.
 enum Method {
     Winograd(winograd::Winograd),
     Direct(direct::Direct),
@@ -37,7 +37,7 @@ enum Method {
 }
 
 impl Method {
-    /// The weights as this method reads them.
+    /// Weights in this method's layout.
     fn weights(&self, filter: &Arc<Filter>, adjoint: bool) -> CpuConstant {
         match self {
             Self::Winograd(winograd) => weights::winograd(filter, winograd.packing()),
@@ -46,7 +46,7 @@ impl Method {
         }
     }
 
-    /// Floats that it takes while it runs.
+    /// Floats of scratch memory.
     fn scratch(&self) -> usize {
         match self {
             Self::Winograd(winograd) => winograd.scratch(),
@@ -55,7 +55,7 @@ impl Method {
     }
 }
 
-/// The best method for a convolution, or its adjoint, that lies so.
+/// Chooses the method for a convolution, or its adjoint, with this placement.
 fn choose(conv: &Conv, place: Placement, adjoint: bool, device: &Profile) -> Method {
     match conv.tuned_taps() {
         Some(9) if !device.exact && place.input.channels > FEW_CHANNELS => {
@@ -66,7 +66,7 @@ fn choose(conv: &Conv, place: Placement, adjoint: bool, device: &Profile) -> Met
     }
 }
 
-/// The convolution from `input` to `output` (before a pool).
+/// CPU kernel of the convolution from `input` to `output` (the map before a pool).
 pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: &Profile) -> CpuKernel {
     let repeats = conv.mode == Padding::Replicate && conv.tuned_taps() == Some(9);
     let placement = match (conv.tuned_taps(), repeats) {
@@ -77,7 +77,7 @@ pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: 
     let method = choose(conv, placement, false, device);
     let repeats = repeats && !matches!(method, Method::Naive);
     let weights = method.weights(&conv.filter, false);
-    // The map with its edges repeated, and the one that is pooled.
+    // The map with its edges repeated, and the map before the pool.
     let repeated = if repeats { edges::padded(input).texels() * 4 } else { 0 };
     let whole = if conv.pool { output.texels() * 4 } else { 0 };
     let transformed = method.scratch();
@@ -106,7 +106,8 @@ pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: 
     kernel.constant(weights).constant(bias)
 }
 
-/// The adjoint: from the gradient of `output` (before a pool) to that of `input`, followed by the fused epilogue.
+/// CPU kernel of the adjoint: from the gradient of `output` (the map before a pool) to that of `input`, with the
+/// epilogue.
 pub(super) fn backward(
     conv: &Conv,
     fused: GradientEpilogue,
@@ -116,14 +117,14 @@ pub(super) fn backward(
     let repeats = conv.mode == Padding::Replicate && conv.tuned_taps() == Some(9);
     let placement = match (conv.tuned_taps(), repeats) {
         (Some(9), false) => Placement { input: output, output: input, origin: -1 },
-        // The gradient of the padded map, whose edges are then added up.
+        // Computes the gradient of the padded map; its edges are then folded.
         (Some(9), true) => Placement { input: output, output: edges::padded(input), origin: -2 },
         _ => Placement { input: output, output: input, origin: 0 },
     };
     let method = choose(conv, placement, true, device);
     let folds = repeats && !matches!(method, Method::Naive);
     let weights = method.weights(&conv.filter, true);
-    // The gradient of the map before a pool, or without what the ReLU cut off, and that of the padded map.
+    // Buffers for the gradient before the pool or masked by the ReLU, and for the gradient of the padded map.
     let masks = conv.relu && !matches!(method, Method::Winograd(_));
     let of_output = |needed: bool| if needed { output.texels() * 4 } else { 0 };
     let whole = if folds { edges::padded(input).texels() * 4 } else { 0 };
@@ -142,7 +143,7 @@ pub(super) fn backward(
             routed
         });
         let upstream = routed.as_deref().unwrap_or(inputs[1]);
-        // For the methods that don't mask what they read.
+        // For methods that don't mask the input themselves.
         let masked = || match activation {
             Some(activation) => {
                 let mut masked = vec![0.0; upstream.len()];

@@ -1,4 +1,5 @@
-//! Any convolution, and its adjoint, as a plain sum: for steps, kernels and paddings that the other methods don't take.
+//! Any convolution and its adjoint as a plain sum: for strides, kernels and paddings that the other methods don't
+//! support.
 
 use super::epilogue::Epilogue;
 use super::layout::bands;
@@ -6,7 +7,7 @@ use crate::ops::MapLayout;
 use crate::ops::conv::convolution::Conv;
 use rayon::prelude::*;
 
-/// y from x; `maps` are the layouts of x and y.
+/// Computes y from x; `maps` are the layouts of x and y.
 pub(super) fn forward(
     conv: &Conv,
     maps: [MapLayout; 2],
@@ -43,7 +44,7 @@ pub(super) fn forward(
     });
 }
 
-/// dx from dy; `maps` are the layouts of x and y.
+/// Computes dx from dy; `maps` are the layouts of x and y.
 pub(super) fn backward(
     conv: &Conv,
     maps: [MapLayout; 2],
@@ -54,7 +55,7 @@ pub(super) fn backward(
 ) {
     let [input, output] = maps;
     let [kernel_height, kernel_width] = conv.filter.kernel;
-    // For each row (column) of the input the output's rows and the taps that read it.
+    // For each row (column) of the input, the output rows (columns) and taps that read it.
     let readers = |axis: usize, size: usize, outputs: usize, taps: usize| {
         let mut readers: Vec<Vec<(usize, usize)>> = vec![Vec::new(); size];
         for at in 0..outputs {

@@ -1,4 +1,4 @@
-//! Panels of weights for the adjoint, from those of the forward pass.
+//! Repacks panels of forward weights for the adjoint.
 
 use super::layout::BLOCK;
 use multiversion::multiversion;
@@ -8,8 +8,8 @@ use pulp::{NullaryFnOnce, cast, x86::V4};
 /// Weights of 16 channels by 16.
 type Square = [[f32; BLOCK]; BLOCK];
 
-/// The panel of a block of input channels, `[output][input % 16]`, from one position's weights in the order of the
-/// forward pass, `[output / 16][input][output % 16]` with `blocks` blocks of inputs.
+/// Fills the panel of a block of input channels, `[output][input % 16]`, from one position's weights in forward order,
+/// `[output / 16][input][output % 16]`, with `blocks` blocks of inputs.
 pub(super) fn transpose_panel(weights: &[f32], block: usize, blocks: usize, panel: &mut [f32]) {
     let squares = weights.as_chunks::<BLOCK>().0.as_chunks::<BLOCK>().0;
     let panel = panel.as_chunks_mut::<BLOCK>().0.as_chunks_mut::<BLOCK>().0;
@@ -20,7 +20,7 @@ pub(super) fn transpose_panel(weights: &[f32], block: usize, blocks: usize, pane
     narrow(squares, block, blocks, panel);
 }
 
-/// Four weights at a time.
+/// Transposes four weights at a time.
 #[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
 fn narrow(squares: &[Square], block: usize, blocks: usize, panel: &mut [Square]) {
     for (square, to) in panel.iter_mut().enumerate() {
@@ -36,7 +36,7 @@ fn narrow(squares: &[Square], block: usize, blocks: usize, panel: &mut [Square])
     }
 }
 
-/// With AVX-512: 16 vectors in 64 steps, which LLVM does not find by itself.
+/// AVX-512 version: 16 vectors in 64 steps, which LLVM does not generate.
 #[cfg(target_arch = "x86_64")]
 struct Wide<'a> {
     simd: V4,
@@ -50,13 +50,13 @@ struct Wide<'a> {
 impl NullaryFnOnce for Wide<'_> {
     type Output = ();
 
-    // Without closures: they would not be compiled for AVX-512.
+    // No closures: they would not be compiled for AVX-512.
     #[inline(always)]
     fn call(self) {
         let avx = self.simd.avx512f;
         for (square, to) in self.panel.iter_mut().enumerate() {
             let from = &self.squares[self.block + square * self.blocks];
-            // Of each four rows, a column of each quarter of the vectors.
+            // For each four rows, one column of each quarter of the vectors.
             let mut fours = [[avx._mm512_setzero_ps(); 4]; 4];
             for (four, rows) in from.as_chunks::<4>().0.iter().enumerate() {
                 let [a, b, c, d] = [cast(rows[0]), cast(rows[1]), cast(rows[2]), cast(rows[3])];

@@ -1,8 +1,8 @@
-//! The 2x2 max pool after a convolution, and the routing of its gradient.
+//! The 2x2 max pool after a convolution, and its adjoint.
 
 #![allow(
     clippy::needless_range_loop,
-    reason = "iterators are not always inlined, and then compiled without the processor's vectors"
+    reason = "iterators that are not inlined are compiled without the vector instructions"
 )]
 
 use crate::ops::MapLayout;
@@ -11,13 +11,13 @@ use crate::ops::cpu::{fill_map, row};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-/// Pools a rectified map and keeps the indices.
+/// Pools a rectified map and writes the pool indices.
 pub(super) fn pool(of: PoolIndices, map: &[f32], pooled: &mut [f32], indices: &mut [f32]) {
     let [half, layout] = [of.pooled(), of.layout()];
     let planes = planes(half, pooled).zip(planes(layout, indices)).enumerate();
     planes.for_each(|(quad, (pooled, indices))| {
         let [pitch, index_pitch] = [half.pitch(), layout.pitch()].map(|texels| texels * 4);
-        // A row of indices belongs to two rows of the pooled map.
+        // A row of indices covers two rows of the pooled map.
         let rows =
             pooled[pitch..].par_chunks_mut(2 * pitch).zip(indices[index_pitch..].par_chunks_mut(index_pitch));
         rows.enumerate().for_each(|(pair, (rows, indices))| {
@@ -33,8 +33,8 @@ pub(super) fn pool(of: PoolIndices, map: &[f32], pooled: &mut [f32], indices: &m
     });
 }
 
-/// Pools two rows; `line` is 0 or 1, the row of the indices' windows that this is. Which value is the largest can't be
-/// predicted, so there are masks instead of branches.
+/// Pools two rows into one; `line`, 0 or 1, is the row within the windows of the pool indices. Uses masks instead of
+/// branches, since the position of the maximum is unpredictable.
 #[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
 fn pool_row([above, below]: [&[f32]; 2], line: usize, pooled: &mut [f32], indices: &mut [f32]) {
     let pooled = pooled.as_chunks_mut::<4>().0;
@@ -55,7 +55,7 @@ fn pool_row([above, below]: [&[f32]; 2], line: usize, pooled: &mut [f32], indice
     }
 }
 
-/// Where the value is larger, or NaN, it becomes the best, and `bit` its index.
+/// Where `value` is larger or NaN, stores it in `best` and `bit` in `bits`.
 #[inline(always)]
 fn take_larger(best: &mut [f32; 4], bits: &mut [u32; 4], value: &[f32], bit: u32) {
     for lane in 0..4 {
@@ -65,13 +65,13 @@ fn take_larger(best: &mut [f32; 4], bits: &mut [u32; 4], value: &[f32], bit: u32
     }
 }
 
-/// All bits, or none.
+/// All bits set, or none.
 #[inline(always)]
 fn mask(set: bool) -> u32 {
     0_u32.wrapping_sub(u32::from(set))
 }
 
-/// The gradient of the map from that of the pooled map.
+/// Computes the gradient of the map from that of the pooled map.
 pub(super) fn route(of: PoolIndices, indices: &[f32], upstream: &[f32], gradient: &mut [f32]) {
     let [half, layout] = [of.pooled(), of.layout()];
     fill_map(of.map, gradient, |quad, y, to| {
@@ -82,7 +82,7 @@ pub(super) fn route(of: PoolIndices, indices: &[f32], upstream: &[f32], gradient
     });
 }
 
-/// Row `y` of the gradient; `indices` are of the windows that it is in.
+/// Computes row `y` of the gradient; `indices` is the row of pool indices that covers it.
 #[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
 fn route_row(upstream: &[f32], indices: &[f32], y: usize, to: &mut [f32]) {
     let upstream = upstream.as_chunks::<4>().0;
@@ -99,7 +99,7 @@ fn route_row(upstream: &[f32], indices: &[f32], y: usize, to: &mut [f32]) {
     }
 }
 
-/// The planes of a map, each with a row of border before its pixels, which becomes zero as the closing border does.
+/// Planes of a map, each with a row of border before its pixels. Zeroes the closing border.
 fn planes(layout: MapLayout, map: &mut [f32]) -> impl IndexedParallelIterator<Item = &mut [f32]> {
     let (planes, end) = map.split_at_mut(layout.quads() * layout.plane() * 4);
     end.fill(0.0);

@@ -1,4 +1,4 @@
-//! The products of blocks of channels: a matrix product whose factors already lie as the innermost loop reads them.
+//! Products of blocks of channels: a matrix product whose factors are already in the order of the innermost loop.
 
 use super::layout::BLOCK;
 use super::transforms::{PACK, PACKED};
@@ -7,10 +7,9 @@ use multiversion::target::target_cfg_f;
 #[cfg(target_arch = "x86_64")]
 use pulp::{NullaryFnOnce, cast, x86::V4};
 
-/// `to[t][o] = sum over c of from[c / 16][t][c % 16] * panel[c][o]` at one position of so many packed tiles, for 16
-/// outputs. Both slices start at that position; `stride` is the distance from one block's tiles to the next one's, in
-/// floats. The order of the sum depends on nothing else. What the last pack has behind its tiles is not read, whatever it
-/// becomes.
+/// Computes `to[t][o] = sum over c of from[c / 16][t][c % 16] * panel[c][o]` at one position of `tiles` packed tiles,
+/// for 16 outputs. Both slices start at that position; `stride` is the distance in floats from one block's tiles to the
+/// next block's. The order of summation is fixed. Unused tiles of the last pack are not read and may be overwritten.
 pub(super) fn products(from: &[f32], stride: usize, panel: &[f32], to: &mut [f32], tiles: usize) {
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = V4::try_new() {
@@ -19,7 +18,7 @@ pub(super) fn products(from: &[f32], stride: usize, panel: &[f32], to: &mut [f32
     narrow(from, stride, panel, to, tiles);
 }
 
-/// With AVX-512. Of the loops below LLVM would make gathers and scatters there, so its vectors are named.
+/// AVX-512 version with explicit intrinsics: LLVM would compile the loops below to gathers and scatters.
 #[cfg(target_arch = "x86_64")]
 struct Wide<'a> {
     simd: V4,
@@ -40,7 +39,7 @@ impl NullaryFnOnce for Wide<'_> {
         for pack in 0..packs {
             self.rows::<PACKED>(pack * PACK);
         }
-        // Small maps have few tiles, and then the last pack is much of all.
+        // A small map has few tiles, so a partial pack is a large part of the work.
         match self.tiles % PACKED {
             0 => {}
             1..=4 => self.rows::<4>(packs * PACK),
@@ -52,7 +51,7 @@ impl NullaryFnOnce for Wide<'_> {
 
 #[cfg(target_arch = "x86_64")]
 impl Wide<'_> {
-    /// The products of the first tiles of the pack that begins there.
+    /// Computes the products of the first `ROWS` tiles of the pack that starts at `first`.
     #[inline(always)]
     fn rows<const ROWS: usize>(&mut self, first: usize) {
         let simd = self.simd;
@@ -76,7 +75,7 @@ impl Wide<'_> {
 
 #[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
 fn narrow(from: &[f32], stride: usize, panel: &[f32], to: &mut [f32], tiles: usize) {
-    // Rows such that the sums fill the vector registers, but for those of the factors.
+    // As many rows as fill the vector registers with sums, leaving some for the factors.
     if target_cfg_f!(any(target_feature = "fma", target_feature = "neon")) {
         rows::<true, 6>(from, stride, panel, to, tiles);
     } else {
@@ -106,7 +105,7 @@ fn rows<const FUSED: bool, const ROWS: usize>(
     }
 }
 
-/// `sums += factor * values`, rounded once where the machine can.
+/// `sums += factor * values`, with a fused multiply-add if `FUSED`.
 #[inline(always)]
 pub(super) fn multiply_add<const FUSED: bool>(sums: &mut [f32; BLOCK], factor: f32, values: &[f32; BLOCK]) {
     for (sum, value) in sums.iter_mut().zip(values) {
@@ -118,9 +117,9 @@ pub(super) fn multiply_add<const FUSED: bool>(sums: &mut [f32; BLOCK], factor: f
 mod tests {
     use super::*;
 
-    /// Whole and partial packs, by both ways; what lies behind the tiles is NaN and reaches none of them.
+    /// Covers whole and partial packs with both versions; NaN in unused tiles must not affect the result.
     #[test]
-    fn products_of_any_number_of_tiles() {
+    fn products_match_for_any_tile_count() {
         let blocks = 3;
         let value = |n: usize| ((n * 7919 + 13) % 1009) as f32 / 1009.0 - 0.4;
         let panel: Vec<f32> = (0..blocks * BLOCK * BLOCK).map(|n| value(n + 5)).collect();

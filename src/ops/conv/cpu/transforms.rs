@@ -1,9 +1,9 @@
-//! The transforms of Winograd's F(4x4, 3x3) with the points 0, +-3/4, +-3/2 and infinity, as in the shaders (see
-//! `winograd_filter.wgsl` for the method): of a filter, of tiles of the input and of the products.
+//! Transforms of Winograd's F(4x4, 3x3) with the points 0, +-3/4, +-3/2 and infinity, as in the shaders (see
+//! `winograd_filter.wgsl` for the method): of a filter, of input tiles and of the products.
 
 #![allow(
     clippy::needless_range_loop,
-    reason = "iterators are not always inlined, and then compiled without the processor's vectors"
+    reason = "iterators that are not inlined are compiled without the vector instructions"
 )]
 
 use super::epilogue::Epilogue;
@@ -12,10 +12,10 @@ use crate::ops::MapLayout;
 use multiversion::multiversion;
 use std::ops::{Add, Mul, Range, Sub};
 
-/// Side of the output of a tile, and of its input.
+/// Side of a tile's output, and of its input.
 pub(super) const TILE: usize = 4;
 pub(super) const SIDE: usize = 6;
-/// Products of a tile and a pair of channels.
+/// Number of products per tile and pair of channels.
 pub(super) const POSITIONS: usize = SIDE * SIDE;
 
 const A: f32 = 0.75;
@@ -23,29 +23,29 @@ const B: f32 = 1.5;
 const A2: f32 = A * A;
 const B2: f32 = B * B;
 
-/// Floats of a quad's texels under a tile.
+/// Floats of one quad's texels under a tile.
 const EDGE: usize = POSITIONS * 4;
 
-/// Transformed tiles of a block of channels lie in packs of so many, each pack as `[position][tile][channel]`.
+/// Tiles per pack. The transformed tiles of a block of channels lie in packs, each `[position][tile][channel]`.
 pub(super) const PACKED: usize = 12;
 /// Floats from one position to the next.
 pub(super) const POSITION: usize = PACKED * BLOCK;
-/// Floats from one pack to the next: a cache line more than a pack takes, so that one position of many packs, which a
-/// product reads, lies in all parts of the caches.
+/// Floats from one pack to the next. A cache line more than a pack, so that one position of many packs, which a product
+/// reads, spreads over all cache sets.
 pub(super) const PACK: usize = POSITIONS * POSITION + BLOCK;
 
-/// Channels that are transformed at once: two quads, so that a line of six values stays in registers.
+/// Channels that are transformed together: two quads, so that a line of six values stays in registers.
 const LANES: usize = 8;
 
-/// Values of several channels, on which arithmetic is done lane by lane. Loops over numbers, no iterators, closures or
-/// `array::map`: those are not always inlined, and then compiled without the processor's vectors.
+/// Values of several channels with lane-by-lane arithmetic. Plain index loops, no iterators, closures or `array::map`:
+/// those that are not inlined are compiled without the vector instructions.
 #[derive(Debug, Clone, Copy)]
 struct Lanes([f32; LANES]);
 
 impl Lanes {
     const ZERO: Self = Self([0.0; LANES]);
 
-    /// Zero where the other is not positive.
+    /// Zero where `other` is not positive.
     #[inline(always)]
     fn where_positive(mut self, other: Self) -> Self {
         for lane in 0..LANES {
@@ -110,7 +110,8 @@ const FILTER: [[f64; 3]; SIDE] = {
     matrix
 };
 
-/// `G g G^T` of a block of filters, in f64 and rounded once. Lane by lane: `taps[tap][filter]`, `result[position][filter]`.
+/// `G g G^T` of a block of filters, computed in f64 and rounded once, with one filter per lane: `taps[tap][filter]`,
+/// `result[position][filter]`.
 #[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
 pub(super) fn transform_filters(taps: &[[f32; BLOCK]; 9], result: &mut [[f32; BLOCK]; POSITIONS]) {
     for r in 0..SIDE {
@@ -166,31 +167,31 @@ fn output_line(m: [Lanes; SIDE]) -> [Lanes; TILE] {
     ]
 }
 
-/// The map that is transformed.
+/// Input map of the transform.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WinogradInput<'a> {
     pub map: &'a [f32],
-    /// Where this map is not positive, the other one counts as zero.
+    /// Activation map: the input is taken as zero where this is not positive.
     pub activation: Option<&'a [f32]>,
     pub place: Placement,
-    /// True for the adjoint: tiles are turned by 180 degrees instead of the filter.
+    /// True for the adjoint: tiles are rotated by 180 degrees instead of the filter.
     pub turned: bool,
 }
 
 impl WinogradInput<'_> {
-    /// Where the first row of a tile starts in both quads, if all of it lies in the map and its border.
+    /// Start of a tile's first row in both quads, or `None` if the tile reaches beyond the map and its border.
     #[inline(always)]
     fn inside(&self, quad: usize, [top, left]: [isize; 2]) -> Option<[usize; 2]> {
         let layout = self.place.input;
-        // Texels are counted with the borders, which are zero: column 0 and row 0 of a plane, and the next ones'.
+        // Texels include the zero borders: row 0 and column 0 of a plane, and those of the next plane.
         let [top, left] = [usize::try_from(top + 1).ok()?, usize::try_from(left + 1).ok()?];
         let whole = top + SIDE <= layout.height + 2 && left + SIDE <= layout.width + 2;
         let first = (quad * layout.plane() + top * layout.pitch() + left) * 4;
         (whole && quad + 1 < layout.quads()).then_some([first, first + layout.plane() * 4])
     }
 
-    /// The texels of two quads under a tile that reaches beyond the border, or whose second quad there is not, row by row,
-    /// with zeros there.
+    /// Copies the texels of two quads under a tile row by row, with zeros beyond the border and for a missing second
+    /// quad.
     #[cold]
     #[inline(never)]
     fn copy_edge(&self, map: &[f32], quad: usize, [top, left]: [isize; 2]) -> [f32; 2 * EDGE] {
@@ -211,19 +212,19 @@ impl WinogradInput<'_> {
     }
 }
 
-/// Texels of a tile, as they lie in memory.
+/// Texels of a tile in the map's memory.
 #[derive(Clone, Copy)]
 struct Texels<'a> {
     map: &'a [f32],
     activation: &'a [f32],
-    /// Where the first row starts in both quads.
+    /// Start of the first row in both quads.
     starts: [usize; 2],
     /// Floats from one row to the next.
     pitch: usize,
 }
 
 impl Texels<'_> {
-    /// One row, transformed, for the adjoint from its end.
+    /// Loads and transforms one row, mirrored for the adjoint.
     #[inline(always)]
     fn line<const TURNED: bool, const MASKED: bool>(&self, r: usize) -> [Lanes; SIDE] {
         let [lower, upper] = self.starts;
@@ -239,14 +240,14 @@ impl Texels<'_> {
     }
 }
 
-/// Six texels of two quads.
+/// Six consecutive texels of two quads.
 #[inline(always)]
 fn texels(map: &[f32], [lower, upper]: [usize; 2]) -> [Lanes; SIDE] {
     let rows = [&map[lower..lower + SIDE * 4], &map[upper..upper + SIDE * 4]];
     [texel(rows, 0), texel(rows, 1), texel(rows, 2), texel(rows, 3), texel(rows, 4), texel(rows, 5)]
 }
 
-/// One texel of two quads. Lanes are put together in registers: reading them where two halves were stored would wait for
+/// One texel of two quads. The lanes are combined in registers: storing two halves and reading them back would stall on
 /// both stores.
 #[inline(always)]
 fn texel([lower, upper]: [&[f32]; 2], x: usize) -> Lanes {
@@ -254,29 +255,29 @@ fn texel([lower, upper]: [&[f32]; 2], x: usize) -> Lanes {
     Lanes([l[0], l[1], l[2], l[3], u[0], u[1], u[2], u[3]])
 }
 
-/// From the end to the start, for the adjoint.
+/// Reverses a line for the adjoint.
 #[inline(always)]
 fn turn<const TURNED: bool, T: Copy>(line: [T; SIDE]) -> [T; SIDE] {
     let [a, b, c, d, e, f] = line;
     if TURNED { [f, e, d, c, b, a] } else { line }
 }
 
-/// Which tiles of a map, and which of them come from where.
+/// A range of a map's tiles.
 #[derive(Debug, Clone)]
 pub(super) struct Tiles {
-    /// Their numbers, counted along the rows of tiles.
+    /// Indices of the tiles, row by row.
     pub numbers: Range<usize>,
-    /// Tiles in a row.
+    /// Tiles per row.
     pub across: usize,
 }
 
 impl Tiles {
-    /// Floats of their transformed values in a block of channels.
+    /// Floats of the tiles' transformed values in a block of channels.
     pub fn packed(&self) -> usize {
         self.numbers.len().div_ceil(PACKED) * PACK
     }
 
-    /// For each pack the place of its tiles in it, with row and column of the first pixel of their output.
+    /// For each pack, the slots of its tiles with the row and column of the first pixel of their output.
     #[inline(always)]
     fn packs(&self) -> impl Iterator<Item = impl Iterator<Item = (usize, [usize; 2])>> {
         let Self { numbers, across } = self.clone();
@@ -287,7 +288,7 @@ impl Tiles {
     }
 }
 
-/// Transforms 16 channels of tiles to their packs.
+/// Transforms 16 channels of tiles and stores them in packs.
 #[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
 pub(super) fn transform_input(source: WinogradInput<'_>, block: usize, tiles: &Tiles, to: &mut [f32]) {
     match (source.turned, source.activation.is_some()) {
@@ -349,21 +350,21 @@ fn input_tiles<const TURNED: bool, const MASKED: bool>(
     }
 }
 
-/// Where a block of 16 channels of tiles is written.
+/// Destination of a block of 16 channels of tiles.
 pub(super) struct Target<'a, 'b> {
     pub layout: MapLayout,
     pub block: usize,
-    /// The output's first row that is here.
+    /// The first output row in `rows`.
     pub first_row: usize,
-    /// The block's rows, with their border texel: those of its first quad, of its second, and so on.
+    /// Rows of the block, each with its border texel: those of its first quad, then of its second, and so on.
     pub rows: &'a mut [&'b mut [f32]],
-    /// Rows of a quad.
+    /// Rows per quad.
     pub per_quad: usize,
     pub epilogue: &'a Epilogue<'a>,
     pub turned: bool,
 }
 
-/// Transforms 16 channels of tiles from the products, packed as [`transform_input`] does it, and writes the pixels.
+/// Transforms 16 channels of products, packed as by [`transform_input`], to tiles of the output and writes the pixels.
 #[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
 pub(super) fn transform_output(from: &[f32], tiles: &Tiles, target: &mut Target<'_, '_>) {
     let quads = target.rows.len() / target.per_quad;

@@ -1,4 +1,4 @@
-//! A filter's weights as the CPU kernels read them.
+//! Weight layouts of the CPU kernels.
 
 use super::layout::{BLOCK, blocks};
 use super::transforms::{POSITIONS, transform_filters};
@@ -6,17 +6,17 @@ use crate::ops::conv::filter::Filter;
 use crate::ops::{CpuConstant, CpuValues};
 use std::sync::Arc;
 
-/// Which channels a panel of 16 outputs of the products is over.
+/// Channel order of the panels of 16 outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
-    /// `[position][output / 16][input][output % 16]`: the products of the convolution read whole panels.
+    /// `[position][output / 16][input][output % 16]`: whole panels for the convolution's products.
     Forward,
-    /// `[position][input / 16][output][input % 16]`: so do those of the adjoint.
+    /// `[position][input / 16][output][input % 16]`: whole panels for the adjoint's products.
     Adjoint,
 }
 
 impl Packing {
-    /// Blocks of the channels that products give, and of those that they sum over.
+    /// Blocks of result channels, and of summed channels.
     pub fn blocks(self, filter: &Filter) -> [usize; 2] {
         let [outs, ins] = [filter.out_channels, filter.in_channels].map(blocks);
         match self {
@@ -26,7 +26,7 @@ impl Packing {
     }
 }
 
-/// Rows of a panel are `[f32; 16]`; all paddings are zero.
+/// Transformed weights as rows of `[f32; 16]`, with zeros for padding.
 pub(super) fn winograd(filter: &Arc<Filter>, packing: Packing) -> CpuConstant {
     let filter = filter.clone();
     let [panels, sums] = packing.blocks(&filter);
@@ -44,7 +44,7 @@ pub(super) fn winograd(filter: &Arc<Filter>, packing: Packing) -> CpuConstant {
             let filters = weights.as_chunks::<9>().0;
             let mut packed = vec![0.0; length];
             let mut transformed = [[0.0; BLOCK]; POSITIONS];
-            // A block of results at once, so that whole cache lines are written.
+            // One block of results at a time, so that whole cache lines are written.
             for (block, sum) in (0..panels).flat_map(|block| (0..summed).map(move |sum| (block, sum))) {
                 let mut taps = [[0.0; BLOCK]; 9];
                 for lane in 0..BLOCK.min(results - block * BLOCK) {
@@ -68,8 +68,8 @@ pub(super) fn winograd(filter: &Arc<Filter>, packing: Packing) -> CpuConstant {
     }
 }
 
-/// `[result / 16][tap][sum][result % 16]`, sums padded to whole quads. For the adjoint, results are the inputs and the
-/// taps are turned by 180 degrees.
+/// Weights `[result / 16][tap][sum][result % 16]`, with sums padded to whole quads. For the adjoint, results are the
+/// inputs and the taps are rotated by 180 degrees.
 pub(super) fn direct(filter: &Arc<Filter>, adjoint: bool) -> CpuConstant {
     let filter = filter.clone();
     let taps = filter.kernel[0] * filter.kernel[1];
@@ -98,7 +98,7 @@ pub(super) fn direct(filter: &Arc<Filter>, adjoint: bool) -> CpuConstant {
     }
 }
 
-/// As in the file: `[out, in, height, width]`.
+/// Weights in file order: `[out, in, height, width]`.
 pub(super) fn plain(filter: &Arc<Filter>) -> CpuConstant {
     let filter = filter.clone();
     let [height, width] = filter.kernel;
@@ -109,7 +109,7 @@ pub(super) fn plain(filter: &Arc<Filter>) -> CpuConstant {
     }
 }
 
-/// The biases, padded to whole blocks.
+/// Biases, padded to whole blocks.
 pub(super) fn bias(filter: &Arc<Filter>) -> CpuConstant {
     let filter = filter.clone();
     let length = blocks(filter.out_channels) * BLOCK;

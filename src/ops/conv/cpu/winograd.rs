@@ -1,10 +1,10 @@
-//! Winograd's F(4x4, 3x3): tiles of the input are transformed, 36 matrix products over the channels follow, and the
-//! results are transformed back.
+//! Winograd's F(4x4, 3x3): transforms tiles of the input, multiplies 36 matrices over the channels, and transforms the
+//! results back.
 //!
-//! With few channels each task takes a band of the output's rows through all three steps, a few tiles at a time, which
-//! stay in a core's cache. With many channels the weights are what costs: all tiles of a band are transformed first, and
-//! a task computes some blocks of channels for many tiles, so that it reads their weights once. Neither how the work is
-//! cut nor the number of threads changes how a value is summed up.
+//! With few channels, each task takes a band of output rows through all three steps, a few tiles at a time, so that
+//! they stay in a core's cache. With many channels, reading the weights dominates: all tiles of a band are transformed
+//! first, and a task computes some blocks of channels for many tiles, so that it reads their weights once. Neither the
+//! split into tasks nor the number of threads changes the order of summation.
 
 use super::epilogue::Epilogue;
 use super::lanes::{self, Packed, products_by_lanes};
@@ -18,18 +18,18 @@ use super::weights::Packing;
 use crate::ops::cpu::Scratch;
 use rayon::prelude::*;
 
-/// Transformed weights up to this size are kept for both directions, and bands are computed side by side.
+/// Up to this size, transformed weights are kept for both directions, and bands are computed in parallel.
 const SMALL_WEIGHTS: usize = 4 << 20;
-/// Floats of the transformed tiles and products of a task that should stay in a core's cache.
+/// Floats of a task's transformed tiles and products, small enough for a core's cache.
 const CACHED: usize = 112 << 10;
-/// Floats of the transformed tiles of a band where weights are large.
+/// Floats of the transformed tiles of a band with large weights.
 const BAND: usize = 8 << 20;
-/// Where weights are large: packs of tiles, and blocks of channels, whose products a task computes. For each position
-/// the tiles are read once for all blocks, the weights once for all tiles.
+/// With large weights: packs of tiles and blocks of channels per task. For each position, the tiles are read once for
+/// all blocks, and the weights once for all tiles.
 const FORWARD: [usize; 2] = [8, 4];
-/// The same for the adjoint, which turns the weights for each task.
+/// The same for the adjoint, which transposes the weights in each task.
 const ADJOINT: [usize; 2] = [24, 2];
-/// Up to this many tiles the adjoint does not turn the weights, and reads those of so many blocks in one go.
+/// Up to this many tiles the adjoint reads the weights without transposing them, `FEW[1]` blocks at a time.
 const FEW_TILES: usize = 36;
 const FEW: [usize; 2] = [FEW_TILES.div_ceil(PACKED), 8];
 
@@ -45,12 +45,12 @@ impl Winograd {
         Self { place, turned }
     }
 
-    /// How the weights are packed that [`Self::run`] takes.
+    /// Packing of the weights that [`Self::run`] reads.
     pub fn packing(&self) -> Packing {
         if self.turned && !self.large() { Packing::Adjoint } else { Packing::Forward }
     }
 
-    /// Blocks of input and output channels.
+    /// Number of blocks of input and output channels.
     fn blocks(&self) -> [usize; 2] {
         [self.place.input, self.place.output].map(|map| blocks(map.channels))
     }
@@ -60,13 +60,13 @@ impl Winograd {
         POSITIONS * from * to * BLOCK * BLOCK * 4 > SMALL_WEIGHTS
     }
 
-    /// Whether the adjoint takes the weights as they are, although they are packed for the forward pass.
+    /// True if the adjoint reads weights packed for the forward pass without transposing them.
     fn by_lanes(&self) -> bool {
         let tiles = self.across() * self.place.output.height.div_ceil(TILE);
         self.turned && self.large() && tiles <= FEW_TILES
     }
 
-    /// Floats of the transformed tiles, where weights are large; else each task takes less than a megabyte.
+    /// Floats of the transformed tiles with large weights; otherwise 0, since each task uses less than a megabyte.
     pub fn scratch(&self) -> usize {
         if !self.large() {
             return 0;
@@ -77,7 +77,7 @@ impl Winograd {
         group * self.place.output.height.div_ceil(rows * TILE).min(Self::groups_of_band(group))
     }
 
-    /// From `input`, which counts as zero where the activation is not positive, to `output`.
+    /// Computes `output` from `input`, which is taken as zero where the activation is not positive.
     pub fn run(
         &self,
         input: &[f32],
@@ -94,19 +94,19 @@ impl Winograd {
         }
     }
 
-    /// Tiles in a row of the output.
+    /// Tiles per row of the output.
     fn across(&self) -> usize {
         self.place.output.width.div_ceil(TILE)
     }
 
-    /// The tiles of so many rows of tiles.
+    /// Tiles of `rows` rows of tiles.
     fn tiles(&self, first: usize, rows: usize) -> Tiles {
         let across = self.across();
         let down = self.place.output.height.div_ceil(TILE);
         Tiles { numbers: first * across..(first + rows).min(down) * across, across }
     }
 
-    /// Each task computes all channels of a band of rows.
+    /// Computes the output in parallel by bands of rows, all channels per task.
     fn by_bands(
         &self,
         source: WinogradInput<'_>,
@@ -115,11 +115,11 @@ impl Winograd {
         output: &mut [f32],
     ) {
         let across = self.across();
-        // The tiles of all input channels, and the products of a block.
+        // Tiles of all input channels, and the products of one block.
         let pack = (self.blocks()[0] + 1) * PACK;
         let count = (CACHED / pack).max(2) * PACKED;
         let rows = (count / across).max(1);
-        // Parts of a band of about one size.
+        // Parts of a band, of about equal size.
         let parts = (rows * across).div_ceil(count);
         let count = (rows * across).div_ceil(parts).next_multiple_of(PACKED);
         let bands = bands(self.place.output, output, rows * TILE);
@@ -136,7 +136,7 @@ impl Winograd {
         });
     }
 
-    /// All channels of a few tiles.
+    /// Computes all channels of a few tiles.
     fn part(
         &self,
         source: WinogradInput<'_>,
@@ -167,7 +167,7 @@ impl Winograd {
         }
     }
 
-    /// Where weights are large: rows of tiles in a group, and blocks of channels of a task.
+    /// With large weights: rows of tiles per group, and blocks of channels per task.
     fn group(&self) -> (usize, usize) {
         let [packs, blocks] = match (self.turned, self.by_lanes()) {
             (false, _) => FORWARD,
@@ -177,12 +177,12 @@ impl Winograd {
         ((packs * PACKED / self.across()).max(1), blocks)
     }
 
-    /// Groups of which each has so many floats of transformed tiles.
+    /// Number of groups per band, with `group` floats of transformed tiles each.
     fn groups_of_band(group: usize) -> usize {
         (BAND / group).max(1)
     }
 
-    /// Each task computes some blocks of channels of a group of tiles.
+    /// Computes the output in parallel by blocks of channels of a group of tiles.
     fn by_blocks(
         &self,
         source: WinogradInput<'_>,
@@ -216,7 +216,7 @@ impl Winograd {
                 let sets = rows.chunks_mut(blocks * QUADS * per_quad).enumerate();
                 tasks.extend(sets.map(|(set, rows)| (set * blocks, part, per_quad, rows)));
             }
-            // The tasks that read the same weights follow each other.
+            // Run tasks that read the same weights one after another.
             tasks.sort_by_key(|&(block, ..)| block);
             tasks.into_par_iter().for_each(|(block, (transformed, tiles), per_quad, rows)| {
                 let first_row = tiles.numbers.start / tiles.across * TILE;
@@ -227,7 +227,7 @@ impl Winograd {
         }
     }
 
-    /// Products of the blocks from `target.block` on, and the pixels.
+    /// Computes the products of the blocks starting at `target.block` and writes their pixels.
     fn blocks_of_group(
         &self,
         transformed: &[f32],

@@ -1,4 +1,4 @@
-//! The products in shared-memory blocks fed from buffers (`winograd_blocks.wgsl`): the buffer family.
+//! Winograd products in shared-memory blocks read from buffers (`winograd_blocks.wgsl`): the buffer family.
 
 use super::chunks::TileChunks;
 use super::memory::Memory;
@@ -9,44 +9,43 @@ use crate::ops::conv::filter::{Filter, Packing};
 use crate::ops::{Dispatch, MapLayout};
 use std::sync::Arc;
 
-/// Transformed values of one chunk of tiles, in bytes. On a GPU each dispatch should fill it: with 32 MiB the
-/// products come as about a thousand workgroups at any number of channels. More would only take more memory,
-/// twice this much (input and output).
+/// Bytes of the transformed values of one chunk of tiles. On a GPU each dispatch should fill the device: with 32 MiB
+/// the products take about a thousand workgroups at any number of channels. A larger chunk would only cost more memory,
+/// twice its size (input and output).
 const CHUNK_BYTES: usize = 32 << 20;
-/// The same on a CPU: as in the texture family.
+/// The same on a CPU, equal to the texture family's.
 const SOFTWARE_CHUNK_BYTES: usize = 8 << 20;
 
-/// The bytes of a chunk on this device.
+/// Bytes of a chunk on this device.
 pub(super) fn chunk_bytes(device: &Profile) -> usize {
     if device.software { SOFTWARE_CHUNK_BYTES } else { CHUNK_BYTES }
 }
 
 /// A chunk is a multiple of this many tiles.
 const UNIT: usize = 16;
-/// With fewer tiles the direct convolution comes first. Each transformed weight is then used so few times
-/// that reading them (four times as many bytes as the filter has) takes longer than the products that
-/// Winograd's method saves: at 20 to 30 operations per byte, as GPUs have, both are level at 16 to 24 tiles.
-/// Calculated, not measured.
+/// With fewer tiles the direct convolution is preferred. Each transformed weight is then used so few times that reading
+/// the weights (four times the bytes of the filter) takes longer than the multiplications that Winograd saves: at 20 to
+/// 30 operations per byte, typical of GPUs, the two break even at 16 to 24 tiles. Calculated, not measured.
 const ENOUGH_TILES: usize = 24;
 
-/// Sizes of a workgroup's block.
+/// Block sizes of a workgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Blocks {
     tiles: usize,
     channels: usize,
-    /// Tiles and quads of channels of an invocation.
+    /// Tiles and quads of channels per invocation.
     each: [usize; 2],
     /// Input quads per step.
     step: usize,
 }
 
-/// 64 sums an invocation, 12 KiB with two buffers.
+/// 64 sums per invocation, 12 KiB with two buffers.
 const LARGE: Blocks = Blocks { tiles: 128, channels: 64, each: [8, 2], step: 2 };
 /// For maps of few tiles or channels.
 const SMALL: Blocks = Blocks { tiles: 64, channels: 32, each: [8, 1], step: 4 };
-/// For the deepest maps: hundreds of channels, a handful of tiles.
+/// For the deepest maps, with hundreds of channels and a handful of tiles.
 const FLAT: Blocks = Blocks { tiles: 16, channels: 128, each: [2, 2], step: 2 };
-/// Halves of the shared memory that take turns.
+/// Number of shared-memory buffers.
 const BUFFERS: usize = 2;
 
 impl Blocks {
@@ -76,7 +75,7 @@ impl Blocks {
         fits.then_some((blocks, chunks))
     }
 
-    /// One quad of input or output is too little work between the transforms, and see [`ENOUGH_TILES`].
+    /// With one quad of input or output the products are too little work for the transforms; see also [`ENOUGH_TILES`].
     pub fn after_direct(chunks: &TileChunks, input: MapLayout, output: MapLayout) -> bool {
         input.quads().min(output.quads()) == 1 || TileChunks::count(chunks.tile, output) < ENOUGH_TILES
     }
@@ -89,12 +88,12 @@ impl Blocks {
         BUFFERS * self.step * (self.tiles + self.channels) * TEXEL
     }
 
-    /// Values and weights that an invocation loads in a step.
+    /// Values and weights that an invocation loads per step.
     fn loads(self) -> [usize; 2] {
         [self.tiles, self.channels].map(|size| (self.step * size).div_ceil(self.invocations()))
     }
 
-    /// The products of a chunk; `maps` are input and output.
+    /// Dispatch of a chunk's products; `maps` are input and output.
     pub fn products(
         &self,
         chunks: &TileChunks,
@@ -141,11 +140,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_limits_hold_every_block() {
+    fn every_block_fits_default_limits() {
         for blocks in [LARGE, SMALL, FLAT] {
             assert!(blocks.workgroup_bytes() <= 16 << 10, "{blocks:?}");
             assert!(blocks.invocations() <= 256 && blocks.invocations().is_multiple_of(32), "{blocks:?}");
-            // Each invocation loads as many weights as the others.
+            // All invocations load the same number of weights.
             assert!((blocks.step * blocks.channels).is_multiple_of(blocks.invocations()), "{blocks:?}");
         }
     }

@@ -1,22 +1,22 @@
-//! The cut of a map into Winograd tiles and chunks of these, in both families.
+//! Cuts a map into Winograd tiles and the tiles into chunks, for both families.
 
 use super::tile::{TEXEL, WinogradTile};
 use crate::gpu::Profile;
 use crate::ops::{Dispatch, MapLayout};
 use std::ops::Range;
 
-/// Texels between the positions of the transformed tiles.
+/// Extra texels between the positions of the transformed tiles.
 const STRIDE_PADDING: usize = 16;
 
-/// A map cut into tiles, and these into chunks.
+/// Tiles of a map, grouped in chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TileChunks {
     pub tile: WinogradTile,
     /// Tiles along both axes.
     tiles: [usize; 2],
-    /// Tiles of a chunk.
+    /// Tiles per chunk.
     pub chunk: usize,
-    /// Tiles of which the transformed values of one quad lie together; a chunk is whole runs.
+    /// Tiles per run: the transformed values of one quad of a run are contiguous. A chunk is whole runs.
     pub run: usize,
 }
 
@@ -26,10 +26,10 @@ impl TileChunks {
         map.height.div_ceil(tile.side()) * map.width.div_ceil(tile.side())
     }
 
-    /// Cuts maps of the size of `output` with up to `quads` quads into chunks of whole `unit`s of tiles, the
-    /// transformed values of which take no more than `most` bytes where the chunk is not the smallest there
-    /// is. With `runs` a unit is a run, otherwise the chunk is. `None` if not even the smallest chunk fits a
-    /// binding, or there are more positions than the device takes workgroups.
+    /// Cuts maps of the size of `output` with up to `quads` quads into chunks of whole `unit`s of tiles. The
+    /// transformed values of a chunk take at most `most` bytes unless one unit takes more. With `runs` each unit is a
+    /// run, otherwise the whole chunk is. Returns `None` if a unit exceeds a binding, or if there are more positions
+    /// than workgroups along one axis.
     pub fn cut(
         tile: WinogradTile,
         output: MapLayout,
@@ -53,8 +53,8 @@ impl TileChunks {
         Some(of(units.div_ceil(units.div_ceil(most)) * unit))
     }
 
-    /// Texels from one position of the transformed tiles to the next. Not a power of two: a transform
-    /// touches all positions of a tile at once, and these must not fall into the same set of a cache.
+    /// Texels from one position of the transformed tiles to the next. Padded, so that it is not a power of two: a
+    /// transform accesses all positions of a tile together, and they must not map to the same cache set.
     pub fn stride(&self, quads: usize) -> usize {
         quads * self.chunk + STRIDE_PADDING
     }
@@ -68,12 +68,12 @@ impl TileChunks {
         self.bytes_of(map.quads())
     }
 
-    /// First tile of each chunk.
+    /// Index of the first tile of each chunk.
     pub fn chunks(&self) -> impl Iterator<Item = usize> {
         (0..self.tiles[0] * self.tiles[1]).step_by(self.chunk)
     }
 
-    /// A dispatch of a transform over some quads of `map`, and the chunk that starts with tile `first`.
+    /// Dispatch of a transform over some quads of `map`, for the chunk that starts at tile `first`.
     pub fn transform(
         &self,
         shader: &'static str,

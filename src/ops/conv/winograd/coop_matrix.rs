@@ -1,5 +1,5 @@
-//! The products on cooperative matrices (`coop_products.wgsl`), for GPUs that have them. Between the transforms tiles are
-//! columns of matrices: the transformed ones in f16, the products in f32.
+//! Winograd products on cooperative matrices (`coop_products.wgsl`), for GPUs that support them. Between the
+//! transforms, tiles are columns of matrices: the transformed input in f16, the products in f32.
 
 use super::blocks::chunk_bytes;
 use super::chunks::TileChunks;
@@ -12,7 +12,7 @@ use crate::ops::coop_matrix::{Block, Product, is_whole};
 use crate::ops::{Dispatch, MapLayout};
 use std::sync::Arc;
 
-/// The block, and the cut of the map, where a device has matrices that fit both maps' channels.
+/// Chooses the block and the cut of the map, or `None` if the device has no matrices that fit both maps' channels.
 pub(super) fn choose(
     tile: WinogradTile,
     filter: &Filter,
@@ -43,7 +43,7 @@ fn product(chunks: &TileChunks, [input, output]: [MapLayout; 2], adjoint: bool) 
     }
 }
 
-/// The products of a chunk; `maps` are input and output.
+/// Dispatch of a chunk's products; `maps` are input and output.
 pub(super) fn products(
     block: Block,
     chunks: &TileChunks,

@@ -1,4 +1,4 @@
-//! A Winograd convolution as a kernel: which tile sizes and families a device gets.
+//! A Winograd convolution as a kernel: choice of tile sizes and families per device.
 
 use super::blocks::Blocks;
 use super::chunks::TileChunks;
@@ -21,7 +21,7 @@ pub(in crate::ops::conv) struct Winograd {
     products: Products,
 }
 
-/// The kernel between the transforms.
+/// Kernel for the products between the transforms.
 #[derive(Debug, Clone, Copy)]
 enum Products {
     Tiles(Tiles),
@@ -30,8 +30,9 @@ enum Products {
 }
 
 impl Winograd {
-    /// Tile sizes for a 3x3 convolution from `input` to `output` (maps of one size) on this device, the
-    /// preferred first; none where exactness is wanted, or neither family. Those on cooperative matrices come last.
+    /// Candidates for a 3x3 convolution from `input` to `output` (maps of the same size) on this device, the preferred
+    /// first. Empty if exactness is requested or the device prefers neither family. Cooperative-matrix candidates come
+    /// last.
     pub fn choices(filter: &Filter, input: MapLayout, output: MapLayout, device: &Profile) -> Vec<Self> {
         if device.exact {
             return Vec::new();
@@ -39,7 +40,7 @@ impl Winograd {
         let choose = |tile| {
             let op =
                 WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
-            // The device makes the weights in a buffer, before they are copied into a texture.
+            // The device makes the weights in a buffer and then copies them to a texture.
             let made = (op.texels() * TEXEL) as u64 <= device.max_binding;
             let textures = || made.then(|| Tiles::choose(tile, input, output, device)).flatten();
             let blocks = || Blocks::choose(tile, filter, input, output, device);
@@ -49,7 +50,7 @@ impl Winograd {
         };
         let tiles = [WinogradTile::Four, WinogradTile::Two];
         let mut choices: Vec<Self> = tiles.into_iter().filter_map(choose).collect();
-        // None of these is the first: they are for measurement to choose.
+        // Never the preferred kernels: only tuning selects them.
         if !choices.is_empty() {
             choices.extend(tiles.into_iter().filter_map(|tile| {
                 let (block, chunks) = coop_matrix::choose(tile, filter, input, output, device)?;
@@ -59,16 +60,16 @@ impl Winograd {
         choices
     }
 
-    /// True if the direct convolution should come before this one.
+    /// True if the direct convolution should be preferred.
     pub fn after_direct(&self, input: MapLayout, output: MapLayout) -> bool {
         match self.products {
-            Products::Tiles(_) => Tiles::after_direct(input),
+            Products::Tiles(_) => Tiles::after_direct(input, output),
             Products::Blocks(_) => Blocks::after_direct(&self.chunks, input, output),
             Products::CoopMatrix(_) => true,
         }
     }
 
-    /// True if the kernel can pool what it makes, and route the gradient of that ([`Finish::pool`],
+    /// True if the kernel can pool its output and route the gradient of a pooled map ([`Finish::pool`],
     /// [`Finish::pool_indices`]).
     pub fn pools(&self) -> bool {
         self.chunks.tile.pools()
@@ -87,8 +88,8 @@ impl Winograd {
         }
     }
 
-    /// The kernel of `output = filter * input`, or with `adjoint` of the transposed filter. Both maps are those
-    /// of the convolution itself, whatever is pooled.
+    /// Kernel of `output = filter * input`, or with `adjoint` of the transposed filter. Both maps are those of the
+    /// convolution itself, before any pool.
     pub fn kernel(
         &self,
         filter: &Arc<Filter>,

@@ -1,32 +1,32 @@
-//! Where the maps and the transformed values lie, which is what the families differ in around the products.
+//! Memory of the maps and the transformed values, which is where the families differ apart from the products.
 
 use super::tile::TEXEL;
 use crate::ops::coop_matrix::SCALE_BYTES;
 use crate::ops::{MapLayout, Operand};
 
-/// Where the transformed values lie between the chunks.
+/// Memory of the transformed values between the dispatches of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Memory {
-    /// In staging textures, into which the maps that are read are copied.
+    /// Staging textures; input maps are copied to textures too.
     Textures,
-    /// In the kernel's scratch buffers. The maps are read where they are.
+    /// The kernel's scratch buffers; input maps are read in place.
     Buffers,
-    /// The same, as columns of cooperative matrices of this side, the transformed values in f16; two more scratch buffers
-    /// are for their scale.
+    /// Scratch buffers with columns of cooperative matrices of this side, the transformed values in f16; two more
+    /// scratch buffers hold their scale.
     Rows { side: usize },
 }
 
-/// Staging textures of [`Memory::Textures`].
+/// Slots of the staging textures of [`Memory::Textures`].
 const MAP: usize = 0;
 const TRANSFORMED: usize = 1;
 const PRODUCTS: usize = 2;
 const POOL_INDICES: usize = 3;
 
 impl Memory {
-    /// The scratch buffers for the scale of `Rows`; the second holds it.
+    /// Scratch buffers for the scale of `Rows`; the result is in the second.
     pub const SCALE: [usize; 2] = [2, 3];
 
-    /// The constants that say so to the shaders.
+    /// Shader constants for this memory.
     pub fn consts(self) -> Vec<(&'static str, u32)> {
         match self {
             Self::Textures => vec![("TEXTURES", 1)],
@@ -35,7 +35,7 @@ impl Memory {
         }
     }
 
-    /// Of a variable's two forms in the shaders the name of the one that is bound.
+    /// Name of the shader variable to bind, of its texture and buffer forms.
     pub fn name(self, texture: &'static str, buffer: &'static str) -> &'static str {
         match self {
             Self::Textures => texture,
@@ -43,17 +43,18 @@ impl Memory {
         }
     }
 
-    /// The operand of the transformed tiles, of this many bytes.
+    /// Operand of the transformed tiles, `bytes` long.
     pub fn transformed(self, bytes: u64) -> Operand {
         self.between(TRANSFORMED, 0, bytes)
     }
 
-    /// The operand of the products, of this many bytes.
+    /// Operand of the products, `bytes` long.
     pub fn products(self, bytes: u64) -> Operand {
         self.between(PRODUCTS, 1, bytes)
     }
 
-    /// Bytes of the scratch buffers for these two, if they take so many in f32, and for the scale.
+    /// Bytes of the scratch buffers: for the transformed tiles and the products, given their sizes in f32, and for the
+    /// scale.
     pub fn scratch(self, [transformed, products]: [u64; 2]) -> Vec<u64> {
         match self {
             Self::Textures => Vec::new(),
@@ -69,17 +70,17 @@ impl Memory {
         }
     }
 
-    /// A map that is read, `again` in chunks after the first.
+    /// Operand of an input map; `again` for the chunks after the first.
     pub fn map(self, operand: &Operand, map: MapLayout, again: bool) -> Operand {
         self.read(operand, map, MAP, again)
     }
 
-    /// The pool indices that are read, `again` in chunks after the first.
+    /// Operand of the pool indices; `again` for the chunks after the first.
     pub fn pool_indices(self, operand: &Operand, map: MapLayout, again: bool) -> Operand {
         self.read(operand, map, POOL_INDICES, again)
     }
 
-    /// A map goes to its texture once; the later chunks find it there.
+    /// A map is copied to its texture once, and later chunks reuse it.
     fn read(self, operand: &Operand, map: MapLayout, slot: usize, again: bool) -> Operand {
         match self {
             Self::Buffers | Self::Rows { .. } => operand.clone(),

@@ -1,10 +1,10 @@
-//! Winograd convolution (Lavin and Gray 2015): 3x3 kernels that keep the size, and their adjoint with the
-//! same transformed weights.
+//! Winograd convolution (Lavin and Gray 2015): size-preserving 3x3 kernels, and their adjoint with the same transformed
+//! weights.
 //!
-//! The filter is transformed once, on the device (`weights`, `winograd_filter.wgsl`). A convolution is then, for one
-//! chunk of tiles after the other, the transform of the input, the products, and the transform of what they give
-//! (`transforms`). The products are `winograd_tiles.wgsl` in the texture family (`tiles`), `winograd_blocks.wgsl` in
-//! the buffer family (`blocks`), and there, on GPUs with cooperative matrices, `coop_products.wgsl` too (`matrices`).
+//! The filter is transformed once, on the device (`weights`, `winograd_filter.wgsl`). A convolution then runs, for each
+//! chunk of tiles, the transform of the input, the products, and the transform of the products (`transforms`). The
+//! products are `winograd_tiles.wgsl` in the texture family (`tiles`), `winograd_blocks.wgsl` in the buffer family
+//! (`blocks`), and for GPUs with cooperative matrices also `coop_products.wgsl` (`coop_matrix`).
 
 mod blocks;
 mod chunks;

@@ -1,4 +1,4 @@
-//! Sizes of Winograd tiles, and constants that all shaders of the method share.
+//! Sizes of Winograd tiles, and constants shared by the method's shaders.
 
 /// Output channels per block of the transformed weights; as in the shaders.
 pub(super) const BLOCK: usize = 32;
@@ -10,9 +10,9 @@ pub(super) const GROUP: usize = 64;
 /// Tile size of the output: F(4x4, 3x3) or F(2x2, 3x3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WinogradTile {
-    /// 36 products instead of 144.
+    /// 36 products per tile instead of 144.
     Four,
-    /// 16 products instead of 36; as accurate as the direct sum.
+    /// 16 products per tile instead of 36; as accurate as the direct sum.
     Two,
 }
 
@@ -24,12 +24,12 @@ impl WinogradTile {
         }
     }
 
-    /// Positions of a transformed tile.
+    /// Number of positions of a transformed tile.
     pub(super) fn positions(self) -> usize {
         (self.side() + 2) * (self.side() + 2)
     }
 
-    /// True if the transforms can pool a tile, and route the gradient of what was pooled.
+    /// True if the transforms can pool a tile and route the gradient of a pooled tile.
     pub(super) fn pools(self) -> bool {
         self == Self::Four
     }

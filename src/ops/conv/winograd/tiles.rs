@@ -1,4 +1,4 @@
-//! The products in register tiles fed from textures (`winograd_tiles.wgsl`): the texture family.
+//! Winograd products in register tiles read from textures (`winograd_tiles.wgsl`): the texture family.
 
 use super::chunks::TileChunks;
 use super::memory::Memory;
@@ -10,11 +10,13 @@ use crate::ops::conv::tiles;
 use crate::ops::{Dispatch, MapLayout, TEXTURE_WIDTH};
 use std::sync::Arc;
 
-/// Transformed values of one chunk of tiles, in bytes, where the chunk is not the smallest there is. Small
-/// enough for the caches of a CPU (a chunk is written once and read a few times).
+/// Largest size in bytes of the transformed values of one chunk, unless the smallest chunk is larger. Small enough for
+/// the caches of a CPU (a chunk is written once and read a few times).
 const CHUNK_BYTES: usize = 8 << 20;
+/// Output channels per block for maps with few channels; 32 for others.
+const SMALL_BLOCK: usize = 4;
 
-/// Sizes for one map on one device.
+/// Block sizes for one map on one device.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tiles {
     lanes: usize,
@@ -32,7 +34,7 @@ impl Tiles {
     ) -> Option<(Self, TileChunks)> {
         tiles::Tiles::choose(output, input.texels(), device)?;
         let lanes = device.lanes? as usize;
-        // Few tiles: fewer a run, so that none idle.
+        // With few tiles, fewer runs per invocation, so that none are idle.
         let vectors = match TileChunks::count(tile, output).div_ceil(lanes) {
             0..=2 => 2,
             3..=4 => 4,
@@ -41,18 +43,19 @@ impl Tiles {
         let quads = input.quads().max(output.quads());
         let chunks = TileChunks::cut(tile, output, quads, (vectors * lanes, true), CHUNK_BYTES, device)?;
         let rows = chunks.bytes(input).max(chunks.bytes(output)) / (TEXEL as u64 * u64::from(TEXTURE_WIDTH));
-        let channels = if output.channels <= 4 { 4 } else { 32 };
+        let channels = if output.channels <= SMALL_BLOCK { SMALL_BLOCK } else { 32 };
         (rows < u64::from(device.max_texture_side)).then_some((Self { lanes, vectors, channels }, chunks))
     }
 
-    /// One quad of input is too little work between the transforms (lavapipe, 3 to 64 channels at 256 x 256:
-    /// 21 ms with Winograd, 8 ms without). With two, lavapipe 22.3 compiles the products anew in each dispatch, for the
-    /// number of quads that it finds, and keeps all that it has compiled: 0.7 MB an iteration.
-    pub fn after_direct(input: MapLayout) -> bool {
-        input.quads() <= 2
+    /// True if the direct convolution should be preferred. With one quad of input the products are too little work for
+    /// the transforms (lavapipe, 3 to 64 channels at 256 x 256: 21 ms with Winograd, 8 ms without). With two quads, or
+    /// up to four in blocks of four output channels, lavapipe 22.3 recompiles the products in each dispatch, because it
+    /// unrolls such short loops, and never frees the compiled code: 0.7 to 1 MB per iteration.
+    pub fn after_direct(input: MapLayout, output: MapLayout) -> bool {
+        input.quads() <= if output.channels <= SMALL_BLOCK { 4 } else { 2 }
     }
 
-    /// The products of a chunk; `maps` are input and output.
+    /// Dispatch of a chunk's products; `maps` are input and output.
     pub fn products(
         &self,
         chunks: &TileChunks,

@@ -1,4 +1,4 @@
-//! The transforms around the products (`winograd_input.wgsl`, `winograd_output.wgsl`), in both families.
+//! Transforms of the input and of the products (`winograd_input.wgsl`, `winograd_output.wgsl`), in both families.
 
 use super::chunks::TileChunks;
 use super::memory::Memory;
@@ -9,31 +9,31 @@ use crate::ops::conv::{border, tiles};
 use crate::ops::{Dispatch, MapLayout, Operand, coop_matrix, window};
 use std::ops::Range;
 
-/// What is done to each value before it is stored, or as it is loaded.
+/// Epilogue, and routing of the input.
 #[derive(Debug, Clone, Default)]
 pub(in crate::ops::conv) struct Finish {
     /// One value per output channel.
     pub bias: Option<Operand>,
-    /// Rectify.
+    /// True to apply a ReLU.
     pub relu: bool,
-    /// Add the result to what the output holds ([`crate::ops::Op::overwrites`]).
+    /// True to add the output's previous values ([`crate::ops::Op::overwrites`]).
     pub add: bool,
-    /// Where this map is not positive, the result is zero; after the addition.
+    /// Map that zeroes the result where it is not positive; applied after the addition.
     pub mask: Option<Operand>,
-    /// Of the rectified result the maxima of 2x2 windows are stored, and their pool indices in the saved output. There is
-    /// no addition and no mask then.
+    /// True to store the maxima of 2x2 windows of the rectified result, and their pool indices in the saved output.
+    /// Excludes `add` and `mask`.
     pub pool: bool,
-    /// Pool indices by which the input is routed, which then is the gradient of a pooled map.
+    /// Pool indices to route the input by; the input is then the gradient of a pooled map.
     pub pool_indices: Option<Operand>,
 }
 
-/// One convolution, or its adjoint, as the transforms see it.
+/// One convolution, or its adjoint, for the transforms.
 pub(super) struct Transforms<'a> {
     pub chunks: TileChunks,
     pub memory: Memory,
-    /// The map that is transformed. With pool indices the operand is the gradient of the pooled map.
+    /// Operand and layout of the transformed map. With pool indices, the operand is the gradient of the pooled map.
     pub input: (Operand, MapLayout),
-    /// The map that comes of it, before a pool.
+    /// The resulting map, before a pool.
     pub output: MapLayout,
     /// True for the adjoint.
     pub turned: bool,
@@ -41,8 +41,8 @@ pub(super) struct Transforms<'a> {
 }
 
 impl Transforms<'_> {
-    /// All dispatches: for each chunk the transform of the input, the products, and the transform of what
-    /// they give; the zeros around the result.
+    /// All dispatches: for each chunk the transform of the input, the products, and the transform of the products; then
+    /// the zero border of the result.
     pub fn around(&self, products: &Dispatch, device: &Profile) -> Vec<Dispatch> {
         let mut dispatches = Vec::new();
         if matches!(self.memory, Memory::Rows { .. }) {
@@ -58,19 +58,19 @@ impl Transforms<'_> {
         dispatches
     }
 
-    /// The map that is read: the input, or the gradient of the pooled one.
+    /// Layout of the map that is read: the input, or the gradient of the pooled map.
     fn read(&self) -> MapLayout {
         let input = self.input.1;
         if self.finish.pool_indices.is_some() { PoolIndices::of(input).pooled() } else { input }
     }
 
-    /// What is written: the output, or the pooled map and its indices.
+    /// Layouts of the maps that are written: the output, or the pooled map and its indices.
     fn results(&self) -> Vec<MapLayout> {
         let indices = PoolIndices::of(self.output);
         if self.finish.pool { vec![indices.pooled(), indices.layout()] } else { vec![self.output] }
     }
 
-    /// The transform of one chunk of the input. Maps in buffers larger than a binding come in windows.
+    /// Transforms one chunk of the input, in windows for buffers larger than a binding.
     fn load(&self, first: usize, device: &Profile) -> Vec<Dispatch> {
         let Self { chunks, memory, .. } = self;
         let (operand, input) = &self.input;
@@ -113,7 +113,7 @@ impl Transforms<'_> {
         windows.into_iter().map(part).collect()
     }
 
-    /// The dispatch with the scale of rows in f16, where there are such.
+    /// Binds the scale if the transformed values are f16 rows.
     fn scaled(&self, dispatch: Dispatch) -> Dispatch {
         match self.memory {
             Memory::Rows { .. } => dispatch.bind("scales", Operand::Scratch(Memory::SCALE[1])),
@@ -121,7 +121,7 @@ impl Transforms<'_> {
         }
     }
 
-    /// The transform of one chunk of products.
+    /// Transforms one chunk of products.
     fn store(&self, first: usize, device: &Profile) -> Vec<Dispatch> {
         let Self { chunks, memory, output, finish, .. } = self;
         let results = self.results();

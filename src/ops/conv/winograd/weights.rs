@@ -1,4 +1,4 @@
-//! The transform of a filter, once, on the device; the transformed weights as a constant.
+//! Transforms a filter once, on the device; the transformed weights are a constant.
 
 use super::tile::{BLOCK, GROUP, TEXEL, WinogradTile};
 use crate::error::Result;
@@ -11,11 +11,11 @@ use crate::ops::{
 };
 use std::sync::Arc;
 
-/// Transformed weights are made in parts of about this many bytes.
+/// Transformed weights are computed in parts of about this many bytes.
 const PART_BYTES: usize = 8 << 20;
 
-/// The transform of a filter: `U = G g G^T` for each pair of channels, packed for the products. Input: the
-/// filter's weights as a vector in the order `[out, in, 3, 3]`. Runs once per filter, on the device.
+/// Transform of a filter: `U = G g G^T` for each pair of channels, packed for the products. Input: the filter's weights
+/// as a vector in the order `[out, in, 3, 3]`. Runs once per filter, on the device.
 #[derive(Debug, Clone, Copy)]
 pub struct WinogradWeights {
     /// Tile size.
@@ -31,7 +31,7 @@ impl WinogradWeights {
         self.tile.positions() * self.padded() * self.in_channels.div_ceil(4)
     }
 
-    /// The transform in parts of whole blocks of output channels, of about [`PART_BYTES`] each.
+    /// Parts of the transform, each of whole blocks of output channels and about [`PART_BYTES`].
     fn parts(&self) -> Vec<ConstantPart> {
         let (blocks, quads) = (self.padded() / BLOCK, self.in_channels.div_ceil(4));
         let positions = self.tile.positions();
@@ -54,7 +54,7 @@ impl WinogradWeights {
         (0..blocks).step_by(most).map(part).collect()
     }
 
-    /// The transform in f64: columns, then rows.
+    /// Transform in f64: columns, then rows.
     fn transform(&self, weights: &[f64]) -> Vec<f64> {
         let matrix = filter_matrix(self.tile);
         let side = matrix.len();
@@ -75,7 +75,7 @@ impl WinogradWeights {
         packed
     }
 
-    /// The transform of weights in single precision, as [`WinogradWeights::transform`] gives it.
+    /// [`WinogradWeights::transform`] of f32 weights, rounded to f32.
     fn rounded(&self, weights: &[f32]) -> Vec<f32> {
         let wide: Vec<f64> = weights.iter().copied().map(f64::from).collect();
         self.transform(&wide[..self.out_channels * self.in_channels * 9])
@@ -84,7 +84,7 @@ impl WinogradWeights {
             .collect()
     }
 
-    /// Transformed weights as they are packed, as columns of matrices of this side for each position.
+    /// Repacks transformed weights as columns of matrices of side `side` for each position.
     fn columns(&self, packed: &[f32], side: usize) -> Vec<f32> {
         let (blocks, quads) = (self.padded() / BLOCK, self.in_channels.div_ceil(4));
         let of_position = |position| {
@@ -111,7 +111,7 @@ fn filter_matrix(tile: WinogradTile) -> Vec<[f64; 3]> {
         .iter()
         .map(|x| {
             let divisor: f64 = points.iter().filter(|y| *y != x).map(|y| x - y).product();
-            // F(2, 3) is usually written with the first row's sign turned.
+            // F(2, 3) is usually written with the sign of the first row flipped.
             let divisor = if tile == WinogradTile::Two { divisor.abs() } else { divisor };
             [1.0 / divisor, x / divisor, x * x / divisor]
         })
@@ -156,7 +156,7 @@ impl Op for WinogradWeights {
     }
 }
 
-/// The filter's transformed weights: made on the device in f32, on the host in f16.
+/// The filter's transformed weights: computed on the device in f32, on the host in f16.
 pub(super) fn weights(tile: WinogradTile, filter: &Arc<Filter>, packing: Packing) -> Operand {
     let op = WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
     let (id, values) = (filter.id.clone(), filter.weights.clone());
@@ -176,7 +176,7 @@ pub(super) fn row_bytes(tile: WinogradTile, filter: &Filter) -> u64 {
     coop_matrix::row_bytes(tile.positions() * filter.out_channels, filter.in_channels)
 }
 
-/// The filter's transformed weights in f16 for cooperative matrices of this side: for each position columns of them.
+/// The filter's transformed weights in f16 as columns of cooperative matrices of side `side`, for each position.
 pub(super) fn column_weights(tile: WinogradTile, filter: &Arc<Filter>, side: usize) -> Operand {
     let op = WinogradWeights { tile, out_channels: filter.out_channels, in_channels: filter.in_channels };
     let (id, values) = (filter.id.clone(), filter.weights.clone());
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_make_the_whole() {
+    fn parts_concatenate_to_the_whole() {
         for (out_channels, in_channels) in [(1, 1), (70, 5), (512, 512), (200, 513)] {
             let whole = WinogradWeights { tile: WinogradTile::Four, out_channels, in_channels };
             let mut found = vec![0; whole.texels()];
