@@ -8,7 +8,7 @@ pub(super) struct CutShort;
 
 /// Properties of a PNG that are known before its pixels are decoded.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Png {
+pub(super) struct Png<'a> {
     /// Width and height in pixels, unless the header is missing.
     pub(super) size: Option<(u32, u32)>,
     /// Whether colours are indices into a palette.
@@ -21,6 +21,8 @@ pub(super) struct Png {
     pub(super) texts: usize,
     /// Whether one of them is EXIF in hexadecimal digits.
     pub(super) exif_text: bool,
+    /// A chunk with EXIF after the pixels, with its length, name and checksum.
+    pub(super) late_exif: Option<&'a [u8]>,
 }
 
 /// Keywords of text chunks that hold EXIF, as ImageMagick and exiv2 write them.
@@ -57,9 +59,17 @@ fn be<const N: usize>(bytes: &[u8], at: usize) -> Option<u32> {
     Some(field.iter().fold(0, |n, b| n << 8 | u32::from(*b)))
 }
 
+/// Reads an unsigned number of up to 8 bytes at an offset; None beyond the end.
+pub(super) fn number(bytes: &[u8], at: usize, length: usize, is_big_endian: bool) -> Option<u64> {
+    let field = bytes.get(at..at.checked_add(length)?)?;
+    let push = |n: u64, byte: &u8| n << 8 | u64::from(*byte);
+    Some(if is_big_endian { field.iter().fold(0, push) } else { field.iter().rev().fold(0, push) })
+}
+
 /// Walks the chunks of a PNG up to its `IEND`.
-pub(super) fn png(bytes: &[u8]) -> Result<Png, CutShort> {
+pub(super) fn png(bytes: &[u8]) -> Result<Png<'_>, CutShort> {
     let mut found = Png::default();
+    let mut is_after_pixels = false;
     let mut at = 8;
     loop {
         let length = be::<4>(bytes, at).ok_or(CutShort)? as usize;
@@ -82,8 +92,15 @@ pub(super) fn png(bytes: &[u8]) -> Result<Png, CutShort> {
                 let is_key = |key: &&str| {
                     data.strip_prefix(key.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
                 };
-                found.exif_text |= EXIF_KEYS.iter().any(is_key);
+                let is_exif = EXIF_KEYS.iter().any(is_key);
+                if is_exif && is_after_pixels {
+                    found.late_exif.get_or_insert(&bytes[at..end]);
+                } else {
+                    found.exif_text |= is_exif;
+                }
             }
+            b"eXIf" if is_after_pixels => found.late_exif = Some(&bytes[at..end]),
+            b"IDAT" => is_after_pixels = true,
             b"IEND" => return Ok(found),
             _ => {}
         }

@@ -3,6 +3,7 @@
 mod alpha;
 #[path = "../common/crc.rs"]
 mod crc;
+mod exif;
 #[cfg(feature = "film")]
 mod film;
 #[cfg(feature = "film")]
@@ -13,4 +14,5 @@ mod reading;
 mod refusing;
 mod sheet;
 mod support;
+mod tiff_kinds;
 mod writing;

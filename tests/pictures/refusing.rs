@@ -83,3 +83,12 @@ fn oversized_pictures_are_refused_before_allocation() {
     bmp[18..22].copy_from_slice(&60_000i32.to_le_bytes());
     refusal(read_bytes(&bmp));
 }
+
+#[test]
+fn a_gif_without_pixels_is_not_to_be_scaled_down() {
+    let mut gif = b"GIF89a\0\0\0\0\x80\0\0\0\0\0\xff\xff\xff".to_vec();
+    gif.extend(b"\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0;");
+    let text = refusal(read_bytes(&gif));
+    assert!(text.contains("no pixels: 0x0. Get an intact copy of the file"), "{text}");
+    assert!(!text.contains("Scale"), "{text}");
+}

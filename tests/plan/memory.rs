@@ -32,7 +32,7 @@ impl Op for AddOver {
     }
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
         let count = signature.output.stored() / 4;
-        let dispatch = Dispatch::new("finish", "finish")
+        let dispatch = Dispatch::new("epilogue", "epilogue")
             .consts(&[("ADD", 1)])
             .bind("addend", Operand::Input(0))
             .bind("output", Operand::Output)

@@ -7,6 +7,7 @@ mod jpeg;
 mod png;
 mod reading;
 mod tiff;
+mod tiff_samples;
 mod webp;
 
 use std::io::ErrorKind;

@@ -15,6 +15,9 @@ use super::reading::{Embedded, Reading, Stored, orientation};
 /// a JPEG, with room for spaces.
 const MAX_EXIF_TEXT: usize = 1 << 18;
 
+/// Limit in bytes for a chunk with EXIF after the pixels.
+const MAX_LATE_EXIF: usize = 1 << 24;
+
 pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Failure> {
     let found = structure::png(bytes)?;
     if let Some(size) = found.size {
@@ -44,6 +47,7 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
         None if found.exif_text && found.texts <= MAX_TEXTS => exif_of_text(bytes),
         None => None,
     };
+    let exif = exif.or_else(|| exif_after_pixels(found.late_exif?));
     let orientation = orientation(exif.as_deref());
     let interlaced = info.interlaced;
     let (color, depth) = reader.output_color_type();
@@ -97,6 +101,22 @@ fn exif_of_text(bytes: &[u8]) -> Option<Vec<u8>> {
         .collect::<Option<_>>()?;
     let exif: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
     (exif.len() == length).then_some(exif)
+}
+
+/// Reads EXIF from a chunk after the pixels, where the decoder doesn't look for it: before the pixels of another PNG.
+/// Returns `None` if it is malformed.
+fn exif_after_pixels(chunk: &[u8]) -> Option<Vec<u8>> {
+    const START: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x01\0\0\0\x01\x08\0\0\0\0\x3a\x7e\x9b\x55";
+    const END: &[u8] = b"\0\0\0\0IDAT\x35\xaf\x06\x1e";
+    if chunk.len() > MAX_LATE_EXIF {
+        return None;
+    }
+    let bytes = [START, chunk, END].concat();
+    let limits = Limits { bytes: bytes.len() + MAX_EXIF_TEXT };
+    let mut decoder = png::Decoder::new_with_limits(Cursor::new(&bytes), limits);
+    decoder.set_ignore_text_chunk(true);
+    let reader = decoder.read_info().ok()?;
+    reader.info().exif_metadata.as_ref().map(|exif| exif.to_vec()).or_else(|| exif_of_text(&bytes))
 }
 
 impl From<DecodingError> for Failure {

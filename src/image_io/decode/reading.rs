@@ -6,7 +6,7 @@ use image::metadata::Orientation;
 
 use super::super::color::{self, Profile};
 use super::super::rows::{Colors, Keep, Layout, Rows, Sample};
-use super::super::{MAX_PIXELS, check_size};
+use super::super::{MAX_PIXELS, check_size, structure};
 use super::failure::Failure;
 use crate::allocation::zeros;
 
@@ -89,9 +89,11 @@ impl<'a> Reading<'a> {
             most if size.0 * size.1 > most => Err(format!("the picture has more than {most} pixels")),
             _ => Ok(()),
         });
-        within.map_err(|problem| {
-            Failure::Refused(problem, "Scale the picture down first, or get an intact copy")
-        })
+        let remedy = match size {
+            (0, _) | (_, 0) => "Get an intact copy of the file",
+            _ => "Scale the picture down first, or get an intact copy",
+        };
+        within.map_err(|problem| Failure::Refused(problem, remedy))
     }
 
     /// Checks as [`Reading::check_size`], for pixels that are decoded in one piece: also rejects a size that is
@@ -214,6 +216,28 @@ impl<'a> Reading<'a> {
 /// Returns the orientation in an EXIF block; no transform if it is missing or invalid.
 pub(super) fn orientation(exif: Option<&[u8]>) -> Orientation {
     // Some writers leave the prefix that JPEG needs in PNG and WebP too.
-    exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif)))
+    exif.and_then(|exif| orientation_tag(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif)))
         .unwrap_or(Orientation::NoTransforms)
+}
+
+/// Reads the orientation tag of an EXIF block. `image` does so only for 16 bit numbers (SHORT), as the standard has it,
+/// but some programs write 32 bit ones (LONG).
+fn orientation_tag(exif: &[u8]) -> Option<Orientation> {
+    let is_big_endian = match exif.get(..4)? {
+        b"II*\0" => false,
+        b"MM\0*" => true,
+        _ => return None,
+    };
+    let number = |at: usize, length: usize| structure::number(exif, at, length, is_big_endian);
+    let at = usize::try_from(number(4, 4)?).ok()?;
+    for index in 0..number(at, 2)? as usize {
+        let entry = at + 2 + index * 12;
+        let value = match (number(entry, 2)?, number(entry + 2, 2)?, number(entry + 4, 4)?) {
+            (0x112, 3, 1) => number(entry + 8, 2)?,
+            (0x112, 4, 1) => number(entry + 8, 4)?,
+            _ => continue,
+        };
+        return Orientation::from_exif(u8::try_from(value).ok()?);
+    }
+    None
 }

@@ -1,19 +1,19 @@
 //! Reads TIFF and BigTIFF, one strip or one row of tiles at a time.
 
-use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
 use tiff::decoder::ifd::Value;
 use tiff::decoder::{ChunkType, Decoder, Limits, TiffCodingUnit};
 use tiff::tags::Tag;
-use tiff::{ColorType, TiffError};
+use tiff::{ColorType, TiffError, TiffUnsupportedError};
 
 use super::super::color::MAX_PROFILE;
 use super::super::rows::{Colors, Layout, Opacity, Sample};
 use super::super::structure;
 use super::failure::Failure;
 use super::reading::{Reading, Stored};
+use super::tiff_samples::{Samples, Source};
 
 /// Tags without a name in the crate.
 const COEFFICIENTS: Tag = Tag::Unknown(529);
@@ -25,7 +25,10 @@ const JPEG: u16 = 7;
 const DNG_VERSION: Tag = Tag::Unknown(50_706);
 const CR2: &[u8] = b"CR";
 
-type File<'a> = Decoder<Cursor<&'a [u8]>>;
+/// Value of the tag FillOrder for bytes whose first pixel is in the lowest bits.
+const LOWEST_FIRST: u16 = 2;
+
+pub(super) type File<'a> = Decoder<Source<'a>>;
 
 pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Failure> {
     let mut limits = Limits::default();
@@ -33,7 +36,7 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     // the file has bytes, up to eight million; the crate needs 32 bytes for each.
     limits.intermediate_buffer_size = bytes.len();
     limits.decoding_buffer_size = bytes.len().saturating_mul(size_of::<Value>()).min(1 << 28);
-    let mut file: File<'_> = Decoder::new(Cursor::new(bytes))?.with_limits(limits);
+    let mut file: File<'_> = Decoder::new(Source::new(bytes))?.with_limits(limits);
     let size = file.dimensions()?;
     reading.check_size(size)?;
     if is_raw(&mut file, bytes) {
@@ -42,8 +45,16 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     if file.more_images() {
         reading.notes.push("several pages: only the first is used".to_owned());
     }
+    let samples = Samples::of(&mut file, bytes)?;
     let color = file.colortype()?;
-    let layout = layout(&mut file, color)?;
+    let (layout, samples) = match samples {
+        Some(samples) => (samples.layout(sample(&mut file, color.bit_depth())?)?, samples),
+        None => {
+            let layout = layout(&mut file, color)?;
+            (layout, Samples::plain(layout))
+        }
+    };
+    samples.note(&mut reading.notes);
     let luma = match color {
         ColorType::YCbCr(_) => Some(Luma::of(&mut file)),
         _ => None,
@@ -58,17 +69,25 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     let (across, down) = (size.0.div_ceil(chunk.0), size.1.div_ceil(chunk.1));
     reading.check_whole((chunk.0.min(size.0), chunk.1.min(size.1)))?;
     check_jpegs(&mut file, bytes, chunk)?;
+    let is_jpeg = file.find_tag_unsigned::<u16>(Tag::Compression)? == Some(JPEG);
+    // As in libtiff, the bits of JPEG data are never reversed.
+    let is_reversed =
+        !is_jpeg && file.find_tag_unsigned::<u16>(Tag::FillOrder).ok().flatten() == Some(LOWEST_FIRST);
+    file.inner().is_reversed = is_reversed;
+    let stored = samples.stored(layout);
+    let mut line = vec![0; size.0 as usize * stored.pixel_bytes()];
     let mut row = vec![0; rows.row_bytes()];
     for band in 0..down {
-        let chunks = (0..across).map(|x| Chunk::read(&mut file, band * across + x, reading));
+        let chunks = (0..across).map(|x| Chunk::read(&mut file, band * across + x, &samples, reading));
         let chunks = chunks.collect::<Result<Vec<_>, _>>()?;
         for y in 0..chunk.1.min(size.1 - band * chunk.1) as usize {
             let mut at = 0;
             for chunk in &chunks {
-                let end = at + chunk.width * layout.pixel_bytes();
-                chunk.copy_row(y, color.bit_depth(), layout, &mut row[at..end]);
+                let end = at + chunk.width * stored.pixel_bytes();
+                chunk.copy_row(y, color.bit_depth(), stored, &samples, &mut line[at..end]);
                 at = end;
             }
+            samples.convert(&mut line, layout, &mut row);
             if let Some(luma) = &luma {
                 row.as_chunks_mut().0.iter_mut().for_each(|pixel| *pixel = luma.rgb(*pixel));
             }
@@ -92,11 +111,10 @@ fn profile(file: &mut File<'_>, most: usize) -> Option<Vec<u8>> {
     Some(icc)
 }
 
-/// Returns the layout of the samples.
-fn layout(file: &mut File<'_>, color: ColorType) -> Result<Layout, Failure> {
+/// Returns how a sample of this many bits is stored.
+fn sample(file: &mut File<'_>, bits: u8) -> Result<Sample, Failure> {
     let format = file.find_tag_unsigned_vec::<u16>(Tag::SampleFormat)?.and_then(|all| all.first().copied());
-    let bits = color.bit_depth();
-    // Without the tag, samples are unsigned integers.
+    // Without the tag samples are unsigned integers.
     let (kind, sample) = match (format.unwrap_or(1), bits) {
         (1 | 4, 1 | 2 | 4 | 8) => ("", Some(Sample::U8)),
         (1 | 4, 16) => ("", Some(Sample::U16)),
@@ -106,15 +124,18 @@ fn layout(file: &mut File<'_>, color: ColorType) -> Result<Layout, Failure> {
         (3, _) => ("floating point numbers", None),
         _ => ("numbers of another kind", None),
     };
-    let sample = sample.ok_or_else(|| Failure::Unsupported(format!("{bits} bit {kind}")))?;
+    sample.ok_or_else(|| Failure::Unsupported(format!("{bits} bit {kind}")))
+}
+
+/// What a pixel is made of.
+fn layout(file: &mut File<'_>, color: ColorType) -> Result<Layout, Failure> {
+    let bits = color.bit_depth();
+    let sample = sample(file, bits)?;
     let extra = file.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).ok().flatten().unwrap_or_default();
     let opacity = if extra.first() == Some(&1) { Opacity::Associated } else { Opacity::Straight };
     let unsupported = |what: &str| Err(Failure::Unsupported(what.to_owned()));
     let (colors, opacity) = match color {
         ColorType::Gray(_) => (Colors::Gray, Opacity::Opaque),
-        ColorType::Multiband { num_samples: 2, .. } if matches!(extra.first(), Some(1 | 2)) && bits >= 8 => {
-            (Colors::Gray, opacity)
-        }
         ColorType::RGB(8..) => (Colors::Rgb, Opacity::Opaque),
         ColorType::RGBA(8..) => (Colors::Rgb, opacity),
         ColorType::YCbCr(8) => (Colors::Rgb, Opacity::Opaque),
@@ -158,13 +179,23 @@ struct Chunk {
     bytes: Vec<u8>,
     row_bytes: usize,
     planes: usize,
+    /// Whether each sample of a pixel is in a plane of its own.
+    is_planar: bool,
 }
 
 impl Chunk {
-    fn read(file: &mut File<'_>, index: u32, reading: &Reading<'_>) -> Result<Self, Failure> {
+    fn read(
+        file: &mut File<'_>,
+        index: u32,
+        samples: &Samples,
+        reading: &Reading<'_>,
+    ) -> Result<Self, Failure> {
         let unit = TiffCodingUnit(index);
         let stored = file.image_coding_unit_layout(unit)?;
-        let mut bytes = reading.buffer(stored.complete_len)?;
+        let planes = stored.planes.max(1);
+        // The crate reads as many planes as there is room for.
+        let used = planes.min(samples.last() + 1);
+        let mut bytes = reading.buffer(stored.complete_len / planes * used)?;
         // The crate asserts that a damaged file's tags agree (tiff 0.11.3, `expand_chunk`).
         let read = AssertUnwindSafe(|| file.read_coding_unit_bytes(unit, &mut bytes));
         match catch_unwind(read) {
@@ -173,28 +204,37 @@ impl Chunk {
         }
         let width = file.chunk_data_dimensions(index).0 as usize;
         let row_bytes = stored.row_stride.map_or(0, usize::from);
-        Ok(Self { width, bytes, row_bytes, planes: stored.planes.max(1) })
+        Ok(Self { width, bytes, row_bytes, planes: used, is_planar: planes > 1 })
     }
 
     /// Copies a row to `to` with interleaved samples, those of less than 8 bits widened to 8.
-    fn copy_row(&self, y: usize, bits: u8, layout: Layout, to: &mut [u8]) {
+    fn copy_row(&self, y: usize, bits: u8, layout: Layout, samples: &Samples, to: &mut [u8]) {
         let plane_bytes = self.bytes.len() / self.planes;
-        let planes = self.bytes.chunks_exact(plane_bytes.max(1));
+        let row = |plane: usize| {
+            let at = plane * plane_bytes + y * self.row_bytes;
+            self.bytes.get(at..at + self.row_bytes).unwrap_or_default()
+        };
         let sample = layout.pixel_bytes() / layout.channels();
-        for (index, plane) in planes.take(layout.channels()).enumerate() {
-            let Some(row) = plane.get(y * self.row_bytes..(y + 1) * self.row_bytes) else { continue };
-            if bits < 8 {
-                let (per_byte, most) = (8 / usize::from(bits), (1u16 << bits) - 1);
-                for (x, value) in to.iter_mut().enumerate() {
-                    let shift = 8 - usize::from(bits) * (x % per_byte + 1);
-                    let level = row.get(x / per_byte).map_or(0, |byte| u16::from(*byte) >> shift & most);
-                    *value = (level * 255 / most) as u8;
-                }
-            } else if self.planes == 1 {
-                to.iter_mut().zip(row).for_each(|(to, v)| *to = *v);
-            } else {
-                let pixels = to.chunks_exact_mut(layout.pixel_bytes()).zip(row.chunks_exact(sample));
+        if bits < 8 {
+            let (per_byte, most) = (8 / usize::from(bits), (1u16 << bits) - 1);
+            for (x, value) in to.iter_mut().enumerate() {
+                let shift = 8 - usize::from(bits) * (x % per_byte + 1);
+                let level = row(0).get(x / per_byte).map_or(0, |byte| u16::from(*byte) >> shift & most);
+                *value = (level * 255 / most) as u8;
+            }
+        } else if self.is_planar {
+            for (index, plane) in samples.used().iter().enumerate() {
+                let pixels = to.chunks_exact_mut(layout.pixel_bytes()).zip(row(*plane).chunks_exact(sample));
                 pixels.for_each(|(pixel, v)| pixel[index * sample..(index + 1) * sample].copy_from_slice(v));
+            }
+        } else if samples.are_all_used() {
+            to.iter_mut().zip(row(0)).for_each(|(to, v)| *to = *v);
+        } else {
+            let pixels = row(0).chunks_exact(samples.count() * sample);
+            for (pixel, stored) in to.chunks_exact_mut(layout.pixel_bytes()).zip(pixels) {
+                for (to, index) in pixel.chunks_exact_mut(sample).zip(samples.used()) {
+                    to.copy_from_slice(&stored[index * sample..(index + 1) * sample]);
+                }
             }
         }
     }
@@ -246,8 +286,44 @@ impl From<TiffError> for Failure {
         match error {
             TiffError::IoError(error) => Self::of_io(&error),
             TiffError::LimitsExceeded => Self::limits(),
-            TiffError::UnsupportedError(error) => Self::Unsupported(error.to_string()),
+            TiffError::UnsupportedError(error) => Self::Unsupported(kind(&error)),
             error => Self::damaged(&error),
         }
     }
+}
+
+/// Names the kind of TIFF that the crate doesn't read.
+fn kind(error: &TiffUnsupportedError) -> String {
+    use tiff::tags::{CompressionMethod as Method, PhotometricInterpretation as Color};
+    let text = match error {
+        TiffUnsupportedError::ChromaSubsampling => {
+            "YCbCr with colours of lower resolution, not compressed as JPEG"
+        }
+        TiffUnsupportedError::InterpretationWithBits(color, bits) => match color {
+            Color::CIELab | Color::IccLab | Color::ItuLab => "CIE L*a*b*",
+            Color::TransparencyMask => "a transparency mask",
+            Color::RGBPalette => "a palette with several channels",
+            Color::RGB => return format!("{} channels of RGB", bits.len()),
+            Color::CMYK => return format!("{} channels of CMYK", bits.len()),
+            _ => return format!("{} channels of YCbCr", bits.len()),
+        },
+        TiffUnsupportedError::UnsupportedCompressionMethod(method) => match method {
+            Method::Huffman => "CCITT modified Huffman compression",
+            Method::Fax3 => "CCITT Group 3 compression",
+            Method::JPEG => "JPEG compression of the old kind",
+            Method::ZSTD => "Zstandard compression",
+            Method::WebP => "WebP compression",
+            method => return format!("compression of kind {}", method.to_u16()),
+        },
+        TiffUnsupportedError::UnknownInterpretation => "colours of no known kind",
+        TiffUnsupportedError::InconsistentBitsPerSample(_) => "channels with different numbers of bits",
+        TiffUnsupportedError::UnsupportedSampleFormat(_) => "channels with different kinds of numbers",
+        TiffUnsupportedError::HorizontalPredictor(color)
+        | TiffUnsupportedError::FloatingPointPredictor(color) => {
+            return format!("a predictor of {} bit values", color.bit_depth());
+        }
+        TiffUnsupportedError::MisalignedTileBoundaries => "tiles whose rows end within a byte",
+        error => return error.to_string(),
+    };
+    text.to_owned()
 }
