@@ -27,8 +27,8 @@ pub(crate) fn open_ordinary(path: &Path) -> io::Result<(File, u64)> {
 /// Bytes of a safetensors file before its header, which state the header's length.
 pub(crate) const LENGTH_BYTES: usize = 8;
 
-/// The longest header of a safetensors file that is read, in bytes. Those of networks and checkpoints have some kilobytes;
-/// parsed it takes up to a hundred times the memory.
+/// The longest header of a safetensors file that is read, in bytes. Those of networks and checkpoints have some
+/// kilobytes; parsed it takes up to a hundred times the memory.
 pub(crate) const LONGEST_HEADER: u64 = 1 << 21;
 
 /// The content of an ordinary file.
@@ -48,8 +48,8 @@ pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Writes a file under a temporary name beside its place, then renames it: a reader sees the old file or the new one,
-/// never a part. What exists is replaced only with `replace`; of a symbolic link, the file that it leads to. A device, a
-/// pipe or a socket is written to. `action` says what is done, for the error: "writing the tuning cache".
+/// never a part. What exists is replaced only with `replace`; of a symbolic link, the file that it leads to. A device,
+/// a pipe or a socket is written to. `action` says what is done, for the error: "writing the tuning cache".
 ///
 /// # Errors
 /// [`Error::File`] if the file may not be replaced or no file can be made there, [`Error::Io`] if the system refuses.
@@ -115,8 +115,8 @@ pub(crate) fn check_place(path: &Path, replace: bool) -> Result<PathBuf> {
     if replace { Ok(target) } else { Err(exists(path)) }
 }
 
-/// Refuses a path that ends as those of folders do, in `/`, `/.` or `/..`: the system takes no file under it, once it is
-/// written.
+/// Refuses a path that ends as those of folders do, in `/`, `/.` or `/..`: the system takes no file under it, once it
+/// is written.
 pub(crate) fn check_is_no_folder(path: &Path) -> Result<()> {
     let text = path.as_os_str().as_encoded_bytes();
     let last = text.rsplit(|byte| std::path::is_separator(char::from(*byte))).next().unwrap_or_default();

@@ -1,31 +1,31 @@
-//! Finding the adapters of this machine and picking one of them.
+//! Lists the adapters of this machine and picks one of them.
 
 use super::profile::CoopMatrix;
 use super::wait;
 use crate::error::{Error, Result};
 use crate::escape::one_line;
 
-/// Allocations beyond this part of the device's memory budget are refused, in percent.
+/// Maximum percentage of the device's memory budget that may be allocated.
 pub(super) const USED_AT_MOST: u8 = 95;
 
-/// Which adapter a run uses.
+/// Choice of the adapter that a run uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AdapterChoice {
-    /// The most capable kind of graphics device: discrete before integrated, virtual, then software. An engine takes
-    /// the CPU device rather than software.
+    /// The most capable kind of graphics device: discrete, integrated, virtual, then software. An engine prefers the
+    /// CPU device to a software one.
     #[default]
     Best,
     /// The CPU device, which needs no graphics driver.
     Cpu,
-    /// The n-th of the list that `mirage devices` prints.
+    /// The adapter with this index in the list of `mirage devices`.
     Index(usize),
-    /// The first whose name contains this text, case ignored.
+    /// The first adapter whose name contains this text, ignoring case.
     Name(String),
 }
 
 impl From<&str> for AdapterChoice {
-    /// A number, `cpu`, or a part of a name.
+    /// Parses a number, `cpu`, or part of a name.
     fn from(text: &str) -> Self {
         match text.parse() {
             Ok(index) => Self::Index(index),
@@ -35,18 +35,18 @@ impl From<&str> for AdapterChoice {
     }
 }
 
-/// The kinds of graphics device, the most capable first.
+/// The kinds of graphics device, most capable first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AdapterKind {
     /// A GPU with memory of its own.
     Discrete,
     /// A GPU that shares the CPU's memory.
     Integrated,
-    /// A part of a GPU, or one of another machine.
+    /// A share of a GPU, or a GPU of another machine.
     Virtual,
-    /// The driver does not say.
+    /// Not reported by the driver.
     Other,
-    /// No GPU: a driver that runs shaders on the CPU. It comes last, but it does come: it is a full adapter.
+    /// No GPU: a driver that runs shaders on the CPU. The last choice, but a full adapter.
     Software,
 }
 
@@ -62,12 +62,12 @@ impl AdapterKind {
     }
 }
 
-/// What a user needs to know of an adapter to choose it.
+/// Description of an adapter, to choose one by.
 #[derive(Debug, Clone)]
 pub struct AdapterSummary {
     /// Position in the list, usable as [`AdapterChoice::Index`].
     pub index: usize,
-    /// What kind of device it is.
+    /// Kind of device.
     pub kind: AdapterKind,
     /// wgpu's description: name, vendor, driver, backend, subgroup sizes.
     pub info: wgpu::AdapterInfo,
@@ -85,7 +85,7 @@ pub struct AdapterSummary {
     pub coop_matrix: Option<CoopMatrix>,
 }
 
-/// One line that names an adapter with its backend and driver.
+/// Names an adapter with its backend and driver in one line.
 pub(super) fn describe(info: &wgpu::AdapterInfo) -> String {
     let driver = format!("{} {}", info.driver, info.driver_info);
     let text = format!("{} ({}, {:?}, {})", info.name, info.backend, info.device_type, driver.trim());
@@ -96,8 +96,8 @@ fn instance(flags: wgpu::InstanceFlags) -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::PRIMARY.with_env();
     descriptor.flags = flags;
-    // Refuse an allocation that the driver's own budget can't hold, where it reports one: a clear message
-    // before the first iteration, instead of a machine that swaps or a process that is killed.
+    // Reject allocations beyond the driver's budget, if it reports one: a clear message before the first iteration is
+    // better than swapping or a killed process.
     descriptor.memory_budget_thresholds.for_resource_creation = Some(USED_AT_MOST);
     wgpu::Instance::new(descriptor)
 }
@@ -106,13 +106,13 @@ fn enumerate() -> Result<Vec<wgpu::Adapter>> {
     enumerate_with(wgpu::InstanceFlags::empty().with_env())
 }
 
-/// All adapters, best first, of an instance with these flags.
+/// Lists all adapters of an instance with these flags, best first.
 pub(super) fn enumerate_with(flags: wgpu::InstanceFlags) -> Result<Vec<wgpu::Adapter>> {
     let instance = instance(flags);
     let all = instance.enumerate_adapters(wgpu::Backends::PRIMARY);
     let mut found = wait::block_on("looking for adapters", all, wait::sleep, wait::LIMIT)?;
     found.retain(|adapter| adapter.get_info().backend != wgpu::Backend::Noop);
-    // Of one kind Metal comes first: MoltenVK, where it is installed, is the same GPU at one remove.
+    // Within a kind, Metal comes first: MoltenVK exposes the same GPU through Metal.
     found.sort_by_key(|adapter| {
         let info = adapter.get_info();
         (AdapterKind::of(&info), info.backend != wgpu::Backend::Metal)
@@ -120,10 +120,10 @@ pub(super) fn enumerate_with(flags: wgpu::InstanceFlags) -> Result<Vec<wgpu::Ada
     Ok(found)
 }
 
-/// All adapters of this machine, best first.
+/// Lists all adapters of this machine, best first.
 ///
 /// # Errors
-/// [`Error::Timeout`] if a driver does not answer.
+/// [`Error::Timeout`] if a driver does not respond.
 pub fn adapters() -> Result<Vec<AdapterSummary>> {
     Ok(enumerate()?
         .into_iter()
@@ -145,24 +145,24 @@ pub fn adapters() -> Result<Vec<AdapterSummary>> {
         .collect())
 }
 
-/// The best adapter that is hardware; without one, the name of the best that is software.
+/// Returns the best hardware adapter, or else the name of the best software adapter.
 pub(super) fn hardware() -> Result<Result<wgpu::Adapter, Option<String>>> {
     let Some(best) = enumerate()?.into_iter().next() else { return Ok(Err(None)) };
     let info = best.get_info();
     Ok(if AdapterKind::of(&info) == AdapterKind::Software { Err(Some(info.name)) } else { Ok(best) })
 }
 
-/// The adapter with this description.
+/// Returns the adapter with this description.
 pub(super) fn same(info: &wgpu::AdapterInfo) -> Result<wgpu::Adapter> {
     let found = enumerate()?.into_iter().find(|adapter| adapter.get_info() == *info);
-    found.ok_or_else(|| Error::NoAdapter(format!("{} was lost, and is not there any more", describe(info))))
+    found.ok_or_else(|| Error::NoAdapter(format!("{} was lost and is no longer available", describe(info))))
 }
 
-/// The adapter of this choice.
+/// Returns the chosen adapter.
 pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
     if *choice == AdapterChoice::Cpu {
         return Err(Error::usage(
-            "this is about shaders, and --adapter cpu has none: choose a graphics device from `mirage devices`",
+            "this command runs shaders, which --adapter cpu can't: choose a graphics device from `mirage devices`",
         ));
     }
     let found = enumerate()?;
@@ -197,10 +197,10 @@ pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
 
 fn no_adapter_message() -> String {
     let remedy = if cfg!(target_os = "linux") {
-        "Install a Vulkan driver: `apt-get install mesa-vulkan-drivers` on Debian and Ubuntu (it has a software \
-         driver too, which needs no GPU), `dnf install mesa-vulkan-drivers` on Fedora, or your GPU maker's driver"
+        "Install a Vulkan driver: `apt-get install mesa-vulkan-drivers` on Debian and Ubuntu (it includes a \
+         software driver, which needs no GPU), `dnf install mesa-vulkan-drivers` on Fedora, or your GPU maker's driver"
     } else if cfg!(target_os = "windows") {
-        "Update the graphics driver; Windows 10 and later bring a software device (WARP) with DirectX 12"
+        "Update the graphics driver; Windows 10 and later include a software device (WARP) with DirectX 12"
     } else {
         "Metal needs macOS 10.15 or later"
     };

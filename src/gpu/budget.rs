@@ -1,4 +1,4 @@
-//! How much memory a device has for this process, where its driver says so.
+//! Memory that a device has for this process, if its driver reports it.
 
 use super::Context;
 use super::adapter::USED_AT_MOST;
@@ -7,11 +7,11 @@ use wgpu::hal::api::Vulkan;
 
 impl Context {
     /// Bytes of the device's own memory that this process may take in all: of the driver's budget where it has one
-    /// (`VK_EXT_memory_budget`), which takes account of other programs, else of the largest heap. `None` on other systems than
-    /// Vulkan.
+    /// (`VK_EXT_memory_budget`), which takes account of other programs, else of the largest heap. `None` on other
+    /// systems than Vulkan.
     #[allow(unsafe_code, reason = "wgpu does not report a device's memory, Vulkan does")]
     pub fn memory_budget(&self) -> Option<u64> {
-        // SAFETY: the device is only asked for its properties.
+        // SAFETY: only properties of the device are read.
         let device = unsafe { self.device().as_hal::<Vulkan>() }?;
         let physical = device.raw_physical_device();
         let instance = device.shared_instance();

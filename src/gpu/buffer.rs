@@ -1,10 +1,10 @@
-//! Device memory: allocation with typed errors, uploads in pieces.
+//! Device memory: allocation with typed errors, uploads in chunks.
 
 use super::Context;
 use crate::error::Result;
 
-/// Uploads go in pieces of this size: handing 256 MB to the queue at once peaked at three times that in
-/// host memory.
+/// Size in bytes of the chunks of an upload: passing 256 MB to the queue at once peaked at three times that in host
+/// memory.
 pub const UPLOAD_CHUNK: usize = 8 << 20;
 
 /// Buffer usages of every tensor: kernels read and write it, copies move it.
@@ -12,10 +12,10 @@ const TENSOR_USAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
 
 impl Context {
-    /// A zero-filled storage buffer of at least `bytes` (rounded up to 16).
+    /// Creates a zero-filled storage buffer of `bytes` bytes, rounded up to a multiple of 16.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`] if it is larger than the device allows or has.
+    /// [`crate::Error::OutOfMemory`] if it exceeds the device's limit or its memory.
     pub fn storage_buffer(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer> {
         let size = bytes.max(16).next_multiple_of(16);
         self.profile().check_buffer(label, size)?;
@@ -29,7 +29,7 @@ impl Context {
         Ok(buffer)
     }
 
-    /// A uniform buffer holding `bytes`.
+    /// Creates a uniform buffer holding `bytes`.
     ///
     /// # Errors
     /// As [`Context::check`].
@@ -45,7 +45,7 @@ impl Context {
         Ok(buffer)
     }
 
-    /// Writes `bytes` (a multiple of 4 long) at `offset`, in pieces.
+    /// Writes `bytes` (length a multiple of 4) at `offset`, in chunks.
     ///
     /// # Errors
     /// As [`Context::check`].
@@ -53,17 +53,17 @@ impl Context {
         for (index, chunk) in bytes.chunks(UPLOAD_CHUNK).enumerate() {
             self.queue().write_buffer(buffer, offset + (index * UPLOAD_CHUNK) as u64, chunk);
             if bytes.len() > UPLOAD_CHUNK {
-                // Flush, so that the staging memory of this piece is free before the next one needs it.
+                // Flush, so the staging memory of this chunk is free before the next one needs it.
                 self.flush("uploading")?;
             }
         }
         self.check("uploading")
     }
 
-    /// A texture of four-component f32 texels that kernels read: `rows` rows of `width` texels.
+    /// Creates a texture of four-component f32 texels that kernels read: `rows` rows of `width` texels.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`] if the device has not enough memory.
+    /// [`crate::Error::OutOfMemory`] if the device has too little memory.
     pub fn storage_texture(&self, label: &str, width: u32, rows: u32) -> Result<wgpu::Texture> {
         let texture = self.device().create_texture(&wgpu::TextureDescriptor {
             label: Some(label),

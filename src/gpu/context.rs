@@ -1,5 +1,5 @@
-//! One opened device, with the rules that every use of it follows: errors are caught and typed, every
-//! wait has a timeout, every object has a label.
+//! An open device. Every use of it follows the same rules: errors are caught and typed, every wait has a timeout, every
+//! object has a label.
 
 use super::adapter::{self, AdapterChoice};
 use super::profile::{CoopMatrix, Family, Precision, Profile};
@@ -10,74 +10,74 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The default of [`DeviceOptions::longest_submission`] on a GPU: a quarter of the shortest limit that a system sets, since
-/// the time is a prediction.
+/// The default of [`DeviceOptions::longest_submission`] on a GPU: a quarter of the shortest limit that a system sets,
+/// since the time is a prediction.
 const LONGEST_SUBMISSION: Duration = Duration::from_millis(500);
 
-/// How to open a device.
+/// Options for opening a device.
 #[derive(Debug, Clone, Default)]
 pub struct DeviceOptions {
-    /// Which adapter.
+    /// Choice of the adapter.
     pub adapter: AdapterChoice,
-    /// Which kernels.
+    /// Family of kernels.
     pub family: Family,
-    /// No kernels that trade accuracy for speed (Winograd convolution).
+    /// Exclude kernels that trade accuracy for speed (Winograd convolution).
     pub exact: bool,
-    /// What may be kept and multiplied in f16.
+    /// Which values may be stored and multiplied in f16.
     pub precision: Precision,
-    /// Request no optional feature and only WebGPU's default limits, to run as on a minimal device.
+    /// Request no optional features and only WebGPU's default limits, as on a minimal device.
     pub minimal: bool,
-    /// Threads of the CPU device; `None` for as many as the process may use at once. No graphics device is opened with
-    /// a number.
+    /// Number of threads of the CPU device; `None` for as many as the process may use at once. Opening a graphics
+    /// device with a number fails.
     pub threads: Option<usize>,
-    /// Longest time that a graphics device may take for one submission; more work is split. `None`: half a second on a
-    /// GPU, whose system may reset it after two; no limit for a software driver, which nothing resets.
+    /// Maximum time of one submission on a graphics device; more work is split. `None`: half a second on a GPU, which
+    /// the system may reset after two; no limit for a software driver, which nothing resets.
     pub longest_submission: Option<Duration>,
-    /// How long a graphics device may give no answer before it counts as hung; `None`: ten minutes.
+    /// Time without a response after which a graphics device counts as hung; `None`: ten minutes.
     pub patience: Option<Duration>,
-    /// The device counts as lost after this many submissions. Hidden: for tests of what happens then.
+    /// The device counts as lost after this many submissions. Hidden: for tests of lost devices.
     #[doc(hidden)]
     pub lose_after: Option<u64>,
 }
 
-/// True once a device of this process was given up, see [`was_given_up`].
+/// True once a device of this process was given up; see [`was_given_up`].
 static GIVEN_UP: AtomicBool = AtomicBool::new(false);
 
-/// True once a device of this process hung and was given up. Its driver may have threads that still wait for it, so such
-/// a process should end without exit handlers.
+/// True once a device of this process hung and was given up. Its driver may have threads that still wait for it, so
+/// such a process should end without exit handlers.
 pub fn was_given_up() -> bool {
     GIVEN_UP.load(Ordering::SeqCst)
 }
 
 impl DeviceOptions {
-    /// Refuses a number of threads for a graphics device.
+    /// Rejects a number of threads for a graphics device.
     pub(crate) fn check_threads(&self, device: &str) -> Result<()> {
         if self.threads.is_none() {
             return Ok(());
         }
         Err(Error::usage(format!(
-            "--threads is for the CPU device, and {device} has threads of its own: leave it out, or choose --adapter cpu"
+            "--threads applies only to the CPU device, not to {device}: leave it out or choose --adapter cpu"
         )))
     }
 }
 
-/// How long a device may take.
+/// Time limits of a device.
 #[derive(Debug, Clone, Copy)]
 struct Timing {
-    /// [`DeviceOptions::longest_submission`]; none is no limit.
+    /// [`DeviceOptions::longest_submission`]; `None` for no limit.
     longest: Option<Duration>,
     patience: Duration,
     lose_after: Option<u64>,
 }
 
-/// What [`Context::open_hardware`] found.
+/// Result of [`Context::open_hardware`].
 #[derive(Debug)]
 pub enum Hardware {
-    /// A device, opened.
+    /// The opened device.
     Opened(Box<Context>),
-    /// None, and perhaps a software adapter of this name.
+    /// There is no hardware device, but perhaps a software adapter.
     Missing {
-        /// The adapter's name.
+        /// Name of the software adapter.
         software: Option<String>,
     },
 }
@@ -88,7 +88,7 @@ struct Faults {
     error: Option<wgpu::Error>,
 }
 
-/// An opened device with its queue. Cheap to share by reference; all methods take `&self`.
+/// An open device with its queue. Cheap to share by reference; all methods take `&self`.
 pub struct Context {
     device: wgpu::Device,
     queue: wgpu::Queue,
@@ -111,13 +111,13 @@ impl Context {
     /// Opens a device.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] if the machine has none, [`Error::Usage`] if none matches the choice or there is a number of
-    /// threads, [`Error::Gpu`] if the driver refuses the device.
+    /// [`Error::NoAdapter`] if the machine has none, [`Error::Usage`] if none matches the choice or there is a number
+    /// of threads, [`Error::Gpu`] if the driver refuses the device.
     pub fn open(options: &DeviceOptions) -> Result<Self> {
         Self::open_adapter(adapter::pick(&options.adapter)?, options, wanted_features(), requested_limits)
     }
 
-    /// Opens the best device that is hardware, if there is one.
+    /// Opens the best hardware device, if any.
     ///
     /// # Errors
     /// As [`Context::open`].
@@ -131,8 +131,8 @@ impl Context {
         }
     }
 
-    /// Opens a device for any user's shader: with every feature that a compute shader may use, and with the
-    /// adapter's own limits; with [`DeviceOptions::minimal`] as [`Context::open`] does.
+    /// Opens a device for arbitrary user shaders, with every feature that a compute shader may use and the adapter's
+    /// own limits. With [`DeviceOptions::minimal`], opens it like [`Context::open`].
     ///
     /// # Errors
     /// As [`Context::open`].
@@ -186,10 +186,10 @@ impl Context {
         Self::request(&adapter, features, limits, profile, timing)
     }
 
-    /// Opens the same adapter once more, after this device was lost. Nothing that was made on this one is valid there.
+    /// Opens the same adapter again after this device was lost. Objects of this device are not valid on the new one.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] if the adapter is gone, [`Error::Gpu`] if the driver refuses the device.
+    /// [`Error::NoAdapter`] if the adapter is gone, [`Error::Gpu`] if the driver can't open the device.
     pub fn reopen(&self) -> Result<Self> {
         let adapter = adapter::same(&self.info)?;
         let (features, limits) = (self.device.features(), self.device.limits());
@@ -211,14 +211,14 @@ impl Context {
             required_features: features,
             required_limits: limits,
             experimental_features: if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-                // SAFETY: the kernels that use them are valid by naga's rules, load and store inside of their buffers,
-                // and take part only after a comparison with the naive kernel.
+                // SAFETY: the kernels that use them are valid by naga's rules, load and store within their buffers, and
+                // are used only after a comparison with the naive kernel.
                 unsafe { wgpu::ExperimentalFeatures::enabled() }
             } else {
                 wgpu::ExperimentalFeatures::disabled()
             },
-            // Small blocks: whatever is larger has memory of its own, which goes back when it is freed. Weights
-            // that are being prepared and targets leave holes in large blocks that later tensors do not fit into.
+            // Small blocks, so larger allocations get memory of their own, which is returned when freed. Weights in
+            // preparation and targets would leave holes in large blocks that later tensors do not fit into.
             memory_hints: wgpu::MemoryHints::Manual {
                 suballocated_device_memory_block_size: 8 << 20..16 << 20,
             },
@@ -232,7 +232,7 @@ impl Context {
         let sink = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error| {
             let mut faults = sink.lock().unwrap_or_else(PoisonError::into_inner);
-            // The first error is the cause; what follows is usually its echo.
+            // The first error is the cause; later ones usually follow from it.
             faults.error.get_or_insert(error);
         }));
         let sink = faults.clone();
@@ -255,46 +255,46 @@ impl Context {
         })
     }
 
-    /// wgpu's device, for the modules that create objects on it.
+    /// Returns wgpu's device, for the modules that create objects on it.
     pub fn device(&self) -> &wgpu::Device {
         &self.device
     }
 
-    /// wgpu's queue.
+    /// Returns wgpu's queue.
     pub fn queue(&self) -> &wgpu::Queue {
         &self.queue
     }
 
-    /// The adapter's own description.
+    /// Returns the adapter's own description.
     pub fn info(&self) -> &wgpu::AdapterInfo {
         &self.info
     }
 
-    /// What kernels choose by.
+    /// Returns the device properties that the choice of kernels depends on.
     pub fn profile(&self) -> &Profile {
         &self.profile
     }
 
-    /// Makes the device look smaller than it is: `change` may lower the limits of the profile, which
-    /// everything above the device goes by. Hidden: for tests of what happens at a limit.
+    /// Makes the device appear smaller: `change` may lower the limits of the profile, which all other modules rely on.
+    /// Hidden: for tests of limits.
     #[doc(hidden)]
     pub fn restrict(&mut self, change: impl FnOnce(&mut Profile)) {
         change(&mut self.profile);
     }
 
-    /// Makes the device look lost from now on. Hidden: for tests of what is done then.
+    /// Makes the device appear lost from now on. Hidden: for tests of lost devices.
     #[doc(hidden)]
     pub fn lose(&self) {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         faults.lost.get_or_insert_with(|| "by a test".to_owned());
     }
 
-    /// One line that names adapter, backend and driver.
+    /// Names adapter, backend and driver in one line.
     pub fn describe(&self) -> String {
         adapter::describe(&self.info)
     }
 
-    /// Turns whatever the device reported since the last call into a typed error.
+    /// Turns an error that the device reported since the last call into a typed error.
     ///
     /// # Errors
     /// [`Error::DeviceLost`], [`Error::OutOfMemory`] or [`Error::Gpu`]; `what` names the step.
@@ -310,7 +310,7 @@ impl Context {
         }
     }
 
-    /// Like [`Context::check`], after an allocation of `bytes`.
+    /// Checks like [`Context::check`], after an allocation of `bytes` bytes.
     pub(super) fn check_allocation(&self, what: &str, bytes: u64) -> Result<()> {
         match self.check(what) {
             Err(Error::OutOfMemory { .. }) => Err(out_of_memory(what, bytes)),
@@ -318,7 +318,7 @@ impl Context {
         }
     }
 
-    /// Submits recorded commands and reports what went wrong in them.
+    /// Submits recorded commands and reports their errors.
     ///
     /// # Errors
     /// As [`Context::check`].
@@ -338,7 +338,7 @@ impl Context {
         Ok(fence)
     }
 
-    /// Has all writes that were queued done, and waits for them.
+    /// Submits all queued writes and waits for them.
     ///
     /// # Errors
     /// As [`Context::wait`].
@@ -346,48 +346,49 @@ impl Context {
         self.wait(&Fence::new(&self.queue, self.queue.submit([])), what)
     }
 
-    /// From now on everything is traced; the first call counts.
+    /// Starts tracing all work. Only the first call has an effect.
     pub fn start_trace(&self) -> Arc<Trace> {
         self.trace.get_or_init(Arc::default).clone()
     }
 
-    /// The trace, if one was started.
+    /// Returns the trace, if one was started.
     pub fn trace(&self) -> Option<&Trace> {
         self.trace.get().map(Arc::as_ref)
     }
 
-    /// How often the host has waited for the device so far. Hidden: for tests of what should not wait.
+    /// Number of times that the host has waited for the device. Hidden: for tests of code that should not wait.
     #[doc(hidden)]
     pub fn waits(&self) -> u64 {
         self.waits.load(Ordering::Relaxed)
     }
 
-    /// How many recordings were submitted so far. Hidden: for tests of how work is split.
+    /// Number of submissions so far. Hidden: for tests of how work is split.
     #[doc(hidden)]
     pub fn submissions(&self) -> u64 {
         self.submissions.load(Ordering::Relaxed)
     }
 
-    /// Longest time that one submission should take.
+    /// Maximum time that one submission should take.
     pub(crate) fn submission_limit(&self) -> Option<Duration> {
         self.timing.longest
     }
 
-    /// Gives up a device that hangs: its queue is never released, because that would wait for the device without a limit.
+    /// Gives up a device that hangs: its queue is never released, because that would wait for the device without a
+    /// limit.
     fn give_up(&self) {
         GIVEN_UP.store(true, Ordering::SeqCst);
         std::mem::forget((self.device.clone(), self.queue.clone()));
     }
 
-    /// Waits until this work is done.
+    /// Waits until this work is complete.
     ///
     /// # Errors
-    /// [`Error::Timeout`] after [`DeviceOptions::patience`], else as [`Context::check`].
+    /// [`Error::Timeout`] after [`DeviceOptions::patience`], otherwise as [`Context::check`].
     pub fn wait(&self, fence: &Fence, what: &str) -> Result<()> {
         self.block_on(fence, what, fence.done())
     }
 
-    /// Waits for something that comes with this work or soon after.
+    /// Waits for a future that completes with this work or soon after it.
     pub(super) fn block_on<T>(
         &self,
         fence: &Fence,
@@ -419,8 +420,7 @@ fn wanted_features() -> wgpu::Features {
     wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY
 }
 
-/// What a compute shader may use where the adapter has it. Experimental features need an unsafe promise, and are
-/// left out.
+/// Optional features that a compute shader may use. Experimental features need an unsafe promise and are left out.
 fn shader_features() -> wgpu::Features {
     use wgpu::Features as F;
     wanted_features()
@@ -438,11 +438,11 @@ fn shader_features() -> wgpu::Features {
         | F::MEMORY_DECORATION_VOLATILE
 }
 
-/// Shaders get the size of what is bound as 32 bits: on Metal, which states no limit of its own, they would never reach the
-/// rest (gfx-rs/wgpu#10305). Vulkan and DirectX 12 have the same limit or a smaller one.
+/// Shaders get the size of what is bound as 32 bits: on Metal, which states no limit of its own, they would never reach
+/// the rest (gfx-rs/wgpu#10305). Vulkan and DirectX 12 have the same limit or a smaller one.
 const LARGEST_BINDING: u64 = i32::MAX as u64 / 16 * 16;
 
-/// WebGPU's default limits, raised to what the adapter has where the kernels can use more.
+/// Returns WebGPU's default limits, raised to the adapter's where kernels can use more.
 fn requested_limits(available: &wgpu::Limits, minimal: bool) -> wgpu::Limits {
     let defaults = wgpu::Limits::default();
     if minimal {

@@ -1,19 +1,20 @@
-//! GPUs that the machine has and that no adapter stands for: drivers that wgpu leaves out because they don't pass Vulkan's
-//! conformance tests, and on Linux GPUs without a Vulkan driver. For a message only, where no hardware adapter was found.
+//! GPUs that the machine has and that no adapter stands for: drivers that wgpu leaves out because they don't pass
+//! Vulkan's conformance tests, and on Linux GPUs without a Vulkan driver. For a message only, where no hardware adapter
+//! was found.
 
 use super::adapter::enumerate_with;
 use crate::escape::shown;
 use std::path::{Path, PathBuf};
 
-/// The variable that makes wgpu take drivers that don't pass the conformance tests.
+/// Environment variable that makes wgpu accept drivers that don't pass the conformance tests.
 const ALLOW: &str = "WGPU_ALLOW_UNDERLYING_NONCOMPLIANT_ADAPTER=1";
 
-/// A GPU that Linux knows.
+/// A GPU detected by Linux.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum LinuxGpu {
-    /// A PCI device of a maker of GPUs, and its render node if this process may not open it.
+    /// A PCI device of a GPU maker, and its render node if this process may not open it.
     Pci { maker: Maker, closed: Option<PathBuf> },
-    /// The GPU of the Windows that this Linux runs in (WSL).
+    /// The GPU of the Windows host (WSL).
     Windows,
 }
 
@@ -25,7 +26,8 @@ enum Maker {
 }
 
 impl Maker {
-    /// By PCI vendor. Others, such as the display adapters of servers and virtual machines, have no Vulkan driver.
+    /// Returns the maker with this PCI vendor number. Others, such as the display adapters of servers and virtual
+    /// machines, have no Vulkan driver.
     fn of(vendor: u32) -> Option<Self> {
         match vendor {
             0x10de => Some(Self::Nvidia),
@@ -44,33 +46,33 @@ impl Maker {
     }
 }
 
-/// One sentence or two for each GPU that could be used and is not, with the remedy. Call it only where no hardware adapter
-/// was found: on Linux it then takes microseconds on a machine without a GPU. Where there is one, and on other systems,
-/// adapters are listed a second time.
+/// One sentence or two for each GPU that could be used and is not, with the remedy. Call it only where no hardware
+/// adapter was found: on Linux it then takes microseconds on a machine without a GPU. Where there is one, and on other
+/// systems, adapters are listed a second time.
 pub fn hidden_gpus() -> Vec<String> {
     let known = if cfg!(target_os = "linux") { Some(linux_gpus(Path::new("/"))) } else { None };
     if known.as_ref().is_some_and(Vec::is_empty) {
         return Vec::new();
     }
-    // Only a hint is lost if a driver fails here.
+    // If a driver fails here, only a hint is lost.
     let all = enumerate_with(wgpu::InstanceFlags::ALLOW_UNDERLYING_NONCOMPLIANT_ADAPTER).unwrap_or_default();
     let all: Vec<wgpu::AdapterInfo> = all.iter().map(wgpu::Adapter::get_info).collect();
     messages(&hardware(&all), &known.unwrap_or_default())
 }
 
-/// Names of the hardware adapters. As none was found without the flag, all of these were left out.
+/// Returns the names of the hardware adapters. None was found without the flag, so wgpu had excluded all of these.
 fn hardware(all: &[wgpu::AdapterInfo]) -> Vec<String> {
     let hardware = all.iter().filter(|info| info.device_type != wgpu::DeviceType::Cpu);
     hardware.map(|info| format!("{} (driver {})", info.name, info.driver)).collect()
 }
 
-/// A GPU that wgpu leaves out explains those that Linux knows; else these have no driver.
+/// Returns the messages. GPUs excluded by wgpu account for those detected by Linux; without any, these have no driver.
 fn messages(left_out: &[String], known: &[LinuxGpu]) -> Vec<String> {
     if !left_out.is_empty() {
         let message = |name: &String| {
             format!(
-                "THIS MACHINE HAS A GPU THAT IS NOT USED: {name}. Its driver does not pass Vulkan's conformance tests and is left \
-                 out; set {ALLOW} to use it, and run `mirage kernels test` first, which shows whether its results are correct"
+                "THIS MACHINE HAS A GPU THAT IS NOT USED: {name}. Its driver does not pass Vulkan's conformance tests and is \
+                 ignored; set {ALLOW} to use it, and run `mirage kernels test` first to check its results"
             )
         };
         return left_out.iter().map(message).collect();
@@ -113,7 +115,7 @@ impl LinuxGpu {
     }
 }
 
-/// The GPUs below `/sys/class/drm` of this root, one for each maker, and that of WSL.
+/// Lists the GPUs in `/sys/class/drm` below this root, one per maker, and that of WSL.
 fn linux_gpus(root: &Path) -> Vec<LinuxGpu> {
     let mut gpus = Vec::new();
     let entries = std::fs::read_dir(root.join("sys/class/drm")).into_iter().flatten().flatten();
@@ -134,13 +136,13 @@ fn linux_gpus(root: &Path) -> Vec<LinuxGpu> {
     gpus
 }
 
-/// `card0`, not its connectors, such as `card0-HDMI-A-1`.
+/// True for a card, such as `card0`, but not its connectors, such as `card0-HDMI-A-1`.
 fn is_card(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("card"));
     name.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The card's render node, if it is there and may not be opened.
+/// Returns the card's render node, if it exists but this process may not open it.
 fn closed_node(root: &Path, card: &Path) -> Option<PathBuf> {
     let names = std::fs::read_dir(card.join("device/drm")).ok()?.flatten().map(|entry| entry.file_name());
     let node = names.into_iter().find(|name| name.to_string_lossy().starts_with("renderD"))?;

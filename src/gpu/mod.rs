@@ -1,5 +1,5 @@
-//! The device: choosing an adapter, memory, pipelines, waiting. The only module that talks to wgpu's
-//! instance and adapter; everything above works through [`Context`].
+//! The device: choice of the adapter, memory, pipelines, waiting. The only module that uses wgpu's instance and
+//! adapter; all other modules work through [`Context`].
 
 mod adapter;
 mod budget;

@@ -8,23 +8,23 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// All that makes a pipeline what it is.
+/// Everything that defines a pipeline.
 #[derive(Debug, Clone)]
 pub struct PipelineKey {
     /// Name for labels and messages, e.g. `conv_tiles/forward 8x16`.
     pub label: String,
     /// Final WGSL.
     pub source: Arc<str>,
-    /// True if the source is the program's own, and not a user's.
+    /// True if the source is built in, not a user's.
     pub built_in: bool,
-    /// Entry point.
+    /// Name of the entry point.
     pub entry: &'static str,
-    /// What is bound where, as reflected from the source.
+    /// Layout of the bindings, reflected from the source.
     pub layout: Vec<wgpu::BindGroupLayoutEntry>,
 }
 
 impl PipelineKey {
-    /// Hash of what decides the machine code.
+    /// Hash of everything that determines the machine code.
     fn hash(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (&self.source, self.built_in, self.entry).hash(&mut hasher);
@@ -41,19 +41,19 @@ pub struct Pipeline {
     pub layout: wgpu::BindGroupLayout,
 }
 
-/// Pipelines by content: graphs that are rebuilt (another size, another scale) find theirs again.
+/// Pipelines by content, so rebuilt graphs (another size, another scale) can reuse them.
 #[derive(Debug, Default)]
 pub struct PipelineCache {
     compiled: Mutex<HashMap<u64, Arc<Pipeline>>>,
 }
 
 impl PipelineCache {
-    /// The pipelines of these keys, in order; those not yet there are compiled on all cores.
+    /// Returns the pipelines of these keys, in order. Missing ones are compiled on all cores.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if the API refuses a shader or a pipeline.
+    /// [`Error::Gpu`] if the API rejects a shader or a pipeline.
     pub fn get(&self, context: &Context, keys: &[PipelineKey]) -> Result<Vec<Arc<Pipeline>>> {
-        // Sources are long and a plan has hundreds of dispatches: each key is hashed once.
+        // Sources are long and a plan has hundreds of dispatches, so each key is hashed only once.
         let hashes: Vec<u64> = keys.iter().map(PipelineKey::hash).collect();
         let mut missing: Vec<(u64, &PipelineKey)> = Vec::new();
         {
@@ -64,7 +64,7 @@ impl PipelineCache {
                 }
             }
         }
-        // The longest first, each thread taking the next: so that none is left with the longest at the end.
+        // Longest first, so no thread is left with the longest one at the end.
         missing.sort_by_key(|(_, key)| std::cmp::Reverse(key.source.len()));
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let fresh = Mutex::new(Vec::with_capacity(missing.len()));
@@ -80,7 +80,7 @@ impl PipelineCache {
                 });
             }
         });
-        // wgpu hands out a pipeline even where it reports an error: none of these is kept then.
+        // wgpu returns a pipeline even if it reports an error, so nothing is kept in that case.
         context.check("compiling the kernels")?;
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         compiled.extend(fresh.into_inner().unwrap_or_else(PoisonError::into_inner));
@@ -101,17 +101,17 @@ impl PipelineCache {
         self.compiled.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
-    /// Releases all pipelines but those with these hashes.
+    /// Releases all pipelines except those with these hashes.
     pub fn keep(&self, hashes: &HashSet<u64>) {
         self.compiled.lock().unwrap_or_else(PoisonError::into_inner).retain(|hash, _| hashes.contains(hash));
     }
 
-    /// How many pipelines were compiled so far.
+    /// Number of compiled pipelines.
     pub fn len(&self) -> usize {
         self.compiled.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// True if none was compiled yet.
+    /// True if no pipeline has been compiled.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -140,7 +140,7 @@ fn create(context: &Context, key: &PipelineKey) -> Pipeline {
         module: &module,
         entry_point: Some(key.entry),
         compilation_options: wgpu::PipelineCompilationOptions {
-            // Every kernel that has workgroup memory writes it before it reads it; tests poison it.
+            // Kernels write workgroup memory before they read it; tests poison it.
             zero_initialize_workgroup_memory: false,
             ..Default::default()
         },
@@ -149,8 +149,8 @@ fn create(context: &Context, key: &PipelineKey) -> Pipeline {
     Pipeline { compute, layout }
 }
 
-/// A module whose loops have no counter that ends them should they never end. On an NVIDIA H200 the counters cost the
-/// products of Winograd's method a fifth of their time. All other checks stay.
+/// Creates a module without the loop counters that end infinite loops. On an NVIDIA H200 the counters took a fifth of
+/// the time of Winograd's products. All other checks stay.
 #[allow(unsafe_code, reason = "wgpu can't know that the loops end")]
 fn without_loop_counters(
     device: &wgpu::Device,
@@ -158,7 +158,7 @@ fn without_loop_counters(
 ) -> wgpu::ShaderModule {
     let mut checks = wgpu::ShaderRuntimeChecks::checked();
     checks.force_loop_bounding = false;
-    // SAFETY: only for shaders of the program itself. Each of their loops counts up or down to a limit that does not
+    // SAFETY: only used for built-in shaders. Each of their loops counts up or down to a limit that does not
     // change (`tests/kernels/variants.rs` checks the form), in steps that are constants or sizes of at least 1.
     unsafe { device.create_shader_module_trusted(descriptor, checks) }
 }

@@ -1,9 +1,9 @@
-//! What kernels choose by: the family, the precision, and what a device can do.
+//! Properties that the choice of kernels depends on: family, precision and the device's capabilities.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Which family of kernels a run uses where an op has several.
+/// Family of kernels that a run uses for ops that have several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Family {
@@ -14,11 +14,11 @@ pub enum Family {
     Texture,
     /// Blocks in shared memory, fed from storage buffers: GPUs, and other software drivers.
     Buffer,
-    /// The reference kernels.
+    /// The naive reference kernels.
     Naive,
 }
 
-/// In what precision a run computes.
+/// Precision of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -26,39 +26,39 @@ pub enum Precision {
     /// Everything in f32.
     #[default]
     Single,
-    /// Weights in f16 in the device's memory where the kernels can (fully connected layers; convolutions of the buffer
-    /// family): half the memory and traffic, for rounding of 2^-11. Arithmetic is f32.
+    /// Weights are stored in f16 in device memory if the kernel supports it (fully connected layers; convolutions of
+    /// the buffer family): half the memory and traffic, at a rounding error of 2^-11. Arithmetic is f32.
     HalfWeights,
-    /// The same, and where the device has cooperative matrices their kernels may be chosen by measurement: products of
-    /// f16, sums in f32.
+    /// Like [`Precision::HalfWeights`]. If the device has cooperative matrices, tuning may also choose their kernels:
+    /// products of f16, sums in f32.
     Half,
 }
 
-/// Cooperative matrices of a device: the invocations of a subgroup hold them and multiply them together.
+/// Cooperative matrices of a device: the invocations of a subgroup hold and multiply them together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CoopMatrix {
     /// Rows and columns of both factors and of the sum: 8 or 16.
     pub side: u32,
-    /// Invocations of a workgroup that holds all of a subgroup: the largest size of one.
+    /// Invocations of a workgroup that holds a whole subgroup: the largest subgroup size.
     pub lanes: u32,
 }
 
 impl CoopMatrix {
-    /// What kernels on them need of a device.
+    /// Device features that kernels with cooperative matrices need.
     pub const FEATURES: wgpu::Features =
         wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
 
-    /// Those of an adapter.
+    /// Returns the cooperative matrices of an adapter.
     pub(super) fn of(adapter: &wgpu::Adapter) -> Option<Self> {
         let info = adapter.get_info();
-        // Apple's have 32 lanes, wherever they have matrices; wgpu states the most that Metal knows.
+        // Apple GPUs with matrices have 32 lanes; wgpu reports the maximum that Metal allows.
         let lanes = if info.backend == wgpu::Backend::Metal { 32 } else { info.subgroup_max_size };
         let found = Self::choose(&adapter.cooperative_matrix_properties(), lanes);
         found.filter(|_| adapter.features().contains(Self::FEATURES))
     }
 
-    /// Those of an adapter with these properties and subgroups of up to `lanes` invocations: the larger side. `None`
-    /// without one that multiplies f16, adds up in f32 and is square.
+    /// Chooses among the matrices of an adapter with subgroups of up to `lanes` invocations: the larger side. `None` if
+    /// none is square, multiplies f16 and accumulates in f32.
     pub fn choose(properties: &[wgpu::CooperativeMatrixProperties], lanes: u32) -> Option<Self> {
         use wgpu::CooperativeScalarType::{F16, F32};
         let has = |side: u32| {
@@ -73,30 +73,30 @@ impl CoopMatrix {
     }
 }
 
-/// What kernels may choose by. Nothing else about the device reaches them.
+/// The device properties that the choice of kernels may depend on, and no others.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
     /// True for the CPU device: ops run as CPU functions ([`crate::ops::Op::cpu`]) and no limit below applies.
     pub cpu: bool,
-    /// True to use no kernel that trades accuracy for speed (Winograd convolution).
+    /// True to exclude kernels that trade accuracy for speed (Winograd convolution).
     pub exact: bool,
-    /// What may be kept and multiplied in f16.
+    /// Which values may be stored and multiplied in f16.
     pub precision: Precision,
-    /// Cooperative matrices of f16 that are added up in f32, where the device has them and the precision allows it.
+    /// Cooperative matrices of f16 with sums in f32, if the device has them and the precision allows them.
     pub coop_matrix: Option<CoopMatrix>,
-    /// Kernel family asked for; [`Profile::prefers`] resolves [`Family::Auto`].
+    /// Requested kernel family; [`Profile::prefers`] resolves [`Family::Auto`].
     pub family: Family,
     /// True if the device runs on the CPU.
     pub software: bool,
-    /// Subgroup size if the device supports subgroups and has just one size.
+    /// Subgroup size, if the device supports subgroups of a single size.
     pub lanes: Option<u32>,
     /// Largest side of a 2-D texture, in texels.
     pub max_texture_side: u32,
     /// Largest range of a storage buffer that one binding may cover, in bytes.
     pub max_binding: u64,
-    /// Bindings start at multiples of this many bytes, a power of two.
+    /// Alignment of bindings in bytes, a power of two.
     pub binding_alignment: u64,
-    /// Largest buffer, in bytes.
+    /// Largest size of a buffer, in bytes.
     pub max_buffer: u64,
     /// Largest number of workgroups along one axis of a dispatch.
     pub max_groups: u32,
@@ -104,13 +104,13 @@ pub struct Profile {
     pub max_workgroup_storage: u32,
     /// Largest number of invocations in one workgroup.
     pub max_invocations: u32,
-    /// Loop iterations of one invocation after which the driver silently goes on, if it does (see
+    /// Number of loop iterations of one invocation after which the driver silently ends its loops, if it does (see
     /// [`super::QUIRKS`]).
     pub loop_limit: Option<u32>,
 }
 
 impl Profile {
-    /// Refuses a buffer that is larger than the device allows.
+    /// Rejects a buffer that is larger than the device allows.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -125,7 +125,7 @@ impl Profile {
         })
     }
 
-    /// A hardware device with no more than WebGPU's default limits, which every device has, and without subgroups.
+    /// Describes a hardware device with WebGPU's default limits, which every device offers, and without subgroups.
     pub fn minimal() -> Self {
         Self {
             cpu: false,
@@ -146,7 +146,7 @@ impl Profile {
         }
     }
 
-    /// The CPU device, which has no limits.
+    /// Describes the CPU device, which has no limits.
     pub fn cpu() -> Self {
         Self {
             cpu: true,
@@ -167,13 +167,12 @@ impl Profile {
         }
     }
 
-    /// True if weights are kept in f16 in memory where the kernels can.
+    /// True if kernels that support it store weights in f16.
     pub fn half_weights(&self) -> bool {
         self.precision != Precision::Single
     }
 
-    /// True if kernels of this family should be preferred. Those of the texture family need one known subgroup
-    /// size.
+    /// True if kernels of this family should be preferred. The texture family needs a single known subgroup size.
     pub fn prefers(&self, family: Family) -> bool {
         let automatic = if self.software && self.lanes.is_some() { Family::Texture } else { Family::Buffer };
         family == if self.family == Family::Auto { automatic } else { self.family }

@@ -1,29 +1,29 @@
-//! Which query set a trace takes next.
+//! Reuse of a trace's query sets.
 
 use std::collections::VecDeque;
 
-/// Query sets at most: Metal has 32 for a whole process, and wgpu gives up the device that asks for more.
+/// Maximum number of query sets: Metal allows 32 per process, and wgpu loses the device if more are created.
 const MOST: usize = 8;
 
-/// A few query sets that are used again and again. A set is free, or held by what is recorded, or belongs to work that was
-/// submitted, which holds it until its stamps are read.
+/// A few query sets that are used again and again. A set is free, or held by what is recorded, or belongs to work that
+/// was submitted, which holds it until its stamps are read.
 #[derive(Debug)]
 pub(super) struct QueryPool<Set, Work> {
     free: Vec<Set>,
     made: usize,
-    /// The oldest first.
+    /// Submitted work, oldest first.
     submitted: VecDeque<Work>,
 }
 
-/// Where a query set comes from.
+/// Source of the next query set.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next<Set, Work> {
     Free(Set),
-    /// A new one is to be made.
+    /// A new one is to be created.
     New,
-    /// This work has it, and is to be waited for.
+    /// This work holds it and is to be waited for.
     Of(Work),
-    /// All are held by what was not submitted, for which a wait would never end.
+    /// Unsubmitted recordings hold all sets, so a wait would never end.
     Nowhere,
 }
 
@@ -34,7 +34,7 @@ impl<Set, Work> Default for QueryPool<Set, Work> {
 }
 
 impl<Set, Work> QueryPool<Set, Work> {
-    /// Takes a query set, or the work that has it.
+    /// Takes a query set, or the work that holds one.
     pub fn take(&mut self) -> Next<Set, Work> {
         if let Some(set) = self.free.pop() {
             return Next::Free(set);
@@ -46,17 +46,17 @@ impl<Set, Work> QueryPool<Set, Work> {
         self.submitted.pop_front().map_or(Next::Nowhere, Next::Of)
     }
 
-    /// Gives a set back.
+    /// Returns a set to the pool.
     pub fn give_back(&mut self, set: Set) {
         self.free.push(set);
     }
 
-    /// Hands over sets with the work that was submitted.
+    /// Adds submitted work, which holds its sets.
     pub fn submitted(&mut self, work: impl IntoIterator<Item = Work>) {
         self.submitted.extend(work);
     }
 
-    /// Takes all submitted work, the oldest first.
+    /// Takes all submitted work, oldest first.
     pub fn take_submitted(&mut self) -> VecDeque<Work> {
         std::mem::take(&mut self.submitted)
     }
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(pool.take(), Next::Nowhere);
         pool.submitted(["first", "second"]);
         assert_eq!(pool.take(), Next::Of("first"));
-        // One that was not used, or has been read, comes before any wait.
+        // A free set is used before any wait.
         pool.give_back("a set");
         assert_eq!(pool.take(), Next::Free("a set"));
         assert_eq!(pool.take(), Next::Of("second"));

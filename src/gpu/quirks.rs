@@ -1,38 +1,36 @@
-//! Faults of drivers that are worked around, all in one table. Nothing else in the program goes by a driver's
-//! name.
+//! The table of all driver faults that are worked around. Nothing else in the program depends on a driver's name.
 //!
-//! An entry says which drivers have the fault, what is done about it, and where it is known from. A test
-//! (`tests/kernels/quirks.rs`) shows on the present driver that the fault is there where the table says so, and absent
-//! elsewhere: an entry that is no longer needed fails.
+//! An entry lists the affected drivers, the workaround and the source. A test (`tests/kernels/quirks.rs`) checks that
+//! the present driver has a fault exactly if the table says so, so an entry that is no longer needed fails.
 
 /// A fault that some drivers have.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quirk {
     /// Name for messages, e.g. in `mirage devices`.
     pub name: &'static str,
-    /// The backend that it shows on.
+    /// Affected backend.
     pub backend: wgpu::Backend,
-    /// Vendor: the PCI number, or the one that Khronos gave.
+    /// Vendor: the PCI number, or the number assigned by Khronos.
     pub vendor: u32,
-    /// Part of the driver's name, case ignored.
+    /// Part of the driver's name, ignoring case.
     pub driver: &'static str,
-    /// First version that has it; `None`: all up to `until`.
+    /// First affected version; `None` for all versions before `until`.
     pub from: Option<Version>,
-    /// First version that has it no more; `None`: none is known.
+    /// First fixed version; `None` if none is known.
     pub until: Option<Version>,
-    /// What is wrong.
+    /// Description of the fault.
     pub reason: &'static str,
-    /// Where that is known from.
+    /// Source of the description.
     pub link: &'static str,
-    /// What is done about it.
+    /// Workaround.
     pub effect: Effect,
 }
 
-/// What an entry changes.
+/// Workaround of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Effect {
-    /// Sets [`super::Profile::loop_limit`]: long sums are cut up, and what can't be is refused.
+    /// Sets [`super::Profile::loop_limit`]: long sums are split; kernels that can't be split are rejected.
     LoopLimit(u32),
 }
 
@@ -43,14 +41,14 @@ pub struct Version(pub [u32; 3]);
 /// Vendor number of Mesa's software drivers (`VK_VENDOR_ID_MESA`).
 const MESA: u32 = 0x1_0005;
 
-/// All of them.
+/// All known faults.
 pub const QUIRKS: &[Quirk] = &[Quirk {
     name: "loops end after 65535 iterations",
     backend: wgpu::Backend::Vulkan,
     vendor: MESA,
     driver: "llvmpipe",
     from: None,
-    // The first version that was seen without it; 22.3.6 has it.
+    // First version observed without it; 22.3.6 has it.
     until: Some(Version([25, 0, 7])),
     reason: "the compiler counts the iterations of all loops of an invocation together, and silently ends each \
              loop when 65535 are used up (LP_MAX_TGSI_LOOP_ITERATIONS)",
@@ -59,13 +57,13 @@ pub const QUIRKS: &[Quirk] = &[Quirk {
 }];
 
 impl Version {
-    /// The version in a text such as `Mesa 22.3.6 (LLVM 15.0.6)`, if there is one.
+    /// Finds the version in a text such as `Mesa 22.3.6 (LLVM 15.0.6)`.
     pub fn find(text: &str) -> Option<Self> {
         let words = text.split(|c: char| !c.is_ascii_digit() && c != '.');
         words.filter_map(Self::parse).next()
     }
 
-    /// Two or more numbers with dots between them.
+    /// Parses two or more numbers separated by dots.
     fn parse(word: &str) -> Option<Self> {
         let mut numbers = word.split('.').map(str::parse::<u32>);
         let (first, second) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
@@ -75,8 +73,8 @@ impl Version {
 }
 
 impl Quirk {
-    /// True if this adapter's driver has the fault. A driver that does not report its version counts as having
-    /// what any version had.
+    /// True if this adapter's driver has the fault. A driver that does not report its version is assumed to have the
+    /// faults of every version.
     pub fn matches(&self, info: &wgpu::AdapterInfo) -> bool {
         let version = Version::find(&info.driver_info);
         let since = self.from.zip(version).is_none_or(|(from, version)| from <= version);
@@ -86,12 +84,12 @@ impl Quirk {
     }
 }
 
-/// The faults that this adapter's driver is known for.
+/// Returns the known faults of this adapter's driver.
 pub fn quirks(info: &wgpu::AdapterInfo) -> impl Iterator<Item = &'static Quirk> {
     QUIRKS.iter().filter(|quirk| quirk.matches(info))
 }
 
-/// The least loop limit of these faults, if any has one.
+/// Returns the smallest loop limit of the driver's faults, if any.
 pub(super) fn loop_limit(info: &wgpu::AdapterInfo) -> Option<u32> {
     quirks(info)
         .map(|quirk| match quirk.effect {

@@ -1,35 +1,36 @@
-//! Reading from the device: staging buffers that are used again, and values on their way.
+//! Read-backs from the device: reusable staging buffers, and values in transit.
 
 use super::Context;
 use super::wait::{Answer, Fence};
 use crate::error::{Error, Result};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Staging buffers for a limited number of reads of one size. What is read often goes through these: no allocation
-/// for each read, and no more memory than was planned.
+/// Staging buffers for a limited number of reads of one size. Frequent reads reuse them, which saves an allocation per
+/// read and bounds the memory.
 ///
-/// A read that is larger than the device's largest buffer, as a state may be, takes several, filled one after the other.
+/// A read that is larger than the device's largest buffer, as a state may be, takes several, filled one after the
+/// other.
 #[derive(Debug)]
 pub struct StagingPool {
     label: String,
     bytes: u64,
-    /// Size of each buffer of a read.
+    /// Size in bytes of each buffer of a read.
     sizes: Vec<u64>,
-    /// Reads at once.
+    /// Maximum number of reads at once.
     most: usize,
     home: Arc<Mutex<Home>>,
 }
 
 #[derive(Debug, Default)]
 struct Home {
-    /// The buffers of a read, for each that is not under way.
+    /// Free staging buffers, grouped by read.
     free: Vec<Vec<wgpu::Buffer>>,
-    /// For so many reads.
+    /// Number of reads that buffers were created for.
     made: usize,
 }
 
 impl StagingPool {
-    /// A pool for at most `most` reads of `bytes` at once, with no buffer made yet.
+    /// Creates a pool for at most `most` reads of `bytes` bytes at once. Buffers are created when needed.
     pub fn new(context: &Context, label: &str, bytes: u64, most: usize) -> Self {
         let sizes = staging_sizes(bytes, context.profile().max_buffer);
         Self { label: label.to_owned(), bytes, sizes, most, home: Arc::default() }
@@ -38,7 +39,8 @@ impl StagingPool {
     /// Records a copy of the start of `buffer` into free staging buffers.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if all of them are in use or too small, [`Error::OutOfMemory`] if a new one can't be allocated.
+    /// [`Error::Internal`] if all of them are in use or too small, [`Error::OutOfMemory`] if a new one can't be
+    /// allocated.
     pub fn copy(
         &self,
         context: &Context,
@@ -60,7 +62,7 @@ impl StagingPool {
     ) -> Result<RecordedCopy> {
         let lengths = parts.iter().map(|(_, _, bytes)| *bytes);
         if lengths.clone().sum::<u64>() > self.bytes {
-            return Err(Error::internal(self.label.clone(), "more is to be read than there is room for"));
+            return Err(Error::internal(self.label.clone(), "the values exceed the staging buffers"));
         }
         let lease = Lease { staging: self.free_or_new(context)?, home: self.home.clone() };
         for Piece { source, start, staging, offset, bytes } in pieces(lengths, self.sizes[0]) {
@@ -70,7 +72,7 @@ impl StagingPool {
         Ok(RecordedCopy { lease, bytes: self.bytes as usize, label: self.label.clone() })
     }
 
-    /// The buffers for a read.
+    /// Returns the buffers for a read.
     fn free_or_new(&self, context: &Context) -> Result<Vec<wgpu::Buffer>> {
         {
             let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,34 +91,34 @@ impl StagingPool {
         self.sizes.iter().map(|bytes| context.staging_buffer(&self.label, *bytes)).collect()
     }
 
-    /// How many buffers were made so far.
+    /// Number of buffers created so far.
     pub fn made(&self) -> usize {
         self.home.lock().unwrap_or_else(PoisonError::into_inner).made * self.sizes.len()
     }
 }
 
-/// Sizes of the staging buffers for a read: all but the last are as large as they may be, in multiples of 16, to which
-/// buffers are rounded up, so that together they take no more than one buffer would.
+/// Returns the sizes of the staging buffers for a read. All but the last have the largest multiple of 16 allowed.
+/// Buffers are rounded up to 16, so together they take no more memory than one buffer would.
 fn staging_sizes(bytes: u64, largest: u64) -> Vec<u64> {
     let full = (largest / 16 * 16).max(16);
     (0..bytes.div_ceil(full).max(1)).map(|index| full.min(bytes - index * full)).collect()
 }
 
-/// Bytes that go from one source into one staging buffer.
+/// A copy from one source into one staging buffer.
 #[derive(Debug, PartialEq, Eq)]
 struct Piece {
     source: usize,
-    /// Within what is read of the source.
+    /// Offset in the bytes to read from the source.
     start: u64,
     staging: usize,
     offset: u64,
     bytes: u64,
 }
 
-/// How sources of these lengths, one after the other, fill staging buffers of a size.
+/// Splits sources of these lengths, concatenated, into staging buffers of `size` bytes.
 fn pieces(lengths: impl Iterator<Item = u64>, size: u64) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    // In all staging buffers together.
+    // Position in the concatenation.
     let mut position = 0;
     for (source, length) in lengths.enumerate() {
         let mut start = 0;
@@ -131,7 +133,7 @@ fn pieces(lengths: impl Iterator<Item = u64>, size: u64) -> Vec<Piece> {
     pieces
 }
 
-/// Staging buffers of a read, which go back to their pool.
+/// Staging buffers of a read. They return to their pool on drop.
 #[derive(Debug)]
 struct Lease {
     staging: Vec<wgpu::Buffer>,
@@ -144,7 +146,7 @@ impl Drop for Lease {
     }
 }
 
-/// A recorded copy that waits for its submission.
+/// A recorded copy that is not yet submitted.
 #[derive(Debug)]
 pub struct RecordedCopy {
     lease: Lease,
@@ -153,7 +155,7 @@ pub struct RecordedCopy {
 }
 
 impl RecordedCopy {
-    /// Asks for the values, once the copy was submitted. Nothing waits until [`PendingRead::finish`].
+    /// Requests the values after the copy was submitted. Does not wait; [`PendingRead::finish`] does.
     pub fn read(self, fence: &Fence) -> PendingRead {
         let Self { lease, bytes, label } = self;
         let map = |staging: &wgpu::Buffer| {
@@ -169,19 +171,19 @@ impl RecordedCopy {
     }
 }
 
-/// Values on their way from the device.
+/// Values in transit from the device.
 #[derive(Debug)]
 pub struct PendingRead {
     lease: Lease,
     bytes: usize,
     fence: Fence,
-    /// Whether each staging buffer can be read, or why not.
+    /// Outcome of mapping each staging buffer.
     mapped: Vec<Answer<Result<(), String>>>,
     label: String,
 }
 
 impl PendingRead {
-    /// Waits for the copy, unless it has arrived, and returns the values.
+    /// Waits for the copy, if it has not arrived yet, and returns the values.
     ///
     /// # Errors
     /// [`Error::Timeout`], [`Error::DeviceLost`] or [`Error::Gpu`].
@@ -189,7 +191,7 @@ impl PendingRead {
         self.finish_as(context)
     }
 
-    /// The same for other values than f32.
+    /// Waits like [`PendingRead::finish`] and returns values of any plain type.
     ///
     /// # Errors
     /// As [`PendingRead::finish`].
@@ -198,11 +200,11 @@ impl PendingRead {
         if !self.mapped.iter().all(Answer::has_come) {
             return context.block_on(&self.fence, &self.label, self.values())?;
         }
-        // Why the values can't be read: a lost device refuses them, too.
+        // If the values can't be read, report a lost device as the cause.
         self.copy_out().or_else(|error| context.check(&self.label).and(Err(error)))
     }
 
-    /// The values, once they are there.
+    /// Returns the values once they have arrived.
     ///
     /// # Errors
     /// [`Error::Gpu`].
@@ -219,7 +221,7 @@ impl PendingRead {
         for staging in &self.lease.staging {
             let slice = staging.slice(..);
             let view = slice.get_mapped_range().map_err(|error| self.refused(error.to_string()))?;
-            // The last one has padding behind the values.
+            // In the last buffer, padding follows the values.
             let count = rest.len().min(view.len());
             let (here, behind) = rest.split_at_mut(count);
             here.copy_from_slice(&view[..count]);
@@ -234,15 +236,15 @@ impl PendingRead {
 }
 
 impl Drop for PendingRead {
-    /// Ends the mapping, also one that was not waited for, so that the buffers can be used again.
+    /// Unmaps the buffers, even if they were not waited for, so they can be reused.
     fn drop(&mut self) {
         self.lease.staging.iter().for_each(wgpu::Buffer::unmap);
     }
 }
 
 impl Context {
-    /// Starts reading `bytes` from the start of `buffer`; the copy is queued after all work submitted so far
-    /// and nothing waits until [`PendingRead::finish`].
+    /// Starts reading `bytes` bytes from the start of `buffer`. The copy is queued after all work submitted so far.
+    /// Does not wait; [`PendingRead::finish`] does.
     ///
     /// # Errors
     /// As [`Context::check`].
@@ -253,7 +255,7 @@ impl Context {
         Ok(copy.read(&self.submit(encoder, label)?))
     }
 
-    /// Reads `count` f32 values from the start of `buffer`, waiting for them.
+    /// Reads `count` f32 values from the start of `buffer` and waits for them.
     ///
     /// # Errors
     /// As [`PendingRead::finish`].
@@ -261,7 +263,7 @@ impl Context {
         self.read_back(buffer, count as u64 * 4, label)?.finish(self)
     }
 
-    /// A buffer that the host can read, of at least `bytes` (rounded up to 16).
+    /// Creates a buffer of `bytes` bytes (rounded up to a multiple of 16) that the host can read.
     fn staging_buffer(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer> {
         let size = bytes.max(16).next_multiple_of(16);
         let staging = self.device().create_buffer(&wgpu::BufferDescriptor {
@@ -279,8 +281,8 @@ impl Context {
 mod tests {
     use super::*;
 
-    /// Source, start, staging buffer, offset and bytes of each piece, after the sizes of the staging buffers: none is
-    /// larger than the limit, and each is filled without gaps.
+    /// Returns the sizes of the staging buffers, and source, start, staging buffer, offset and bytes of each piece.
+    /// Checks that no buffer exceeds the limit and that each is filled without gaps.
     fn split(lengths: &[u64], largest: u64) -> (Vec<u64>, Vec<[u64; 5]>) {
         let bytes: u64 = lengths.iter().sum();
         let sizes = staging_sizes(bytes, largest);
@@ -310,7 +312,7 @@ mod tests {
 
     #[test]
     fn large_readback_is_split_by_bytes() {
-        // The second is larger than a buffer by itself.
+        // The second alone is larger than a buffer.
         let (sizes, pieces) = split(&[48, 100, 12], 64);
         assert_eq!(sizes, [64, 64, 32]);
         let expected =
@@ -322,7 +324,7 @@ mod tests {
             (sizes, pieces),
             (vec![64, 64], vec![[0, 0, 0, 0, 64], [1, 0, 1, 0, 32], [2, 0, 1, 32, 32]])
         );
-        // A limit that is no multiple of 16, as Vulkan's.
+        // A limit that is not a multiple of 16, as on Vulkan.
         assert_eq!(split(&[2_319_411_904], i32::MAX as u64).0, [2_147_483_632, 171_928_272]);
     }
 

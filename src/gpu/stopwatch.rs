@@ -4,7 +4,7 @@ use super::{Context, StagingPool};
 use crate::error::{Error, Result};
 use std::time::Instant;
 
-/// Times work on the device between two stamps, where it has timestamps.
+/// Times work on the device between two timestamps.
 #[derive(Debug)]
 pub struct Stopwatch {
     queries: wgpu::QuerySet,
@@ -14,7 +14,7 @@ pub struct Stopwatch {
 }
 
 impl Stopwatch {
-    /// A stopwatch with this many stamps; `None` if the device has no timestamps.
+    /// Creates a stopwatch with this many stamps; `None` if the device has no timestamps.
     ///
     /// # Errors
     /// As [`Context::check`].
@@ -45,8 +45,8 @@ impl Stopwatch {
         }))
     }
 
-    /// Records one stamp: when all that was recorded before is done. (The end of an empty pass: stamps anywhere
-    /// else are no portable feature.)
+    /// Records one stamp, taken when all previously recorded work is complete. (It is the end of an empty pass: stamps
+    /// elsewhere are not portable.)
     pub fn stamp(&self, encoder: &mut wgpu::CommandEncoder, index: u32) {
         drop(encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some("timestamp"),
@@ -58,7 +58,7 @@ impl Stopwatch {
         }));
     }
 
-    /// Submits what was recorded, waits for it, and returns the stamps in seconds from the first.
+    /// Submits the recorded commands, waits for them, and returns the stamps in seconds since the first.
     ///
     /// # Errors
     /// As [`Context::wait`].
@@ -69,16 +69,17 @@ impl Stopwatch {
         let ticks: Vec<u64> = copy.read(&submission).finish_as(context)?;
         let period = f64::from(context.queue().get_timestamp_period()) * 1e-9;
         let Some(&first) = ticks.first() else {
-            return Err(Error::gpu(what, "no timestamp came back"));
+            return Err(Error::gpu(what, "no timestamp was returned"));
         };
-        // A driver may let its clock run backwards; then the difference is of no use, and negative.
+        // A driver's clock may run backwards; the difference is then negative and meaningless.
         Ok(ticks.iter().map(|tick| tick.wrapping_sub(first) as i64 as f64 * period).collect())
     }
 }
 
 impl Context {
-    /// Records commands so often, submits them at once and waits for them. Seconds of one run: by wall clock, and by
-    /// the device if there is a watch of two stamps and what it says is credible (some drivers return zeros).
+    /// Records commands `runs` times, submits them together and waits for them. Returns the seconds per run by wall
+    /// clock, and by the device's clock if a watch with two stamps is given and its time is credible (some drivers
+    /// return zeros).
     ///
     /// # Errors
     /// As [`Context::wait`].

@@ -1,7 +1,7 @@
-//! A trace of a run, to be looked at in Perfetto or Chrome: what the host does and when, what it submits and waits
-//! for, and what each dispatch takes on the device.
+//! A trace of a run for Perfetto or Chrome: the host's work, submissions and waits, and the time of each dispatch on
+//! the device.
 //!
-//! Tracing costs: each dispatch is a pass of its own, with a timestamp at both ends.
+//! Tracing slows a run down: each dispatch is a pass of its own, with a timestamp at both ends.
 
 use super::query_pool::{Next, QueryPool};
 use super::wait::Fence;
@@ -14,12 +14,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Instant;
 
-/// Stamps of one query set, at most: WebGPU's limit.
+/// Maximum number of stamps of a query set: WebGPU's limit.
 const MOST_STAMPS: usize = 4096;
-/// The lane of what runs on the device; host threads count from 1.
+/// Lane of the device; host threads are numbered from 1.
 const DEVICE: u32 = 0;
 
-/// What has happened so far. All methods take `&self`; any thread may add to it.
+/// Events recorded so far. All methods take `&self`; any thread may add events.
 #[derive(Debug)]
 pub struct Trace {
     begin: Instant,
@@ -33,12 +33,12 @@ struct State {
     recorded: Vec<Recorded>,
     queries: QueryPool<Queries, Running>,
     measured: Vec<Measured>,
-    /// Recordings for which there were no stamps.
+    /// Number of recordings that got no stamps.
     unmeasured: usize,
     fault: Option<Error>,
 }
 
-/// Something with a beginning and an end, in seconds from the trace's beginning.
+/// An event with start and end, in seconds since the trace began.
 #[derive(Debug)]
 struct Span {
     name: String,
@@ -48,15 +48,15 @@ struct Span {
     end: f64,
 }
 
-/// A dispatch with a stamp at both ends.
+/// A dispatch with stamps at both ends.
 #[derive(Debug)]
 struct Stamped {
     label: String,
-    /// True if copies were recorded before it: they stand between the passes and have no stamps of their own.
+    /// True if copies were recorded before it. They lie between the passes and have no stamps.
     after_copies: bool,
 }
 
-/// What the device writes stamps to, and what they are read through.
+/// The query set that the device writes stamps to, and the buffers to read them.
 #[derive(Debug)]
 struct Queries {
     set: wgpu::QuerySet,
@@ -84,7 +84,7 @@ impl Queries {
     }
 }
 
-/// Stamped dispatches that are recorded and not yet submitted.
+/// Stamped dispatches that are recorded but not yet submitted.
 #[derive(Debug)]
 struct Recorded {
     queries: Queries,
@@ -92,7 +92,7 @@ struct Recorded {
     copy: super::RecordedCopy,
 }
 
-/// The same on the device.
+/// Stamped dispatches that are submitted.
 #[derive(Debug)]
 struct Running {
     queries: Queries,
@@ -101,7 +101,7 @@ struct Running {
     stamps: PendingRead,
 }
 
-/// The same with its stamps.
+/// Stamped dispatches whose stamps have been read.
 #[derive(Debug)]
 struct Measured {
     dispatches: Vec<Stamped>,
@@ -117,13 +117,13 @@ pub struct Stamps {
 }
 
 impl Stamps {
-    /// How many more dispatches there is room for.
+    /// Number of dispatches that can still be stamped.
     pub fn room(&self) -> usize {
         MOST_STAMPS / 2 - self.dispatches.len()
     }
 
-    /// Begins a pass whose time is one span of the device; with `after_copies` what lies between it and the pass
-    /// before is another.
+    /// Begins a pass whose time is one span of the device. With `after_copies`, the time between it and the previous
+    /// pass is another span.
     pub fn pass<'a>(
         &mut self,
         encoder: &'a mut wgpu::CommandEncoder,
@@ -182,23 +182,23 @@ impl Trace {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a span of the host, which ends when the answer is dropped. `kind` is its category.
+    /// Begins a span of the host. It ends when the returned guard is dropped. `kind` is its category.
     pub fn host(&self, kind: &'static str, name: impl Into<String>) -> Open<'_> {
         Open { trace: self, name: name.into(), kind, lane: None, start: self.now() }
     }
 
-    /// Begins a span of a device that runs on the host, which ends when the answer is dropped.
+    /// Begins a span of a device that runs on the host. It ends when the returned guard is dropped.
     pub fn device(&self, name: impl Into<String>) -> Open<'_> {
         Open { trace: self, name: name.into(), kind: "device", lane: Some(DEVICE), start: self.now() }
     }
 
-    /// Keeps the first thing that went wrong, for [`Trace::save`]: a run does not end because its trace does.
+    /// Keeps the first error for [`Trace::save`]: a failing trace does not end the run.
     fn fail(&self, error: Error) {
         self.state().fault.get_or_insert(error);
     }
 
-    /// Stamps for a recording; `None` if the device has no timestamps, or the trace has failed, or all query sets are held
-    /// by what was not submitted. Else the oldest submitted work is waited for where no set is free.
+    /// Stamps for a recording; `None` if the device has no timestamps, or the trace has failed, or all query sets are
+    /// held by what was not submitted. Else the oldest submitted work is waited for where no set is free.
     pub fn stamps(&self, context: &Context) -> Option<Stamps> {
         if !context.device().features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             return None;
@@ -210,7 +210,7 @@ impl Trace {
             }
             state.queries.take()
         };
-        // The state is not locked here: waiting is traced, too.
+        // The state must not be locked here, because waiting is traced too.
         let queries = match next {
             Next::Free(queries) => Ok(queries),
             Next::New => Queries::new(context),
@@ -229,7 +229,7 @@ impl Trace {
         }
     }
 
-    /// Records the reading of stamps; they count from the next submission on.
+    /// Records the resolution and copy of stamps. They belong to the next submission.
     pub fn recorded(&self, context: &Context, encoder: &mut wgpu::CommandEncoder, stamps: Stamps) {
         let Stamps { queries, dispatches } = stamps;
         if dispatches.is_empty() {
@@ -243,7 +243,7 @@ impl Trace {
         }
     }
 
-    /// Waits for stamps and keeps them; the answer is what they went through.
+    /// Waits for stamps and keeps them. Returns the query set for reuse.
     fn read(&self, context: &Context, running: Running) -> Result<Queries> {
         let Running { queries, dispatches, submitted, stamps } = running;
         let mut ticks: Vec<u64> = stamps.finish_as(context)?;
@@ -253,7 +253,7 @@ impl Trace {
         Ok(queries)
     }
 
-    /// Notes that what was recorded is submitted: `started` is when the submission began.
+    /// Marks the recorded dispatches as submitted. `started` is the time at which the submission began.
     pub(super) fn submitted(&self, started: Instant, fence: &Fence) {
         let submitted = started.saturating_duration_since(self.begin).as_secs_f64();
         let mut state = self.state();
@@ -267,11 +267,11 @@ impl Trace {
         state.queries.submitted(running);
     }
 
-    /// Waits for what is still on the graphics device, if it was traced, and writes the trace, in Chrome's format.
-    /// `device` names the device. A file that exists is replaced only with `replace`.
+    /// Waits for traced work on the graphics device and writes the trace in Chrome's format. `device` names the device.
+    /// Replaces an existing file only if `replace` is true.
     ///
-    /// The device's clock is set by the submissions: as early as it can be without any dispatch starting before its
-    /// submission.
+    /// The device's clock is aligned with the host's by the submissions: as early as possible without any dispatch
+    /// starting before its submission.
     ///
     /// # Errors
     /// If the device fails, [`Error::Io`], or [`Error::File`] if the file may not be replaced.
@@ -334,7 +334,7 @@ fn thread(lane: u32, name: &str) -> Value {
     json!({ "ph": "M", "name": "thread_name", "pid": 1, "tid": lane, "args": { "name": name } })
 }
 
-/// Times are microseconds in this format.
+/// Formats an event. The format's times are in microseconds.
 fn event(name: &str, kind: &str, lane: u32, start: f64, seconds: f64) -> Value {
     let micro = |seconds: f64| (seconds * 1e9).round() / 1e3;
     json!({ "ph": "X", "name": name, "cat": kind, "pid": 1, "tid": lane, "ts": micro(start), "dur": micro(seconds) })

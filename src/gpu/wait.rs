@@ -1,8 +1,8 @@
-//! Waiting: the only file that blocks on the device.
+//! Waiting for the device. No other file blocks on it.
 //!
-//! What takes time on the device is a future, completed by a callback of wgpu's. [`block_on`] waits for one on this
-//! thread and drives the device meanwhile; where an event loop does that, as in a browser, the futures can be awaited
-//! as they are.
+//! Work on the device is a future that a callback of wgpu completes. [`block_on`] waits for one on this thread and
+//! polls the device meanwhile. With an event loop that polls the device, as in a browser, the futures can be awaited
+//! directly.
 
 use crate::error::{Error, Result};
 use std::pin::pin;
@@ -11,12 +11,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// How long one wait may take before the device counts as hung, unless another limit is given. A software driver may
-/// need a minute for one iteration on a large picture; a GPU's own watchdog acts within seconds.
+/// Default time of one wait after which the device counts as hung. A software driver may need a minute for one
+/// iteration on a large picture; a GPU's own watchdog acts within seconds.
 pub(super) const LIMIT: Duration = Duration::from_secs(600);
-/// The device is driven for at most this long at a time, so that a lost one is noticed.
+/// Maximum time of one poll of the device, so a lost device is detected.
 const SLICE: Duration = Duration::from_secs(2);
-/// A callback that another thread is about to run is looked for again after this long.
+/// Time between checks for a callback that another thread is about to run.
 const MOMENT: Duration = Duration::from_millis(5);
 
 /// A value that a callback delivers. Clones share it, and each may be awaited.
@@ -36,7 +36,7 @@ impl<T> Clone for Answer<T> {
 }
 
 impl<T: Clone> Answer<T> {
-    /// An answer that has not come yet.
+    /// Creates an answer without a value.
     pub fn pending() -> Self {
         Self(Arc::new(Mutex::new(State { value: None, wakers: Vec::new() })))
     }
@@ -54,7 +54,7 @@ impl<T: Clone> Answer<T> {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// True if the value is there.
+    /// True if the value has been delivered.
     pub fn has_come(&self) -> bool {
         self.state().value.is_some()
     }
@@ -75,7 +75,7 @@ impl<T: Clone> Future for Answer<T> {
     }
 }
 
-/// Work that was submitted; done when the device has passed it.
+/// Marks submitted work; complete once the device has executed it.
 #[derive(Debug, Clone)]
 pub struct Fence {
     index: wgpu::SubmissionIndex,
@@ -83,7 +83,7 @@ pub struct Fence {
 }
 
 impl Fence {
-    /// The fence of the submission that the queue has just taken.
+    /// Creates the fence of the queue's latest submission.
     pub(super) fn new(queue: &wgpu::Queue, index: wgpu::SubmissionIndex) -> Self {
         let done = Answer::pending();
         let deliver = done.clone();
@@ -91,7 +91,7 @@ impl Fence {
         Self { index, done }
     }
 
-    /// Waits until the work is done.
+    /// Waits until the work is complete.
     pub async fn done(&self) {
         self.done.clone().await;
     }
@@ -105,11 +105,11 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits on this thread until a future is done, for no longer than the limit. Meanwhile `drive` advances it, each time for
-/// at most the duration that it is given.
+/// Waits on this thread until a future is done, for no longer than the limit. Meanwhile `drive` advances it, each time
+/// for at most the duration that it is given.
 ///
 /// # Errors
-/// [`Error::Timeout`] at the limit; what `drive` answers.
+/// [`Error::Timeout`] at the limit; errors of `drive`.
 pub(super) fn block_on<T>(
     what: &str,
     future: impl Future<Output = T>,
@@ -132,13 +132,13 @@ pub(super) fn block_on<T>(
     }
 }
 
-/// Lets this thread sleep until it is woken: for what needs no device of ours to get on.
+/// Parks this thread until it is woken: for futures that progress without polling the device.
 pub(super) fn sleep(slice: Duration) -> Result<()> {
     std::thread::park_timeout(slice);
     Ok(())
 }
 
-/// Has a device work up to a fence; `check` reports what has gone wrong on it.
+/// Returns a function that polls a device until it has passed a fence; `check` reports the device's errors.
 pub(super) fn drive<'a>(
     device: &'a wgpu::Device,
     fence: &'a Fence,
@@ -176,7 +176,7 @@ mod tests {
         std::thread::sleep(Duration::from_millis(20));
         answer.deliver(7);
         assert_eq!(thread.join().unwrap().unwrap(), 7);
-        // What has come needs no drive.
+        // A delivered value needs no polling.
         assert_eq!(block_on("another", other, |_| panic!("nothing to wait for"), LIMIT).unwrap(), 7);
     }
 
@@ -194,7 +194,7 @@ mod tests {
     fn drive_slices_never_exceed_the_remaining_time() {
         let slices = |limit| {
             let mut slices = Vec::new();
-            // Ended by an error, so that a slow machine is given as many slices as a fast one.
+            // Ends with an error, so slow and fast machines see the same number of slices.
             let drive = |slice: Duration| {
                 slices.push(slice);
                 if slices.len() == 3 {

@@ -1,28 +1,28 @@
-//! The gradient graph. Ops state their own adjoints, so nothing here knows any op but the sum.
+//! The gradient graph. Each op defines its own adjoint, so this module needs no op but the sum.
 
 use super::ir::{Graph, TensorId};
 use crate::error::{Error, Result};
 use crate::ops::{Add, AdjointOperand};
 use std::collections::HashMap;
 
-/// Pairs of a tensor and the tensor that holds the gradient flowing into it (for a loss: its weight).
+/// Pairs of a tensor and the tensor with its upstream gradient (for a loss: its weight).
 pub type Seeds = [(TensorId, TensorId)];
 
-/// Appends the gradient of `sum_i upstream_i * seed_i` with respect to `wrt`, and returns it; `None` if
-/// no seed depends on it.
+/// Appends the gradient of `sum_i upstream_i * seed_i` with respect to `wrt` and returns it; `None` if no seed depends
+/// on `wrt`.
 ///
 /// # Errors
-/// If an op's adjoint does not fit its operands, which is a fault of that op.
+/// If an op's adjoint does not accept its operands, which is a bug in that op.
 pub fn gradient(graph: &mut Graph, seeds: &Seeds, wrt: TensorId) -> Result<Option<TensorId>> {
     let mut found = gradients(graph, &[("", seeds)], &[wrt])?;
     Ok(found.pop().and_then(|mut of_sum| of_sum.pop()).flatten())
 }
 
-/// Appends the gradients of several such sums, each with a prefix for its labels, with respect to each of `wrt`, and
-/// returns them in that order: for each sum a list. All of them read the same forward pass.
+/// Appends the gradients of several such sums, each with a prefix for its labels, with respect to each of `wrt`.
+/// Returns one list per sum, in the order of `wrt`. All backward passes read the same forward pass.
 ///
-/// Their backward passes take turns, from one place where the forward pass makes its maps smaller to the next: the
-/// gradients that have to be kept there are small, and activations that all passes have read are free.
+/// The backward passes are interleaved segment by segment; a segment ends where the forward pass makes its maps
+/// smaller. The gradients kept there are small, and activations that all passes have read can be freed.
 ///
 /// # Errors
 /// As [`gradient`].
@@ -37,7 +37,7 @@ pub fn gradients(
 }
 
 /// Appends the gradients, segment by segment. Before each backward pass through a segment marked with true, the
-/// activations inside it are computed again, from the one that it starts with; the backward pass reads these.
+/// activations inside it are recomputed from its first one, and the backward pass reads the copies.
 ///
 /// # Errors
 /// As [`gradients`].
@@ -58,7 +58,7 @@ pub(super) fn append<'a>(
     }
     for (segment, again) in segments {
         for upstream in &mut upstreams {
-            // Each for itself: the activations are free again before the next one begins.
+            // Recomputed for each gradient separately, so the copies can be freed before the next backward pass.
             let copies = if again { segment.compute_again(graph)? } else { HashMap::new() };
             for index in &segment.nodes {
                 upstream.pass(graph, *index, depends, &copies)?;
@@ -69,18 +69,18 @@ pub(super) fn append<'a>(
     Ok(upstreams.iter().map(found).collect())
 }
 
-/// A part of the backward pass.
+/// A segment of the backward pass.
 pub(super) struct Segment {
-    /// Its nodes, in the order of the backward pass.
+    /// Nodes in the order of the backward pass.
     nodes: Vec<usize>,
-    /// Those of them that are on no side branch, in the order of the forward pass. The last one makes its input smaller.
+    /// The nodes that are on no side branch, in the order of the forward pass. The last one shrinks its input.
     pub trunk: Vec<usize>,
 }
 
 impl Segment {
-    /// Appends the nodes of the trunk once more, and returns what takes the place of each tensor inside the segment. What
-    /// the last one makes stays as it is: the next segment starts with it. It is repeated all the same, because it may
-    /// be fused with the one before it; if it is not, nothing needs it.
+    /// Appends copies of the trunk's nodes, and returns the copy of each tensor inside the segment. The last node's
+    /// output is not replaced, because the next segment starts with it. That node is copied all the same, because it
+    /// may be fused with the one before it; otherwise nothing needs the copy.
     fn compute_again(&self, graph: &mut Graph) -> Result<HashMap<TensorId, TensorId>> {
         let mut copies = HashMap::new();
         for index in &self.trunk {
@@ -99,16 +99,16 @@ impl Segment {
     }
 }
 
-/// What takes the place of a tensor, if anything does.
+/// Returns the copy of a tensor, or the tensor itself if it has none.
 fn copied(copies: &HashMap<TensorId, TensorId>, tensor: TensorId) -> TensorId {
     copies.get(&tensor).copied().unwrap_or(tensor)
 }
 
-/// The nodes that a gradient passes through, in the order of the backward pass, cut before each node that makes its input
-/// smaller in the forward pass.
+/// Returns the nodes that a gradient passes through, in the order of the backward pass, split before each node that
+/// shrinks its input in the forward pass.
 ///
-/// A side branch (a loss, and the Gram matrix that it is of) comes right before the backward pass reaches the layer
-/// that it hangs on, not with the last losses at the start: its gradient is as large as the layer's map.
+/// A side branch (a loss and its Gram matrix) comes right before the backward pass reaches the layer that it branches
+/// off, not with the last losses at the start: its gradient is as large as the layer's map.
 pub(super) fn segments(graph: &Graph, depends: &[bool]) -> Vec<Segment> {
     let nodes = graph.nodes();
     let mut first_reader: HashMap<TensorId, usize> = HashMap::new();
@@ -117,7 +117,7 @@ pub(super) fn segments(graph: &Graph, depends: &[bool]) -> Vec<Segment> {
             first_reader.entry(*input).or_insert(index);
         }
     }
-    // A node's anchor: itself, or on a side branch the node beside which the branch begins.
+    // A node's anchor: the node itself, or on a side branch the trunk node at which the branch begins.
     let mut anchors: Vec<usize> = Vec::with_capacity(nodes.len());
     for (index, node) in nodes.iter().enumerate() {
         let anchor_by = |input: &TensorId| {
@@ -147,7 +147,7 @@ pub(super) fn segments(graph: &Graph, depends: &[bool]) -> Vec<Segment> {
     let mut segments: Vec<Vec<usize>> = Vec::new();
     let mut cut = true;
     for index in order {
-        // A node that makes a map smaller begins a segment: the gradient that arrives there is that of the smaller map.
+        // A node that shrinks a map begins a segment, because the gradient that reaches it has the smaller size.
         if cut || shrinks(index) {
             segments.push(Vec::new());
         }
@@ -166,12 +166,12 @@ pub(super) fn segments(graph: &Graph, depends: &[bool]) -> Vec<Segment> {
 /// One gradient during its backward pass.
 struct Upstream<'a> {
     prefix: &'a str,
-    /// The gradient that has arrived at each tensor so far.
+    /// Sum of the gradients that have reached each tensor so far.
     arriving: HashMap<TensorId, TensorId>,
 }
 
 impl Upstream<'_> {
-    /// The backward pass through one node. It reads `copies` instead of their originals.
+    /// Appends the backward pass through one node. It reads `copies` instead of the original tensors.
     fn pass(
         &mut self,
         graph: &mut Graph,
@@ -197,7 +197,7 @@ impl Upstream<'_> {
             let operands = operands.ok_or_else(|| {
                 Error::internal(
                     format!("the adjoint of {}", node.op.name()),
-                    "it reads a saved output, and there is none",
+                    "it reads a saved output that does not exist",
                 )
             })?;
             let (of, by) = (&graph.tensor(*input).label, &graph.tensor(node.output).label);
@@ -224,7 +224,7 @@ impl Upstream<'_> {
     }
 }
 
-/// For each tensor, whether it depends on one of `wrt`.
+/// Returns, for each tensor, whether it depends on one of `wrt`.
 pub(super) fn dependents(graph: &Graph, wrt: &[TensorId]) -> Vec<bool> {
     let mut depends = vec![false; graph.tensors().len()];
     wrt.iter().for_each(|wrt| depends[wrt.0] = true);

@@ -1,4 +1,4 @@
-//! Kernels that were chosen by measurement, instead of an op's own preference.
+//! Kernels chosen by measurement instead of by an op's own preference.
 
 use crate::error::Result;
 use crate::gpu::{Family, Profile};
@@ -10,23 +10,23 @@ use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// What a choice is made for: an op with the steps that are fused into it (rectify, mask, add), its exact channels,
-/// and its approximate size.
+/// The use of an op that a choice applies to: the op with the steps fused into it (rectify, mask, add), its exact
+/// channels, and its approximate size.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KernelUse {
     /// Name of the op.
     pub op: String,
-    /// Its fused steps: entry points and constants of its naive kernel. The other kernels of the op differ with these
-    /// too, so a choice for one form is not valid for another.
+    /// Fused steps: entry points and constants of the op's naive kernel. The op's other kernels depend on the fused
+    /// steps too, so a choice for one form is not valid for another.
     pub form: Vec<String>,
-    /// Of each input and the output: channels of a map, length of a vector, rows and columns of a matrix.
+    /// For each input and the output: channels of a map, length of a vector, or rows and columns of a matrix.
     pub channels: Vec<[usize; 2]>,
-    /// Of each input and the output: binary logarithm of a map's pixels, rounded up; 0 for others.
+    /// For each input and the output: binary logarithm of a map's pixel count, rounded up; 0 for vectors and matrices.
     pub sizes: Vec<u32>,
 }
 
 impl KernelUse {
-    /// The use of an op on these shapes.
+    /// Describes the use of an op on these shapes.
     ///
     /// # Errors
     /// As [`Op::kernels`].
@@ -37,7 +37,7 @@ impl KernelUse {
             let consts = dispatch.consts.iter().map(|(name, value)| format!(" {name}={value}"));
             format!("{}/{}{}", dispatch.shader, dispatch.entry, consts.collect::<String>())
         });
-        // A set, because how often each is run depends on the size.
+        // A set, because the number of dispatches of each entry point depends on the size.
         let form: BTreeSet<String> = form.collect();
         let shapes = || signature.inputs.iter().chain([&signature.output]);
         let channels = |shape: &Shape| match *shape {
@@ -58,20 +58,20 @@ impl KernelUse {
     }
 }
 
-/// A choice: the variant, and what it was chosen from.
+/// A chosen variant and the candidates that it was chosen from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
     /// Name of the variant.
     pub variant: String,
-    /// [`content`] of the candidates.
+    /// Hash of the candidates: their [`content`].
     pub content: String,
 }
 
 /// All choices for one device.
 pub type Choices = HashMap<KernelUse, Choice>;
 
-/// All kernels that can do this on a device, of every family if the device's own is not forced: the
-/// preferred first, the naive one last, each variant once.
+/// Returns all kernels of an op that a device can run, from every family unless the device's is forced. The preferred
+/// kernel comes first and the naive one last; each variant occurs once.
 ///
 /// # Errors
 /// As [`Op::kernels`].
@@ -98,23 +98,23 @@ pub fn candidates(op: &dyn Op, signature: &Signature, device: &Profile) -> Resul
     Ok(kernels)
 }
 
-/// The only kernel of any op on the CPU device: its function.
+/// Returns the only kernel of any op on the CPU device: its function.
 pub(super) fn cpu() -> Vec<Kernel> {
     vec![Kernel::of("cpu", Vec::new())]
 }
 
-/// Hash of what the candidates are: their shaders' text, constants, packed weights' sizes. A choice holds as
-/// long as this stays the same.
+/// Hash of the candidates: text and constants of their shaders, sizes of packed weights. A choice is valid as long as
+/// the hash stays the same.
 ///
 /// # Errors
-/// [`crate::Error::Shader`] if a kernel names a shader that is not there.
+/// [`crate::Error::Shader`] if a kernel names a shader that does not exist.
 pub fn content(kernels: &[Kernel]) -> Result<String> {
     let mut hash = Sha256::new();
-    // Which of them is preferred depends on the size too.
+    // Sorted, because the order of preference depends on the size too.
     let mut kernels: Vec<&Kernel> = kernels.iter().collect();
     kernels.sort_by_key(|kernel| kernel.variant);
     for kernel in kernels {
-        // How often a dispatch is repeated depends on the size, what it runs does not.
+        // A set: the size determines how often a dispatch is repeated, but not what it runs.
         let mut parts = BTreeSet::new();
         for dispatch in &kernel.dispatches {
             parts.insert(format!("{} {} {:?}", dispatch.shader, dispatch.entry, dispatch.consts));
@@ -131,7 +131,7 @@ pub fn content(kernels: &[Kernel]) -> Result<String> {
     Ok(hex(&hash.finalize()[..16]))
 }
 
-/// Hash of a shader file. It is kept for each text that the file had, because every node asks for some.
+/// Hash of a shader file, cached per generation of its text, because it is requested for every node.
 fn digest(shader: &'static str) -> Result<String> {
     static DIGESTS: LazyLock<Mutex<HashMap<(&'static str, u64), String>>> = LazyLock::new(Mutex::default);
     let key = (shader, generation());
@@ -143,14 +143,14 @@ fn digest(shader: &'static str) -> Result<String> {
     Ok(digest)
 }
 
-/// What the choices have for one use.
+/// Result of looking up a use in the choices.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// Nothing.
+    /// There is no choice.
     Unknown,
-    /// This kernel.
+    /// The chosen kernel.
     Chosen(Kernel),
-    /// A choice that was made among other kernels than these.
+    /// There is a choice, but it was made among other kernels.
     Outdated,
 }
 
@@ -235,7 +235,7 @@ mod tests {
         };
         assert_eq!(names(&device()), ["texture", "buffer", "naive"]);
         assert_eq!(names(&Profile { software: false, ..device() }), ["buffer", "texture", "naive"]);
-        // A forced family is not left.
+        // With a forced family, the other families are excluded.
         assert_eq!(names(&Profile { family: Family::Texture, ..device() }), ["texture", "naive"]);
         assert_eq!(names(&Profile { family: Family::Naive, ..device() }), ["naive"]);
     }

@@ -1,5 +1,5 @@
-//! A device that allocates and computes nothing, and keeps account of the memory that programs would take on another
-//! one. Preparing a run on it shows how much memory the run needs, by the very code that prepares it.
+//! A device that allocates and computes nothing, but counts the memory that programs would use on another device. A
+//! run prepared on it needs exactly the memory of the real run, because the same code prepares both.
 
 use super::ledger::{Claim, Counted, Ledger, entered};
 use super::lowered::{Lowered, LoweredConstant, Origin};
@@ -11,43 +11,44 @@ use crate::ops::{CpuConstant, Initializer, Storage, TEXTURE_WIDTH};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// While constants are made, the host runs ahead of a graphics device by at most this many bytes of inputs and copies.
+/// While constants are created, the host runs ahead of a graphics device by at most this many bytes of inputs and
+/// copies.
 pub(super) const CONSTANTS_AHEAD: u64 = 16 << 20;
-/// The most that the CPU device reads of a file at a time.
+/// Maximum bytes that the CPU device reads of a file at a time.
 const READ_AT_ONCE: u64 = 16 << 20;
 
-/// The device.
+/// A counting device.
 #[derive(Debug)]
 pub struct CountingDevice {
     pub profile: Profile,
-    /// The device that is stood in for.
+    /// Description of the device that it stands in for.
     pub description: String,
     ledger: Arc<Mutex<Ledger>>,
     constants: Mutex<HashMap<(String, Storage), Arc<Claim>>>,
 }
 
 impl CountingDevice {
-    /// For a device with this profile.
+    /// Creates a stand-in for a device with this profile.
     pub fn new(profile: Profile, description: String) -> Self {
         Self { profile, description, ledger: Arc::default(), constants: Mutex::default() }
     }
 
-    /// What was counted; the peak is then counted anew.
+    /// Returns the counts and resets the peak to the current memory.
     pub fn look(&self) -> Counted {
         entered(&self.ledger).look()
     }
 
-    /// A tensor.
+    /// Counts the memory of a tensor.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`] if it is larger than the device allows.
+    /// [`crate::Error::OutOfMemory`] if the tensor is larger than the device allows.
     pub fn tensor(&self, label: &str, bytes: u64) -> Result<Claim> {
         let bound = bytes.max(16).next_multiple_of(16);
         self.profile.check_buffer(label, bound)?;
         Ok(self.claim(MemoryUse { bound, ..MemoryUse::default() }))
     }
 
-    /// A program without its buffers ([`Self::buffers`]), and its constants, which are kept when it is dropped.
+    /// Counts a program without its buffers ([`Self::buffers`]), and its constants, which are kept when it is dropped.
     pub fn program(&self, program: &Lowered) -> (Claim, Vec<Arc<Claim>>) {
         let entries = program.entries.iter();
         let entries = entries.map(|entry| (entry.shader, entry.entry, entry.consts.clone()));
@@ -66,7 +67,7 @@ impl CountingDevice {
         (own, constants)
     }
 
-    /// The buffers of a program: its own, as far as the workspace has none of that size, and those that are bound.
+    /// Counts the buffers of a program: its own, unless the workspace has one of that size, and the bound ones.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`] if one is larger than the device allows.
@@ -80,7 +81,7 @@ impl CountingDevice {
         let mut own = 0;
         for buffer in &program.buffers {
             match buffer.origin {
-                // Tensors that are read back and not bound are the program's, too.
+                // Includes tensors that are read back but not bound.
                 Origin::Own => {
                     let planned = MemoryUse { planned: buffer.bytes, ..MemoryUse::default() };
                     self.profile.check_buffer(&buffer.label, buffer.bytes)?;
@@ -95,7 +96,7 @@ impl CountingDevice {
         Ok(kept)
     }
 
-    /// A constant of a graphics device, and what making it takes for a while.
+    /// Counts a constant of a graphics device, and the temporary memory to create it.
     fn constant(&self, LoweredConstant { constant, parts }: &LoweredConstant) -> Arc<Claim> {
         let key = (constant.key.clone(), constant.storage);
         let constants = match constant.storage {
@@ -130,7 +131,7 @@ impl CountingDevice {
         claim
     }
 
-    /// Keeps a constant; true if it was not kept already.
+    /// Keeps a constant. Returns true if it is new.
     fn keep(&self, key: (String, Storage), constants: u64) -> (Arc<Claim>, bool) {
         let mut kept = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(claim) = kept.get(&key) {
@@ -145,7 +146,7 @@ impl CountingDevice {
         Claim::new(&self.ledger, taken)
     }
 
-    /// Releases the constants that the device that is stood in for would: see
+    /// Releases the constants that the real device would release: see
     /// [`Engine::forget_unused_constants`](super::Engine::forget_unused_constants).
     pub fn forget_unused_constants(&self) {
         if self.profile.cpu {
@@ -154,13 +155,13 @@ impl CountingDevice {
         }
     }
 
-    /// Releases constants.
+    /// Releases all constants.
     pub fn forget_constants(&self) {
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
-/// Bytes of a linear texture for this many texels.
+/// Size in bytes of a linear texture for this many texels.
 fn texture_bytes(texels: u64) -> u64 {
     let row = u64::from(TEXTURE_WIDTH);
     texels.div_ceil(row).max(1) * row * 16
@@ -179,7 +180,7 @@ mod tests {
         drop(one);
         let seen = device.look();
         assert_eq!((seen.live.bound, seen.peak.bound), (16, 128));
-        // The peak begins anew with what is there.
+        // The peak starts again from the current memory.
         assert_eq!(device.look().peak.bound, 16);
         drop(other);
         assert_eq!(device.look().live, MemoryUse::default());

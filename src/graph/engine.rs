@@ -1,4 +1,4 @@
-//! A device, and what programs on it share: memory, compiled kernels, packed weights.
+//! An open device and the state that its programs share: memory, compiled kernels, packed weights.
 
 use super::choices::Choices;
 use super::counting::CountingDevice;
@@ -19,35 +19,36 @@ use std::sync::{Arc, OnceLock};
 #[derive(Debug)]
 pub struct Engine {
     device: Device,
-    /// Why this device was taken, if the user should know.
+    /// Why this device was chosen, if the user should be told.
     note: Option<String>,
     has_idle_driver: bool,
     choices: OnceLock<Choices>,
     outdated: AtomicUsize,
 }
 
-/// What runs programs.
+/// A device that runs programs.
 #[derive(Debug)]
 pub(super) enum Device {
     Gpu(Arc<GpuDevice>),
     Cpu(Arc<CpuDevice>),
-    /// One that stands in for another, to learn how much memory a run takes.
+    /// Stands in for another device to count the memory that a run needs.
     Counting(Arc<CountingDevice>),
 }
 
 impl Engine {
-    /// Opens a device: by default the best graphics device that is hardware, and the CPU where there is none. Options
-    /// that only shaders can follow (a kernel family, minimal limits, shaders from a folder) make the default the best
-    /// graphics device of all, software drivers included.
+    /// Opens a device: by default the best hardware graphics device, or the CPU if there is none. With options that
+    /// apply only to shaders (a kernel family, minimal limits, shaders from a folder), the default is the best graphics
+    /// device including software drivers.
     ///
     /// # Errors
-    /// As [`Context::open`]; [`Error::Usage`] if the CPU device is to do what only shaders can.
+    /// As [`Context::open`]; [`Error::Usage`] if an option that applies only to shaders is combined with the CPU
+    /// device.
     pub fn open(options: &DeviceOptions) -> Result<Arc<Self>> {
         let only_shaders = only_shaders(options);
         match (&options.adapter, only_shaders) {
             (AdapterChoice::Cpu, None) => Ok(Self::on(Device::cpu(options)?, None)),
             (AdapterChoice::Cpu, Some(what)) => Err(Error::usage(format!(
-                "{what} is for shaders, and --adapter cpu has none: leave it out, or choose a graphics device"
+                "{what} is an option of shaders, which --adapter cpu does not run: leave it out or choose a graphics device"
             ))),
             (AdapterChoice::Best, None) => match Context::open_hardware(options)? {
                 Hardware::Opened(context) => Ok(Self::new(*context)),
@@ -60,7 +61,7 @@ impl Engine {
             },
             (choice, _) => {
                 let context = Context::open(options)?;
-                // Who names a software device wants it.
+                // A software device named by the user needs no note.
                 let hidden = match choice {
                     AdapterChoice::Best if context.profile().software => hidden_gpus(),
                     _ => Vec::new(),
@@ -71,12 +72,12 @@ impl Engine {
         }
     }
 
-    /// An engine on an opened graphics device.
+    /// Creates an engine on an open graphics device.
     pub fn new(context: Context) -> Arc<Self> {
         Self::on(Device::Gpu(Arc::new(GpuDevice::new(context))), None)
     }
 
-    /// The CPU device, to compare this one with: with the same method of convolution and precision of weights.
+    /// Opens the CPU device to compare this one with, using the same convolution method and weight precision.
     ///
     /// # Errors
     /// [`Error::Cpu`] if the system refuses a thread.
@@ -95,8 +96,8 @@ impl Engine {
         Self { device, note, has_idle_driver: false, choices, outdated }
     }
 
-    /// An engine that stands in for this one: it has the same choices of kernels, allocates and computes nothing, and
-    /// keeps account of the memory that this one would take ([`Engine::counted`]). What is read from it is zero.
+    /// Creates an engine that stands in for this one. It has the same kernel choices, allocates and computes nothing,
+    /// and counts the memory that this engine would use ([`Engine::counted`]). Values read from it are zero.
     pub fn counting(&self) -> Arc<Self> {
         let engine = Self::counting_for(self.profile().clone(), self.describe());
         if let Some(choices) = self.choices.get() {
@@ -105,12 +106,13 @@ impl Engine {
         engine
     }
 
-    /// [`Engine::counting`] for a device that isn't there, described by its profile.
+    /// Creates a counting engine ([`Engine::counting`]) for a device that need not be present, described by its
+    /// profile.
     pub fn counting_for(profile: Profile, description: impl Into<String>) -> Arc<Self> {
         Self::on(Device::Counting(Arc::new(CountingDevice::new(profile, description.into()))), None)
     }
 
-    /// What a counting engine has counted, its peak since the last call; `None` of an engine that computes.
+    /// Returns the counts of a counting engine, with the peak since the last call; `None` for other engines.
     pub fn counted(&self) -> Option<Counted> {
         match &self.device {
             Device::Counting(device) => Some(device.look()),
@@ -118,8 +120,8 @@ impl Engine {
         }
     }
 
-    /// An engine on the same graphics device, opened once more after it was lost. It has the same choices; memory and
-    /// programs of this engine are of no use there.
+    /// Opens the same graphics device again after it was lost. The new engine has the same choices, but cannot use
+    /// memory or programs of this one.
     ///
     /// # Errors
     /// As [`Context::reopen`]; [`Error::Cpu`] on the CPU, which is never lost.
@@ -135,17 +137,17 @@ impl Engine {
         Ok(engine)
     }
 
-    /// A sentence on why this device was taken, if the user should know.
+    /// Explains why this device was chosen, if the user should be told.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
     }
 
-    /// True if a software driver was loaded in search of a GPU, before the CPU was taken.
+    /// True if the CPU was chosen after a software driver had been loaded during the search for a GPU.
     pub fn has_idle_driver(&self) -> bool {
         self.has_idle_driver
     }
 
-    /// The graphics device, for what only such a device can do; `None` on the CPU.
+    /// Returns the graphics device; `None` on the CPU and for counting engines.
     pub fn gpu(&self) -> Option<&Context> {
         match &self.device {
             Device::Gpu(device) => Some(&device.context),
@@ -157,7 +159,7 @@ impl Engine {
         &self.device
     }
 
-    /// What kernels choose by.
+    /// Returns the device properties that the choice of kernels depends on.
     pub fn profile(&self) -> &Profile {
         match &self.device {
             Device::Gpu(device) => device.context.profile(),
@@ -166,7 +168,7 @@ impl Engine {
         }
     }
 
-    /// How many threads the CPU device uses; `None` on a graphics device.
+    /// Number of threads of the CPU device; `None` on a graphics device.
     pub fn threads(&self) -> Option<usize> {
         match &self.device {
             Device::Gpu(_) | Device::Counting(_) => None,
@@ -174,22 +176,22 @@ impl Engine {
         }
     }
 
-    /// One line that names the device.
+    /// Names the device in one line.
     pub fn describe(&self) -> String {
         self.device.describe()
     }
 
-    /// From now on everything is traced; the first call counts.
+    /// Starts tracing all work. Only the first call has an effect.
     pub fn start_trace(&self) -> Arc<Trace> {
         match &self.device {
             Device::Gpu(device) => device.context.start_trace(),
             Device::Cpu(device) => device.start_trace(),
-            // It does nothing that could be traced.
+            // A counting device does no work to trace.
             Device::Counting(_) => Arc::default(),
         }
     }
 
-    /// The trace, if one was started.
+    /// Returns the trace, if one was started.
     pub fn trace(&self) -> Option<&Trace> {
         match &self.device {
             Device::Gpu(device) => device.context.trace(),
@@ -198,7 +200,7 @@ impl Engine {
         }
     }
 
-    /// Writes the trace; replaces a file only with `replace`.
+    /// Writes the trace. Replaces an existing file only if `replace` is true.
     ///
     /// # Errors
     /// As [`Trace::save`].
@@ -206,24 +208,24 @@ impl Engine {
         trace.save(self.gpu(), &self.describe(), path, replace)
     }
 
-    /// From now on programs use these kernels, where there is one for a use, instead of the ops' own
-    /// preference. Only the first call has an effect.
+    /// Makes later programs use these kernels instead of the ops' own preference, for each use that has a choice. Only
+    /// the first call has an effect.
     pub fn use_choices(&self, choices: Choices) {
-        // A second one has no effect, as documented.
+        // `set` fails on the second call, which has no effect, as documented.
         let _ = self.choices.set(choices);
     }
 
-    /// How many choices were found to be of other kernels than there are now, and so were not used.
+    /// Number of choices that were ignored because the kernels have changed since they were measured.
     pub fn outdated_choices(&self) -> usize {
         self.outdated.load(Ordering::Relaxed)
     }
 
-    /// True if there are choices by measurement.
+    /// True if kernels chosen by measurement are set.
     pub(super) fn has_choices(&self) -> bool {
         self.choices.get().is_some()
     }
 
-    /// How programs on this device choose their kernels.
+    /// Returns how programs on this device choose their kernels.
     pub(super) fn selection<'a>(
         &'a self,
         pick: &'a dyn Fn(&[Kernel]) -> usize,
@@ -233,7 +235,8 @@ impl Engine {
         Selection { profile: self.profile(), options, pick, measured }
     }
 
-    /// Releases packed weights that no program uses, on the CPU device: at another size, other kernels may have read them.
+    /// On the CPU device, releases packed weights that no program uses. Kernels differ between sizes, so weights packed
+    /// for an earlier size may be unused.
     pub fn forget_unused_constants(&self) {
         match &self.device {
             Device::Gpu(_) => {}
@@ -242,7 +245,7 @@ impl Engine {
         }
     }
 
-    /// Releases packed weights that no program uses; they are made again when needed.
+    /// Releases all packed weights. Programs keep those that they use; others are packed again when needed.
     pub fn forget_constants(&self) {
         match &self.device {
             Device::Gpu(device) => device.forget_constants(),
@@ -251,7 +254,7 @@ impl Engine {
         }
     }
 
-    /// Runs `test`, then releases the packed weights and the pipelines that it made.
+    /// Runs `test`, then releases the packed weights and pipelines that it created.
     pub fn without_traces<T>(&self, test: impl FnOnce() -> T) -> T {
         match &self.device {
             Device::Gpu(device) => {
@@ -271,7 +274,7 @@ impl Engine {
         }
     }
 
-    /// Device memory for a tensor, zero-filled.
+    /// Allocates zero-filled device memory for a tensor.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -279,7 +282,7 @@ impl Engine {
         self.memory(label, shape.bytes())
     }
 
-    /// Device memory for a tensor with these values, given in logical order.
+    /// Allocates device memory for a tensor and writes these values, given in logical order.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -289,7 +292,7 @@ impl Engine {
         Ok(memory)
     }
 
-    /// Device memory with these values, as they are to be stored.
+    /// Allocates device memory and writes these values, given in storage order.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -307,7 +310,7 @@ impl Engine {
         })
     }
 
-    /// Has the device copy one tensor to another of its size, so often; seconds of one copy.
+    /// Copies one tensor to another of the same size `runs` times. Returns the seconds per copy.
     ///
     /// # Errors
     /// As [`Context::wait`].
@@ -349,7 +352,7 @@ impl Engine {
         }
     }
 
-    /// Reads a tensor's values in logical order, waiting for all work before it.
+    /// Reads a tensor's values in logical order, after waiting for all earlier work.
     ///
     /// # Errors
     /// As [`crate::gpu::PendingRead::finish`].
@@ -361,7 +364,7 @@ impl Engine {
         Ok(shape.unpack(&self.read_stored(memory, shape.stored(), label)?))
     }
 
-    /// Reads the first `count` values as they are stored, the borders of maps included; waits as [`Engine::read`].
+    /// Reads the first `count` values in storage order, including the borders of maps. Waits for all earlier work.
     ///
     /// # Errors
     /// As [`crate::gpu::PendingRead::finish`].
@@ -391,7 +394,7 @@ impl Device {
     }
 }
 
-/// The option that asks for shaders, if there is one.
+/// Returns the first option that applies only to shaders.
 fn only_shaders(options: &DeviceOptions) -> Option<&'static str> {
     if options.family != Family::Auto {
         Some("--kernels")
@@ -406,7 +409,7 @@ fn only_shaders(options: &DeviceOptions) -> Option<&'static str> {
 
 fn without_gpu(device: &str, software: Option<&str>, hidden: &[String]) -> String {
     let there = software.and_then(|name| name.split_whitespace().next()).map_or_else(String::new, |name| {
-        format!(". A software graphics driver is there too: --adapter {name} uses it")
+        format!(". A software graphics driver is available: --adapter {name} uses it")
     });
     if hidden.is_empty() {
         return format!("no GPU was found: running on {device}{there}");
@@ -415,7 +418,7 @@ fn without_gpu(device: &str, software: Option<&str>, hidden: &[String]) -> Strin
 }
 
 fn too_small(label: &str) -> Error {
-    Error::Cpu { what: label.to_owned(), message: "it has more values than its memory".to_owned() }
+    Error::Cpu { what: label.to_owned(), message: "the values exceed its memory".to_owned() }
 }
 
 #[cfg(test)]
@@ -425,7 +428,7 @@ mod tests {
     #[test]
     fn note_explains_missing_gpu() {
         let note = without_gpu("the CPU", Some("llvmpipe (LLVM 15)"), &[]);
-        let there = ". A software graphics driver is there too: --adapter llvmpipe uses it";
+        let there = ". A software graphics driver is available: --adapter llvmpipe uses it";
         assert_eq!(note, format!("no GPU was found: running on the CPU{there}"));
         assert_eq!(
             without_gpu("the CPU", None, &["A GPU is hidden".to_owned()]),

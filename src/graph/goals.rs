@@ -1,28 +1,28 @@
-//! What a program is prepared for, by name.
+//! Goals of a program, by name: the sections that it can run and the values that it can read back.
 
 use super::ir::TensorId;
 
 /// The sections and read-backs of a program.
 #[derive(Debug, Clone, Default)]
 pub struct Goals {
-    /// Named sections: the tensors that each is to compute. A submission runs every node that one of its sections
+    /// Name of each section and the tensors that it computes. A submission runs each node that any of its sections
     /// needs, once. A section may be empty.
     pub sections: Vec<(String, Vec<TensorId>)>,
-    /// Named read-backs.
+    /// Read-backs.
     pub readbacks: Vec<Readback>,
 }
 
-/// Tensors that are read together.
+/// Tensors that are read back together.
 #[derive(Debug, Clone)]
 pub struct Readback {
     /// Name of the read-back.
     pub name: String,
-    /// Name of each value, and its tensor: bound from outside, or computed by a section. A tensor that is not bound
-    /// gets memory of its own, in which its last value stays.
+    /// Name and tensor of each value. The tensor is either bound or computed by a section. A tensor that is not bound
+    /// gets memory of its own, which keeps its last value.
     pub tensors: Vec<(String, TensorId)>,
     /// When the tensors are copied.
     pub when: When,
-    /// How many reads of this name may be in flight at once: each takes staging buffers of its own.
+    /// Number of reads of this name that may be in flight at once. Each has its own staging buffers.
     pub in_flight: usize,
 }
 
@@ -31,10 +31,11 @@ pub struct Readback {
 pub enum When {
     /// Before the submission's first node.
     Before,
-    /// After its last node.
+    /// After the submission's last node.
     After,
-    /// After its last node, which has computed them anew, and never again: what comes next overwrites them. So the CPU
-    /// device hands over the memory of a single tensor of the program's own, instead of a copy.
+    /// After the submission's last node, and only once: the submission computes the tensors, and the next submission
+    /// overwrites them. For a single tensor in the program's own memory, the CPU device hands over that memory instead
+    /// of a copy.
     AfterOnce,
 }
 
@@ -42,7 +43,7 @@ impl Goals {
     /// Name of the only section of [`Goals::all`].
     pub const ALL: &'static str = "all";
 
-    /// One section, [`Goals::ALL`], and no read-backs.
+    /// Creates goals with the single section [`Goals::ALL`] and no read-backs.
     pub fn all(tensors: impl Into<Vec<TensorId>>) -> Self {
         Self::default().section(Self::ALL, tensors)
     }
@@ -59,12 +60,12 @@ impl Goals {
         self
     }
 
-    /// Tensors of all read-backs: among those that [`Graph::fuse`](super::Graph::fuse) has to keep.
+    /// Returns the tensors of all read-backs. [`Graph::fuse`](super::Graph::fuse) has to keep them.
     pub fn read(&self) -> impl Iterator<Item = TensorId> {
         self.readbacks.iter().flat_map(|readback| &readback.tensors).map(|(_, tensor)| *tensor)
     }
 
-    /// The goals of all sections.
+    /// Returns the tensors of all sections.
     pub(super) fn tensors(&self) -> Vec<TensorId> {
         self.sections.iter().flat_map(|(_, tensors)| tensors).copied().collect()
     }

@@ -1,4 +1,4 @@
-//! The graph as data: tensors and the nodes that make them, in an order that can be run.
+//! The graph as data: tensors and the nodes that produce them, in an order that can be run.
 
 use crate::error::Result;
 use crate::ops::{Op, Shape, Signature};
@@ -8,33 +8,33 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorId(pub(super) usize);
 
-/// A tensor: what it is called and its shape.
+/// A tensor: its label and its shape.
 #[derive(Debug, Clone)]
 pub struct Tensor {
     /// Name for labels and dumps, e.g. `relu4_2` or `d relu4_2`.
     pub label: String,
-    /// Its shape.
+    /// Shape of the tensor.
     pub shape: Shape,
-    /// The node that makes it; `None` for tensors that come from outside.
+    /// Index of the node that produces it; `None` for external tensors.
     pub producer: Option<usize>,
 }
 
 /// One use of an op.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// What is done.
+    /// The op that the node applies.
     pub op: Arc<dyn Op>,
-    /// Tensors read (and, where the op says so, changed in place).
+    /// Tensors that the op reads, or changes in place if it declares so.
     pub inputs: Vec<TensorId>,
-    /// Tensor made.
+    /// Tensor that the op produces.
     pub output: TensorId,
-    /// The saved output, of ops that have one.
+    /// Saved output of ops that have one.
     pub saved: Option<TensorId>,
-    /// For a node of the gradient: the output of the forward node that it belongs to.
+    /// For a node of the backward pass: the output of the forward node that it differentiates.
     pub adjoint_of: Option<TensorId>,
 }
 
-/// Tensors and nodes. Nodes only read tensors made before them, so their order is a valid schedule.
+/// Tensors and nodes. A node reads only tensors produced by earlier nodes, so the order of nodes is a valid schedule.
 #[derive(Debug, Clone, Default)]
 pub struct Graph {
     tensors: Vec<Tensor>,
@@ -42,12 +42,12 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// An empty graph.
+    /// Creates an empty graph.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a tensor that comes from outside: the picture, a target, a loss weight, optimiser state.
+    /// Adds a tensor that the caller provides: the picture, a target, a loss weight or optimiser state.
     pub fn external(&mut self, label: impl Into<String>, shape: Shape) -> TensorId {
         self.tensors.push(Tensor { label: label.into(), shape, producer: None });
         TensorId(self.tensors.len() - 1)
@@ -56,7 +56,7 @@ impl Graph {
     /// Adds a node and returns its output.
     ///
     /// # Errors
-    /// If the op does not take inputs of these shapes.
+    /// If the op does not accept inputs of these shapes.
     pub fn apply(
         &mut self,
         op: impl Op + 'static,
@@ -66,7 +66,7 @@ impl Graph {
         self.apply_shared(Arc::new(op), inputs, label)
     }
 
-    /// As [`Graph::apply`] with a shared op.
+    /// Adds a node like [`Graph::apply`], for a shared op.
     ///
     /// # Errors
     /// As [`Graph::apply`].
@@ -85,7 +85,7 @@ impl Graph {
         Ok(output)
     }
 
-    /// The graph of one op on inputs of these shapes, all from outside; its inputs and its output.
+    /// Builds the graph of one op on external inputs of these shapes. Returns the graph, its inputs and its output.
     ///
     /// # Errors
     /// As [`Graph::apply`].
@@ -97,12 +97,12 @@ impl Graph {
         Ok((graph, inputs, output))
     }
 
-    /// A tensor that becomes the saved output of the node that makes `output`.
+    /// Adds a tensor for the saved output of the node that produces `output`.
     pub(super) fn add_saved(&mut self, output: TensorId, shape: Shape) -> TensorId {
         self.external(format!("{} saved", self.tensor(output).label), shape)
     }
 
-    /// Notes what a node makes.
+    /// Records node `index` as the producer of its outputs.
     fn number(&mut self, index: usize) {
         let Node { output, saved, .. } = self.nodes[index];
         [Some(output), saved]
@@ -111,43 +111,44 @@ impl Graph {
             .for_each(|made| self.tensors[made.0].producer = Some(index));
     }
 
-    /// All nodes in running order.
+    /// Returns all nodes in execution order.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// All tensors.
+    /// Returns all tensors.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
     }
 
-    /// Ids of all tensors.
+    /// Returns the ids of all tensors.
     pub(super) fn ids(&self) -> impl Iterator<Item = TensorId> + use<> {
         (0..self.tensors.len()).map(TensorId)
     }
 
-    /// One tensor.
+    /// Returns a tensor.
     pub fn tensor(&self, id: TensorId) -> &Tensor {
         &self.tensors[id.0]
     }
 
-    /// Shape of one tensor.
+    /// Returns the shape of a tensor.
     pub fn shape(&self, id: TensorId) -> Shape {
         self.tensors[id.0].shape
     }
 
-    /// Shapes of several tensors.
+    /// Returns the shapes of several tensors.
     pub fn shapes(&self, ids: &[TensorId]) -> Vec<Shape> {
         ids.iter().map(|id| self.shape(*id)).collect()
     }
 
-    /// Shapes of one node.
+    /// Returns the shapes of a node's inputs and output.
     pub fn signature(&self, node: &Node) -> Signature {
         Signature { inputs: self.shapes(&node.inputs), output: self.shape(node.output) }
     }
 
-    /// For each node, whether any of `goals` is its output (or its saved output) or depends on it. Changing a tensor in
-    /// place does not count: a node that does so is needed only for its own output (as the optimiser's step is).
+    /// Returns, for each node, whether one of `goals` is its output or saved output, or depends on one of these.
+    /// In-place changes do not count: a node that makes one is needed only for its own output (as the optimiser step
+    /// is).
     pub fn needed_for(&self, goals: &[TensorId]) -> Vec<bool> {
         let mut wanted = vec![false; self.tensors.len()];
         goals.iter().for_each(|goal| wanted[goal.0] = true);
@@ -161,27 +162,27 @@ impl Graph {
         needed
     }
 
-    /// Drops the nodes for which `keep` is false; tensor ids stay valid.
+    /// Removes the nodes for which `keep` is false. Tensor ids stay valid.
     pub(super) fn retain_nodes(&mut self, keep: impl FnMut(&Node) -> bool) {
         self.nodes.retain(keep);
         self.tensors.iter_mut().for_each(|tensor| tensor.producer = None);
         (0..self.nodes.len()).for_each(|index| self.number(index));
     }
 
-    /// Notes that the node that made `tensor` belongs to the backward pass through the one that made `forward`.
+    /// Marks the node that produces `tensor` as part of the backward pass through the node that produces `forward`.
     pub(super) fn mark_adjoint(&mut self, tensor: TensorId, forward: TensorId) {
         if let Some(node) = self.tensor(tensor).producer {
             self.nodes[node].adjoint_of = Some(forward);
         }
     }
 
-    /// Puts a node in the place of another.
+    /// Replaces the node at `index`.
     pub(super) fn replace(&mut self, index: usize, node: Node) {
         self.nodes[index] = node;
         self.retain_nodes(|_| true);
     }
 
-    /// Drops a node.
+    /// Removes the node at `index`.
     pub(super) fn remove(&mut self, index: usize) {
         self.nodes.remove(index);
         self.retain_nodes(|_| true);

@@ -1,4 +1,4 @@
-//! Chooses a kernel for each node, and collects the entry points to compile.
+//! Choice of a kernel for each node, and the entry points to compile.
 
 use super::choices::{Choices, Verdict, look_up};
 use super::ir::Node;
@@ -14,23 +14,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// How the kernels of a graph are chosen.
 #[derive(Clone, Copy)]
 pub struct Selection<'a> {
-    /// For which device.
+    /// Profile of the device.
     pub profile: &'a Profile,
-    /// Among which kernels.
+    /// Options that determine the candidates.
     pub options: PrepareOptions,
-    /// Which of a node's kernels, where measurement has chosen none.
+    /// Picks one of a node's kernels if none was chosen by measurement.
     pub pick: &'a dyn Fn(&[Kernel]) -> usize,
-    /// Choices by measurement, and how many were found to be outdated.
+    /// Choices by measurement, and a counter of those found to be outdated.
     pub(super) measured: Option<(&'a Choices, &'a AtomicUsize)>,
 }
 
 impl<'a> Selection<'a> {
-    /// The kernel that each op prefers on this device.
+    /// Selects the kernel that each op prefers on this device.
     pub fn preferred(profile: &'a Profile) -> Self {
         Self { profile, options: PrepareOptions::default(), pick: &|_| 0, measured: None }
     }
 
-    /// The kernel of a node.
+    /// Chooses the kernel of a node.
     ///
     /// # Errors
     /// As [`crate::ops::Op::kernels`].
@@ -47,7 +47,7 @@ impl<'a> Selection<'a> {
         }
         let mut candidates = self.options.candidates(op, signature, self.profile)?;
         let picked = (self.pick)(&candidates).min(candidates.len() - 1);
-        // Another one may bind the map in windows.
+        // If the picked kernel exceeds the binding limit, another one may bind the map in windows.
         let fits = |kernel: &Kernel| largest_binding(kernel, signature) <= self.profile.max_binding;
         let index = Some(picked).filter(|index| fits(&candidates[*index]));
         let index = index.or_else(|| candidates.iter().position(fits)).unwrap_or(picked);
@@ -55,7 +55,7 @@ impl<'a> Selection<'a> {
     }
 }
 
-/// Bytes of the largest buffer that a kernel binds at once, second outputs aside.
+/// Size in bytes of a kernel's largest binding, not counting saved outputs.
 fn largest_binding(kernel: &Kernel, signature: &Signature) -> u64 {
     let bytes = |operand: &Operand| match operand {
         Operand::Input(input) => signature.inputs.get(*input).map_or(0, |shape| shape.bytes()),
@@ -73,7 +73,7 @@ fn largest_binding(kernel: &Kernel, signature: &Signature) -> u64 {
 /// Shader, entry point and constants.
 pub(super) type EntryKey = (&'static str, &'static str, Vec<(&'static str, u32)>);
 
-/// Entry points, each once.
+/// Distinct entry points.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     pub list: Vec<Entry>,
@@ -81,10 +81,10 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// The index of a dispatch's entry point, which is checked against the call.
+    /// Returns the index of a dispatch's entry point, after checking that the dispatch matches it.
     ///
     /// # Errors
-    /// [`crate::Error::Shader`] if the two do not fit together.
+    /// [`crate::Error::Shader`] if the two do not match.
     pub fn of(&mut self, dispatch: &Dispatch, unroll: bool) -> Result<usize> {
         let key = (dispatch.shader, dispatch.entry, dispatch.consts.clone());
         let index = match self.index.get(&key) {

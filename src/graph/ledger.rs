@@ -1,18 +1,18 @@
-//! Account of memory that is taken, by class, now and at most.
+//! Account of allocated memory by class: current and peak.
 
 use super::kernels::EntryKey;
 use super::plan::MemoryUse;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What was counted.
+/// Counts of a ledger.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// What is taken at present. Tensors of all programs and those that no program uses are `bound`.
+    /// Memory allocated at present. Tensors of all programs and those that no program uses are `bound`.
     pub live: MemoryUse,
-    /// What was taken when that was most, since the last look.
+    /// Memory allocated at the peak since the counts were last read.
     pub peak: MemoryUse,
-    /// Entry points that were compiled so far, each once.
+    /// Number of distinct entry points compiled so far.
     pub pipelines: usize,
 }
 
@@ -20,19 +20,19 @@ pub struct Counted {
 pub(super) struct Ledger {
     counted: Counted,
     pipelines: HashSet<EntryKey>,
-    /// Scratch memory of each program. They run one after the other, so the most that one of them takes is taken.
+    /// Scratch memory of each program. Programs run one after the other, so only the largest counts.
     scratch: Vec<u64>,
 }
 
 impl Ledger {
-    /// What was counted; the peak is then counted anew.
+    /// Returns the counts and resets the peak to the current memory.
     pub fn look(&mut self) -> Counted {
         let counted = Counted { pipelines: self.pipelines.len(), ..self.counted };
         self.counted.peak = counted.live;
         counted
     }
 
-    /// Notes entry points that are compiled.
+    /// Records compiled entry points.
     pub fn compile(&mut self, entries: impl Iterator<Item = EntryKey>) {
         self.pipelines.extend(entries);
     }
@@ -42,7 +42,7 @@ impl Ledger {
     }
 }
 
-/// Memory that counts as taken as long as this is there.
+/// A share of memory that counts as allocated until the claim is dropped.
 #[derive(Debug)]
 pub struct Claim {
     taken: MemoryUse,
@@ -61,7 +61,7 @@ impl Drop for Claim {
 }
 
 impl Claim {
-    /// Takes memory.
+    /// Counts memory as allocated.
     pub fn new(ledger: &Arc<Mutex<Ledger>>, taken: MemoryUse) -> Self {
         let mut entries = entered(ledger);
         if taken.scratch > 0 {

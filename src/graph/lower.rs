@@ -1,4 +1,4 @@
-//! From a graph to a program as plain data. No device is needed, only its profile.
+//! Lowering: turns a graph into a program as plain data. Needs no device, only its profile.
 
 use super::goals::Goals;
 use super::ir::{Graph, Node, TensorId};
@@ -17,15 +17,15 @@ use crate::ops::{
 use crate::shader::{ResourceKind, Shader};
 use std::collections::HashMap;
 
-/// Parameters of a dispatch start at multiples of this: WebGPU's default (and largest allowed) alignment.
+/// Alignment in bytes of a dispatch's parameters: WebGPU's default (and largest allowed) alignment.
 const PARAMS_ALIGNMENT: usize = 256;
 
-/// Lowers a graph for these goals. Tensors for which `bound` is true come from outside; nodes that no section needs
+/// Lowers a graph for these goals. The caller binds the tensors for which `bound` is true. Nodes that no section needs
 /// are left out.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] if a tensor exceeds what the device binds at once; [`Error::Shader`] if a kernel and its call
-/// do not fit together, or the goals contradict themselves or the graph.
+/// [`Error::OutOfMemory`] if a tensor exceeds the device's largest binding; [`Error::Shader`] if a kernel and its
+/// dispatch do not match; [`Error::Internal`] if the goals contradict themselves or the graph.
 pub fn lower(
     graph: &Graph,
     bound: impl Fn(TensorId) -> bool,
@@ -45,7 +45,7 @@ pub fn lower(
     let kernels = pruned.nodes().iter().map(choose).collect::<Result<Vec<Kernel>>>()?;
     let kept: Vec<TensorId> = goals.read().filter(|tensor| !bound(*tensor)).collect();
     if let Some(tensor) = kept.iter().find(|tensor| pruned.tensor(**tensor).producer.is_none()) {
-        let message = "it is to be read back, and is neither bound nor computed";
+        let message = "it is to be read back, but is neither bound nor computed";
         return Err(Error::internal(&pruned.tensor(*tensor).label, message));
     }
     let plan = Plan::new(
@@ -73,7 +73,7 @@ pub fn lower(
     lowering.program(&kernels, &sections, goals)
 }
 
-/// What is compiled for a graph: the first step of [`lower`], without the rest.
+/// Collects the entry points that a graph needs: the first step of [`lower`] alone.
 ///
 /// # Errors
 /// As [`lower`].
@@ -88,7 +88,7 @@ pub(super) fn entries(graph: &Graph, goals: &Goals, selection: &Selection<'_>) -
     Ok(entries)
 }
 
-/// Refuses names that are used twice, and more sections than a set can hold.
+/// Rejects duplicate names, and more sections than [`Sections`] can hold.
 fn check_names(goals: &Goals) -> Result<()> {
     let check = |names: &[&String]| {
         let twice = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name));
@@ -105,7 +105,7 @@ fn check_names(goals: &Goals) -> Result<()> {
     Ok(())
 }
 
-/// The graph without the nodes that no section needs; tensor ids stay.
+/// Returns the graph without the nodes that no section needs. Tensor ids stay valid.
 fn prune(graph: &Graph, sections: &[Sections]) -> Graph {
     let mut pruned = graph.clone();
     let mut index = 0;
@@ -116,7 +116,7 @@ fn prune(graph: &Graph, sections: &[Sections]) -> Graph {
     pruned
 }
 
-/// Sizes of buffers are multiples of 16.
+/// Rounds a buffer size up to a multiple of 16.
 fn rounded(bytes: u64) -> u64 {
     bytes.max(16).next_multiple_of(16)
 }
@@ -127,9 +127,9 @@ struct Lowering<'a> {
     bound: &'a dyn Fn(TensorId) -> bool,
     plan: &'a Plan,
     selection: &'a Selection<'a>,
-    /// The slots of the plan first.
+    /// Buffers, starting with the slots of the plan.
     buffers: Vec<Buffer>,
-    /// The staging textures first, by position within a dispatch, each as large as its largest use.
+    /// Textures, starting with the staging textures by position within a dispatch, each as large as its largest use.
     textures: Vec<Texture>,
     constants: Vec<LoweredConstant>,
     params: Vec<u8>,
@@ -143,7 +143,7 @@ struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
-    /// Sums up the memory, and makes the slots and the staging textures.
+    /// Sums up the memory, and adds the slots and the staging textures.
     fn account(&mut self, kernels: &[Kernel]) -> Result<()> {
         for (index, slot) in self.plan.slots.iter().enumerate() {
             let label = format!("slot {index}");
@@ -170,7 +170,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// Refuses what the adapter can't bind at once.
+    /// Rejects an operand that exceeds the adapter's largest binding.
     fn check_binding(&self, node: &Node, name: &str, operand: &Operand, bytes: u64) -> Result<()> {
         let limit = self.selection.profile.max_binding;
         if bytes <= limit {
@@ -208,7 +208,7 @@ impl Lowering<'_> {
             if let Some(from) = node.op.overwrites().map(|input| placed.inputs[input])
                 && from != placed.output
             {
-                // The output has memory of its own: what is written over is copied there first.
+                // The output has memory of its own, so the overwritten input is copied there first.
                 let bytes = graph.shape(node.output).bytes();
                 push(format!("{label} (copy)"), Action::Copy { from, to: placed.output, bytes });
             }
@@ -225,7 +225,7 @@ impl Lowering<'_> {
                 push(format!("{label}: {}/{} {}", dispatch.shader, dispatch.entry, kernel.variant), action);
             }
         }
-        // A binding may reach past the last struct, up to its size rounded to 16.
+        // A binding's size is rounded up to 16, so it may reach past the last struct.
         self.params.resize(self.params.len() + PARAMS_ALIGNMENT, 0);
         let mut readbacks = Vec::new();
         for read in &goals.readbacks {
@@ -281,7 +281,7 @@ impl Lowering<'_> {
         })
     }
 
-    /// One dispatch, and what is staged for it.
+    /// Lowers one dispatch. Returns its staging copies and the dispatch itself.
     fn dispatch(
         &mut self,
         index: usize,
@@ -335,7 +335,7 @@ impl Lowering<'_> {
         }
     }
 
-    /// Where an operand in a buffer starts.
+    /// Returns the location of an operand that is in a buffer.
     fn location(&mut self, index: usize, operand: &Operand) -> Result<Location> {
         let node = &self.graph.nodes()[index];
         match operand {
@@ -343,7 +343,7 @@ impl Lowering<'_> {
             Operand::Output => self.tensor(node.output),
             Operand::Saved => {
                 let saved =
-                    node.saved.ok_or_else(|| Error::internal(node.op.name(), "it has no second output"));
+                    node.saved.ok_or_else(|| Error::internal(node.op.name(), "it has no saved output"));
                 self.tensor(saved?)
             }
             Operand::Scratch(scratch) => {
@@ -370,7 +370,7 @@ impl Lowering<'_> {
         let described = self.graph.tensor(tensor);
         let bound = (self.bound)(tensor);
         if !bound && described.producer.is_none() {
-            return Err(Error::internal(&described.label, "the tensor is neither made by a node nor bound"));
+            return Err(Error::internal(&described.label, "is neither produced by a node nor bound"));
         }
         let buffers = &mut self.buffers;
         let buffer = *self.outside.entry(tensor).or_insert_with(|| {
@@ -382,7 +382,7 @@ impl Lowering<'_> {
         Ok(Location { buffer, offset: 0 })
     }
 
-    /// The buffer or texture of a constant.
+    /// Returns the index of a constant's buffer or texture, which is added on first use.
     fn constant(&mut self, constant: &Constant) -> Result<usize> {
         let key = (constant.key.clone(), constant.storage);
         if let Some(index) = self.packed.get(&key) {
@@ -429,7 +429,7 @@ fn check_groups(dispatch: &Dispatch, shader: &Shader, profile: &Profile) -> Resu
     let name = format!("{}/{}", dispatch.shader, dispatch.entry);
     if let Some(limit) = profile.loop_limit.filter(|limit| dispatch.loops > *limit as usize) {
         let message = format!(
-            "up to {} iterations of its loops, of which this driver silently drops all beyond {limit}",
+            "its loops run up to {} iterations; this driver silently drops all beyond {limit}",
             dispatch.loops
         );
         return Err(Error::shader(name, message));

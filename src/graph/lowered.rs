@@ -1,5 +1,5 @@
 //! A program as plain data, for any executor: memory by index, copies and dispatches in order, sections and
-//! read-backs by name. [`lower`](super::lower) makes it without a device; nothing in it names one.
+//! read-backs by name. [`lower`](super::lower) builds it without a device, and it refers to none.
 
 use super::goals::When;
 use super::ir::TensorId;
@@ -8,7 +8,7 @@ use crate::ops::{Constant, CpuKernel, Op, Shape, Signature, TexelCopy};
 use crate::shader::Shader;
 use std::sync::Arc;
 
-/// A set of sections: bit `n` stands for the `n`-th.
+/// A set of sections; bit `n` stands for the `n`-th section.
 pub type Sections = u64;
 
 /// A graph with a kernel for each node and a place for each tensor.
@@ -18,25 +18,25 @@ pub struct Lowered {
     pub buffers: Vec<Buffer>,
     /// All linear textures of `vec4<f32>`; bindings name them by index.
     pub textures: Vec<Texture>,
-    /// What the constants among the buffers and textures hold, filled before the first run.
+    /// Contents of the constant buffers and textures, written before the first run.
     pub constants: Vec<LoweredConstant>,
-    /// The parameters of all dispatches: one uniform buffer.
+    /// Parameters of all dispatches: the contents of one uniform buffer.
     pub params: Vec<u8>,
-    /// What is compiled.
+    /// Entry points to compile.
     pub entries: Vec<Entry>,
-    /// What is called, on the CPU device; there are then no textures, constants, parameters and entries.
+    /// Functions to call, on the CPU device. There are then no textures, constants, parameters or entries.
     pub functions: Vec<CpuKernel>,
-    /// What is done, in order.
+    /// Steps in execution order.
     pub steps: Vec<Step>,
     /// Names of the sections.
     pub sections: Vec<String>,
     /// The read-backs.
     pub readbacks: Vec<LoweredReadback>,
-    /// The nodes in running order. An executor with functions of its own may run these instead of the steps.
+    /// Nodes in execution order. An executor with functions of its own may run these instead of the steps.
     pub nodes: Vec<PreparedNode>,
-    /// What each node works on.
+    /// Operands of each node.
     pub operands: Vec<Operands>,
-    /// Device memory that an executor of the steps needs.
+    /// Device memory needed to run the steps.
     pub memory: MemoryUse,
 }
 
@@ -45,7 +45,7 @@ pub struct Lowered {
 pub struct Buffer {
     /// Name for labels and messages.
     pub label: String,
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
     /// Where it comes from.
     pub origin: Origin,
@@ -56,7 +56,7 @@ pub struct Buffer {
 pub struct Texture {
     /// Name for labels and messages.
     pub label: String,
-    /// Its size in texels.
+    /// Size in texels.
     pub texels: u64,
     /// Where it comes from; never [`Origin::Bound`].
     pub origin: Origin,
@@ -65,68 +65,68 @@ pub struct Texture {
 /// Where memory comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// The program's own, zero-filled at first.
+    /// The program's own memory, zero-filled at first.
     Own,
     /// Memory that the caller has bound to this tensor.
     Bound(TensorId),
-    /// The constant of this index.
+    /// The constant with this index.
     Constant(usize),
 }
 
-/// A constant, and how a device makes it.
+/// A constant and the programs that compute it on a device.
 #[derive(Debug)]
 pub struct LoweredConstant {
-    /// Key, storage, size and where the values come from.
+    /// Key, storage, size and source of the values.
     pub constant: Constant,
     /// For [`Initializer::Device`](crate::ops::Initializer::Device): the program of each of its parts.
     pub parts: Vec<PartProgram>,
 }
 
-/// The program of a part of a constant: one op on one vector.
+/// Program that computes one part of a constant: one op on one vector.
 #[derive(Debug)]
 pub struct PartProgram {
-    /// The program, with the only section [`Goals::ALL`](super::Goals::ALL).
+    /// The program. Its only section is [`Goals::ALL`](super::Goals::ALL).
     pub program: Lowered,
-    /// Its input, which is bound.
+    /// Input tensor, which is bound.
     pub input: TensorId,
-    /// Its output, which is bound.
+    /// Output tensor, which is bound.
     pub output: TensorId,
 }
 
-/// An entry point of a shader with constants.
+/// An entry point of a shader, with the values of its constants.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Shader file, without folder and ending.
+    /// Name of the shader file, without folder and extension.
     pub shader: &'static str,
-    /// Entry point in it.
+    /// Name of the entry point.
     pub entry: &'static str,
     /// Values of `const` lines that differ from the file's.
     pub consts: Vec<(&'static str, u32)>,
-    /// The final text, and what it binds.
+    /// Final text and its bindings.
     pub text: Arc<Shader>,
 }
 
 /// One copy, dispatch or call.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// The sections that need it.
+    /// Sections that need the step.
     pub sections: Sections,
-    /// The node that it belongs to.
+    /// Index of the node that it belongs to.
     pub node: usize,
     /// Name for labels and reports.
     pub label: String,
-    /// What is done.
+    /// Work of the step.
     pub action: Action,
 }
 
-/// What a step does.
+/// The work of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Runs an entry point.
     Dispatch {
         /// Index of the entry.
         entry: usize,
-        /// What is bound to each binding number of group 0.
+        /// Binding number in group 0, and the resource bound to it.
         bindings: Vec<(u32, Binding)>,
         /// Number of workgroups along each axis.
         groups: [u32; 3],
@@ -142,82 +142,82 @@ pub enum Action {
         buffer: usize,
         /// Index of the texture.
         texture: usize,
-        /// Which texels, counted from the buffer's start.
+        /// Range of texels, relative to the buffer's start.
         copy: TexelCopy,
     },
     /// Copies bytes from one buffer to another.
     Copy {
-        /// From here.
+        /// Source.
         from: Location,
-        /// To there.
+        /// Destination.
         to: Location,
-        /// How many.
+        /// Number of bytes.
         bytes: u64,
     },
 }
 
-/// What is bound.
+/// A bound resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// This many bytes of a buffer, from this location.
+    /// A range of a buffer: its location and its size in bytes.
     Buffer(Location, u64),
-    /// A part of the parameters.
+    /// A range of the parameters.
     Params {
-        /// Its first byte.
+        /// Offset in bytes.
         offset: u64,
-        /// Its size.
+        /// Size in bytes.
         bytes: u64,
     },
     /// A texture.
     Texture(usize),
 }
 
-/// A place in a buffer.
+/// A position in a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Location {
     /// Index of the buffer.
     pub buffer: usize,
-    /// Bytes from its start.
+    /// Offset in bytes from its start.
     pub offset: u64,
 }
 
-/// A [`Readback`](super::Readback) with the places of its tensors.
+/// A [`Readback`](super::Readback) with the locations of its tensors.
 #[derive(Debug, Clone)]
 pub struct LoweredReadback {
-    /// Its name.
+    /// Name of the read-back.
     pub name: String,
-    /// Name, shape and place of each value.
+    /// Name, shape and location of each value.
     pub values: Vec<(String, Shape, Location)>,
     /// When the values are copied.
     pub when: When,
-    /// How many reads may be in flight at once.
+    /// Number of reads that may be in flight at once.
     pub in_flight: usize,
 }
 
-/// A node as it was prepared.
+/// A node with its chosen kernel.
 #[derive(Debug, Clone)]
 pub struct PreparedNode {
-    /// Label of its output.
+    /// Label of the node's output.
     pub label: String,
-    /// For a node of the gradient: label of the forward node that it belongs to.
+    /// For a node of the backward pass: label of the forward node that it differentiates.
     pub adjoint_of: Option<String>,
-    /// What is done.
+    /// The node's op.
     pub op: Arc<dyn Op>,
-    /// On which shapes.
+    /// Shapes of inputs and output.
     pub signature: Signature,
-    /// With which kernel.
+    /// Name of the kernel.
     pub variant: &'static str,
 }
 
-/// What a node works on.
+/// Operands of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operands {
-    /// The sections that need the node.
+    /// Sections that need the node.
     pub sections: Sections,
-    /// Where its inputs lie.
+    /// Locations of the inputs.
     pub inputs: Vec<Location>,
-    /// Where its output lies.
+    /// Location of the output.
     pub output: Location,
-    /// Where its second output lies, of ops that have one.
+    /// Location of the saved output, for ops that have one.
     pub saved: Option<Location>,
 }

@@ -1,4 +1,4 @@
-//! Device memory as the layers above hold it.
+//! Handles of device memory for the layers above.
 
 use super::cpu::HostBuffer;
 use super::ir::TensorId;
@@ -8,10 +8,10 @@ use crate::gpu::Buffer;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Memory of the tensors that are not planned: those from outside, and those with memory of their own.
+/// Memory of the tensors that are not planned: external tensors and tensors with memory of their own.
 pub type Bindings = HashMap<TensorId, Memory>;
 
-/// Memory of a tensor on the device. Cloning shares it; two handles are equal if they name the same memory.
+/// Memory of a tensor on the device. Clones share it; two handles are equal if they refer to the same memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {
     place: Place,
@@ -49,10 +49,10 @@ impl Memory {
         Self { place: Place::Counted(Counted(Arc::new(claim))) }
     }
 
-    /// The buffer of a graphics device; `label` names the tensor.
+    /// Returns the buffer of a graphics device; `label` names the tensor.
     ///
     /// # Errors
-    /// [`Error::Internal`] if it is memory of another device.
+    /// [`Error::Internal`] if the memory is on another device.
     pub(super) fn gpu(&self, label: &str) -> Result<&Buffer> {
         match &self.place {
             Place::Gpu(buffer) => Ok(buffer),
@@ -60,10 +60,10 @@ impl Memory {
         }
     }
 
-    /// The buffer of the CPU device; `label` names the tensor.
+    /// Returns the buffer of the CPU device; `label` names the tensor.
     ///
     /// # Errors
-    /// [`Error::Internal`] if it is memory of another device.
+    /// [`Error::Internal`] if the memory is on another device.
     pub(super) fn host(&self, label: &str) -> Result<&HostBuffer> {
         match &self.place {
             Place::Cpu(buffer) => Ok(buffer),
@@ -71,7 +71,7 @@ impl Memory {
         }
     }
 
-    /// Its size in bytes: that of the tensor as stored, rounded up to 16.
+    /// Size in bytes: that of the stored tensor, rounded up to a multiple of 16.
     pub fn bytes(&self) -> u64 {
         match &self.place {
             Place::Gpu(buffer) => buffer.size(),
@@ -81,15 +81,16 @@ impl Memory {
     }
 }
 
-/// Memory of programs that never run at the same time and share it: each takes what the others have, as far as that is
-/// large enough. The largest is best prepared first.
+/// Memory shared by programs that never run at the same time. Each program reuses the buffers that are large enough, so
+/// the largest program is best prepared first.
 #[derive(Debug, Default)]
 pub struct Workspace {
     buffers: Vec<Memory>,
 }
 
 impl Workspace {
-    /// The buffer of this index, in order, of at least this size; if there is none, a new one.
+    /// Returns the buffer at `index` if it has at least this size. Otherwise makes a new one and drops those from
+    /// `index` on.
     pub(super) fn take(
         &mut self,
         index: usize,

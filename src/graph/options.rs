@@ -1,25 +1,25 @@
-//! How a graph is prepared.
+//! Options for preparing a graph.
 
 use super::choices::{candidates, cpu};
 use crate::error::Result;
 use crate::gpu::Profile;
 use crate::ops::{Kernel, Op, Signature};
 
-/// How a graph is prepared. The default is for all work; tests compare the other options with it.
+/// Options for preparing a graph. All normal work uses the defaults; tests compare the other options with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrepareOptions {
-    /// Tensors that are not alive at the same time share memory.
+    /// Let tensors with disjoint lifetimes share memory.
     pub share: bool,
-    /// Marked loops of the shaders are written out.
+    /// Unroll the marked loops of shaders.
     pub unroll: bool,
-    /// Where the engine has a kernel chosen by measurement, it is used.
+    /// Use the engine's kernels chosen by measurement.
     pub tuned: bool,
-    /// The choice is among the kernels of all families, see [`super::candidates`].
+    /// Choose among the kernels of all families; see [`super::candidates`].
     pub all_families: bool,
 }
 
 impl PrepareOptions {
-    /// The kernels that there are for a node.
+    /// Returns the kernels available for a node.
     pub(super) fn candidates(
         &self,
         op: &dyn Op,

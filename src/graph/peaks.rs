@@ -1,4 +1,4 @@
-//! The peak rates of the device, measured, with which benches compare kernels.
+//! Measured peak rates of the device, which benches compare kernels with.
 
 use super::engine::Engine;
 use super::goals::Goals;
@@ -10,40 +10,39 @@ use crate::ops::{MultiplyAdd, Op, Shape, Triad};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Values of the vector whose multiply-adds are timed: enough invocations for any GPU.
+/// Length of the vector whose multiply-adds are timed: enough invocations for any GPU.
 const CHAIN_VALUES: usize = 1 << 20;
-/// A measurement should take at least this many seconds, so that the time to start it does not count.
+/// Minimum seconds of a measurement, so the time to start it is negligible.
 const LONG_ENOUGH: f64 = 0.03;
-/// Largest number of steps: see [`MultiplyAdd::steps`].
+/// Maximum number of steps: see [`MultiplyAdd::steps`].
 const MOST_STEPS: usize = 4096;
-/// Bytes of each vector of the stream: beyond the caches of all but a few devices.
+/// Bytes of each vector of the stream: larger than the caches of all but a few devices.
 const STREAM_BYTES: u64 = 128 << 20;
-/// Each measurement is the best of this many.
+/// Number of runs of each measurement; the best one is used.
 const ROUNDS: usize = 5;
 
 /// Measured peaks of a device.
 #[derive(Debug, Clone, Copy)]
 pub struct Peaks {
-    /// Floating-point operations per second in f32, a multiply-add counted as two.
+    /// Floating-point operations per second in f32. A multiply-add counts as two.
     pub flops: f64,
-    /// Bytes per second through memory, read and written: the better of a shader's triad and the device's own
-    /// copy.
+    /// Bytes read and written per second: the better of a shader's triad and the device's own copy.
     pub bandwidth: f64,
 }
 
 impl Peaks {
-    /// Measures; takes a second or two.
+    /// Measures the peak rates of a device. Takes a second or two.
     ///
     /// # Errors
-    /// If the device fails or has no room for three vectors of 128 MiB (or of its largest binding).
+    /// If the device fails or lacks memory for three vectors of 128 MiB (or of its largest binding).
     pub fn measure(engine: &Arc<Engine>) -> Result<Self> {
         // The first measurement warms up a device that was idle.
         let bandwidth = triad(engine)?.max(copy(engine)?);
         Ok(Self { flops: flops(engine)?, bandwidth })
     }
 
-    /// The least time, in seconds, that the device could take for these numbers of operations and bytes (the roofline
-    /// model, Williams et al. 2009), and true if the operations are the limit.
+    /// Returns the minimum time in seconds for these numbers of operations and bytes (roofline model, Williams et al.
+    /// 2009), and true if the operations are the limit.
     pub fn bound(&self, flops: f64, bytes: f64) -> (f64, bool) {
         let (compute, memory) = (flops / self.flops, bytes / self.bandwidth);
         (compute.max(memory), compute >= memory)
@@ -93,13 +92,13 @@ fn flops(engine: &Arc<Engine>) -> Result<f64> {
     Ok(best)
 }
 
-/// Values of each vector of the stream.
+/// Length of each vector of the stream.
 fn stream(engine: &Engine) -> usize {
     let profile = engine.profile();
     (STREAM_BYTES.min(profile.max_binding).min(profile.max_buffer) / 4) as usize
 }
 
-/// Runs in one measurement, such that it takes long enough.
+/// Number of runs that make one measurement long enough, given the seconds of one run.
 fn runs(once: f64) -> usize {
     (LONG_ENOUGH / once.max(1e-5)).ceil().clamp(1.0, 100.0) as usize
 }

@@ -1,71 +1,71 @@
-//! The memory plan: when each tensor is alive, and which tensors share a buffer.
+//! The memory plan: the lifetime of each tensor, and which tensors share a buffer.
 //!
-//! A tensor gets a part of a buffer. Those that are not alive at the same time share a part; those that are may
-//! have parts of one buffer, unless a node writes to one of them while it uses the other: a dispatch can't bind one
-//! buffer for reading and for writing.
+//! A tensor gets a range of a buffer. Tensors that are not alive at the same time may share a range. Tensors that are
+//! may have ranges of the same buffer, unless a node writes one of them while it uses the other: a dispatch can't bind
+//! one buffer both for reading and for writing.
 
 use super::ir::{Graph, TensorId};
 use crate::ops::Kernel;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-/// Places start at multiples of this: WebGPU's default (and largest allowed) alignment of a binding.
+/// Alignment of ranges in bytes: WebGPU's default (and largest allowed) alignment of a binding.
 const ALIGNMENT: u64 = 256;
 
 /// One buffer of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
-    /// Its size in bytes: that of its largest tenant.
+    /// Size in bytes: that of its largest tenant.
     pub bytes: u64,
 }
 
-/// Where something lies.
+/// A position in the planned memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// The buffer.
+    /// Index of the buffer.
     pub slot: usize,
-    /// Where in it, in bytes.
+    /// Offset in the buffer in bytes.
     pub offset: u64,
 }
 
-/// Where each planned tensor lives.
+/// A memory plan: the place of each planned tensor.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// All buffers.
     pub slots: Vec<Slot>,
-    /// Place of each tensor that is not bound from outside.
+    /// Place of each tensor that is not bound.
     pub tensors: HashMap<TensorId, Place>,
     /// Places of each node's scratch memory.
     pub scratch: Vec<Vec<Place>>,
-    /// Nodes between which a tensor is alive: made by the first, last read by the second.
+    /// Lifetime of each tensor: the node that first uses it and the node that last uses it.
     pub lifetimes: HashMap<TensorId, (usize, usize)>,
 }
 
-/// Device memory of a program, in bytes, known before it is allocated.
+/// Device memory of a program in bytes, known before it is allocated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryUse {
     /// Activations, gradients and scratch memory, after sharing.
     pub planned: u64,
-    /// The same if nothing were shared.
+    /// Activations, gradients and scratch memory, without sharing.
     pub unshared: u64,
-    /// Tensors bound from outside: picture, optimiser state, targets.
+    /// Bound tensors: picture, optimiser state, targets.
     pub bound: u64,
     /// Packed weights.
     pub constants: u64,
     /// Textures through which kernels read buffers.
     pub staging: u64,
-    /// What functions of the CPU device take at most while they run: of scratch memory, which is kept, and of the heap,
-    /// which keeps it, too.
+    /// Peak memory that functions of the CPU device use while they run: scratch memory, which is kept, and heap memory,
+    /// which the allocator keeps too.
     pub scratch: u64,
 }
 
 impl MemoryUse {
-    /// That of two programs, which run one after the other.
+    /// Returns the memory of two programs that run one after the other.
     pub fn with(self, other: Self) -> Self {
         Self { scratch: self.scratch.max(other.scratch), ..self.combined(other, u64::saturating_add) }
     }
 
-    /// Each number of both, taken together.
+    /// Combines each field of both with `with`.
     pub(crate) fn combined(self, other: Self, with: impl Fn(u64, u64) -> u64) -> Self {
         Self {
             planned: with(self.planned, other.planned),
@@ -77,20 +77,20 @@ impl MemoryUse {
         }
     }
 
-    /// All of it.
+    /// Total memory, without [`Self::unshared`].
     pub fn total(&self) -> u64 {
         self.planned + self.bound + self.constants + self.staging + self.scratch
     }
 }
 
-/// Memory that is needed from one node to another.
+/// Memory needed from one node to another.
 struct Demand {
     bytes: u64,
-    /// The tensors that it is for: more than one where each is written over the one before.
+    /// The tensors stored in it: more than one if each overwrites the one before.
     tensors: Vec<TensorId>,
-    /// Or the node and the index of its scratch memory.
+    /// Or, for scratch memory, the node and the index among its scratch buffers.
     scratch: Option<(usize, usize)>,
-    /// The nodes that use it, in order, each with whether it writes there.
+    /// The nodes that use it, in order, and whether each of them writes to it.
     uses: Vec<(usize, bool)>,
 }
 
@@ -99,7 +99,7 @@ impl Demand {
         Self { bytes, tensors: Vec::new(), scratch: None, uses: vec![(node, true)] }
     }
 
-    /// The first and the last node that use it.
+    /// Returns the first and the last node that use it.
     fn lifetime(&self) -> (usize, usize) {
         let at = |use_of: Option<&(usize, bool)>| use_of.map_or(0, |(node, _)| *node);
         (at(self.uses.first()), at(self.uses.last()))
@@ -110,7 +110,7 @@ impl Demand {
         made <= other_read && other_made <= read
     }
 
-    /// True if a node uses both and writes to one of them.
+    /// True if a node uses both and writes to at least one of them.
     fn apart_from(&self, other: &Self) -> bool {
         let mut pairs = self.uses.iter().flat_map(|mine| other.uses.iter().map(move |its| (mine, its)));
         pairs.any(|((node, writes), (other_node, other_writes))| {
@@ -118,7 +118,7 @@ impl Demand {
         })
     }
 
-    /// The lowest offset with room for this in a buffer of `bytes` that has these tenants.
+    /// Returns the lowest offset at which this fits into a buffer of `bytes` bytes with these tenants.
     fn room(&self, bytes: u64, tenants: &[(&Self, u64)]) -> Option<u64> {
         let mut busy = Vec::new();
         for (tenant, offset) in tenants.iter().filter(|(tenant, _)| tenant.alive_with(self)) {
@@ -140,8 +140,8 @@ impl Demand {
 }
 
 impl Plan {
-    /// Plans a graph. `bound` is true for tensors with buffers of their own; `kernels` gives the scratch
-    /// needs of each node. With `share` off every tensor gets its own buffer.
+    /// Plans a graph. `bound` is true for tensors with buffers of their own; `kernels` defines the scratch memory of
+    /// each node. With `share` off, every tensor gets its own buffer.
     pub fn new(graph: &Graph, bound: impl Fn(TensorId) -> bool, kernels: &[Kernel], share: bool) -> Self {
         let mut plan = Self::default();
         for (index, node) in graph.nodes().iter().enumerate() {
@@ -151,7 +151,7 @@ impl Plan {
             }
         }
         let mut wanted = plan.wanted(graph, bound, kernels, share);
-        // The largest first: so a slot is as large as its first tenant, and the others cost nothing.
+        // Largest first: a slot has the size of its first tenant, and later tenants cost nothing.
         wanted.sort_by_key(|wanted| Reverse(wanted.bytes));
         let mut tenants: Vec<Vec<(&Demand, u64)>> = Vec::new();
         plan.scratch =
@@ -161,7 +161,7 @@ impl Plan {
                 let offset = wanted.room(plan.slots[slot].bytes, &tenants[slot])?;
                 Some(Place { slot, offset })
             };
-            // The smallest slot with room, which is the newest.
+            // The newest slot is the smallest, so take the newest with room.
             let place = (0..tenants.len()).rev().filter(|_| share).find_map(room);
             let place = place.unwrap_or_else(|| {
                 tenants.push(Vec::new());
@@ -177,8 +177,8 @@ impl Plan {
         plan
     }
 
-    /// What needs memory. With `share`, a tensor that is written over a planned one takes that one's memory if nothing
-    /// reads it later.
+    /// Lists all demands for memory. With `share`, a tensor that overwrites a planned one takes over its memory if
+    /// nothing reads that one later.
     fn wanted(
         &self,
         graph: &Graph,
@@ -216,7 +216,7 @@ impl Plan {
         wanted
     }
 
-    /// Bytes of all slots together.
+    /// Total bytes of all slots.
     pub fn bytes(&self) -> u64 {
         self.slots.iter().map(|slot| slot.bytes).sum()
     }

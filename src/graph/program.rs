@@ -1,4 +1,4 @@
-//! A graph, prepared on a device: run by sections, read by name, timed.
+//! A graph prepared on a device: runs sections, reads back values by name, times steps.
 
 use super::engine::{Device, Engine};
 use super::goals::Goals;
@@ -17,12 +17,12 @@ use crate::ops::Kernel;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A graph, ready to run.
+/// A graph prepared to run on a device.
 #[derive(Debug)]
 pub struct Program {
     lowered: Lowered,
     replay: Replay,
-    /// What each read-back delivers.
+    /// Layout of each read-back's values.
     layouts: Vec<Layout>,
 }
 
@@ -31,21 +31,22 @@ pub struct Program {
 enum Replay {
     Gpu(gpu::Replay),
     Cpu(cpu::Replay),
-    /// Its memory and its constants, which are only counted.
+    /// Memory and constants, which are only counted.
     Counting {
         _claim: (Claim, Vec<Arc<Claim>>),
-        /// Its own and what is bound, which every program keeps.
+        /// The program's own buffers and the bound ones, kept as by any program.
         _buffers: Vec<Memory>,
     },
 }
 
 impl Program {
-    /// Prepares a graph for these goals; nodes that no section needs are left out. `pick` chooses among a node's
+    /// Prepares a graph for these goals. Nodes that no section needs are left out. `pick` chooses among a node's
     /// kernels, usually the first.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if the plan exceeds a limit of the device or the device's memory,
-    /// [`Error::Shader`] if a kernel and its call do not fit together, or the goals contradict themselves or the graph.
+    /// [`Error::Shader`] if a kernel and its dispatch do not match, [`Error::Internal`] if the goals contradict
+    /// themselves or the graph.
     pub fn prepare(
         engine: &Arc<Engine>,
         graph: &Graph,
@@ -56,7 +57,7 @@ impl Program {
         Self::prepare_with(engine, graph, bound, goals, pick, PrepareOptions::default())
     }
 
-    /// As [`Program::prepare`], with other options than the default.
+    /// Prepares a graph like [`Program::prepare`], with these options.
     ///
     /// # Errors
     /// As [`Program::prepare`].
@@ -71,7 +72,7 @@ impl Program {
         Self::prepare_all(engine, (graph, bound, goals), pick, options, &mut Workspace::default())
     }
 
-    /// As [`Program::prepare`], with the memory of a workspace.
+    /// Prepares a graph like [`Program::prepare`], with the memory of a workspace and the first kernel of each node.
     ///
     /// # Errors
     /// As [`Program::prepare`].
@@ -110,7 +111,7 @@ impl Program {
             Ok(Self { lowered, replay, layouts })
         };
         match attempt(options) {
-            // What was measured at one size may not fit at another one in the same bucket.
+            // A kernel measured at one size may fail at another size in the same bucket.
             Err(error) if error.is_of_kernel() && options.tuned && engine.has_choices() => {
                 attempt(PrepareOptions { tuned: false, ..options })
             }
@@ -118,8 +119,8 @@ impl Program {
         }
     }
 
-    /// Compiles what [`Program::prepare`] will need, and allocates nothing, so that the host can do it while the device
-    /// is busy.
+    /// Compiles the pipelines that [`Program::prepare`] will need. Allocates no memory, so the host can do it while the
+    /// device is busy.
     ///
     /// # Errors
     /// As [`Program::prepare`].
@@ -129,7 +130,7 @@ impl Program {
         gpu::pipelines(device, &entries.list).map(drop)
     }
 
-    /// The set of these sections.
+    /// Returns the set of these sections.
     fn bits(&self, names: &[&str]) -> Result<Sections> {
         names.iter().try_fold(0, |bits, name| {
             let index = self.lowered.sections.iter().position(|section| section == name);
@@ -137,11 +138,11 @@ impl Program {
         })
     }
 
-    /// Runs these sections once, in one submission, and starts these read-backs. Waits for nothing; the CPU device does
-    /// all of it meanwhile.
+    /// Runs these sections once, in one submission, and starts these read-backs. Does not wait for a graphics device;
+    /// on the CPU device the work is complete on return.
     ///
     /// # Errors
-    /// As [`crate::gpu::Context::submit`]; [`Error::Internal`] if there is no section or read-back of a name, or too many
+    /// As [`crate::gpu::Context::submit`]; [`Error::Internal`] if a section or read-back does not exist, or too many
     /// reads of one name are in flight on a graphics device; [`Error::Cpu`] if a function of the CPU device panics.
     pub fn submit(&self, sections: &[&str], readbacks: &[&str], label: &str) -> Result<Submission> {
         let sections = self.bits(sections)?;
@@ -153,7 +154,7 @@ impl Program {
         self.submit_steps(|step| step.sections & sections != 0, &reads, label)
     }
 
-    /// Runs the steps for which `wanted` is true, and starts the read-backs of these indices.
+    /// Runs the steps for which `wanted` is true, and starts the read-backs with these indices.
     fn submit_steps(
         &self,
         wanted: impl Fn(&Step) -> bool + Sync,
@@ -184,7 +185,7 @@ impl Program {
         }
     }
 
-    /// Staging buffers made for read-backs so far; the CPU device needs none.
+    /// Number of staging buffers created for read-backs so far; 0 on the CPU device.
     pub fn staging_buffers(&self) -> usize {
         match &self.replay {
             Replay::Gpu(replay) => replay.staging_buffers(),
@@ -192,18 +193,18 @@ impl Program {
         }
     }
 
-    /// Device memory in use.
+    /// Returns the device memory in use.
     pub fn memory(&self) -> MemoryUse {
         self.lowered.memory
     }
 
-    /// The nodes in running order, each with the kernel chosen for it.
+    /// Returns the nodes in execution order, each with its chosen kernel.
     pub fn nodes(&self) -> &[PreparedNode] {
         &self.lowered.nodes
     }
 
-    /// Runs the steps of these sections one by one, waiting for each, and returns label and seconds; for reports,
-    /// not for work.
+    /// Runs the steps of these sections one by one, waiting for each. Returns label and seconds of each step. For
+    /// reports only.
     ///
     /// # Errors
     /// As [`Program::submit`].
@@ -216,8 +217,8 @@ impl Program {
         steps.map(time).collect()
     }
 
-    /// Runs the nodes of these sections one by one, waiting for each, and returns the seconds of each; for
-    /// reports, not for work. Submission and wait are part of the time, about 0.2 ms on a software driver.
+    /// Runs the nodes of these sections one by one, waiting for each. Returns the seconds of each node, including
+    /// submission and wait (about 0.2 ms on a software driver). For reports only.
     ///
     /// # Errors
     /// As [`Program::submit`].
@@ -232,8 +233,8 @@ impl Program {
         Ok(times)
     }
 
-    /// Runs all sections this many times in one submission and waits. Returns the seconds of one run by wall clock, and
-    /// by the device's clock as [`Context::time`](crate::gpu::Context::time) does.
+    /// Runs all sections `runs` times in one submission and waits. Returns the seconds per run by wall clock, and by
+    /// the device's clock as [`Context::time`](crate::gpu::Context::time) does.
     ///
     /// # Errors
     /// As [`Program::submit`].
@@ -245,7 +246,7 @@ impl Program {
         }
     }
 
-    /// Seconds that the steps take for which `wanted` is true, submission and wait included.
+    /// Returns the seconds that the steps with `wanted` take, including submission and wait.
     fn time(&self, label: &str, wanted: impl Fn(&Step) -> bool + Sync) -> Result<f64> {
         let begin = Instant::now();
         self.submit_steps(wanted, &[], label)?.wait()?;
@@ -254,5 +255,5 @@ impl Program {
 }
 
 fn unknown(kind: &str, name: &str) -> Error {
-    Error::internal(name, format!("the program has no {kind} of this name"))
+    Error::internal(name, format!("the program has no {kind} with this name"))
 }

@@ -1,5 +1,5 @@
-//! Gradients that compute activations again in the backward pass, block by block, so that less memory is needed:
-//! gradient checkpointing (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost").
+//! Gradient checkpointing (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"): the backward pass
+//! recomputes activations block by block, which needs less memory.
 
 use super::backward::{Seeds, Segment, append, dependents, segments};
 use super::ir::{Graph, TensorId};
@@ -9,22 +9,22 @@ use crate::ops::Kernel;
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
-/// A block is computed again only if all others without it need more memory by one part in so many.
+/// A block is recomputed only if the plan would otherwise need more than 1/`WORTH` of its memory in addition.
 const WORTH: u64 = 32;
 
-/// A graph with its gradients, and the memory that its plan needs.
+/// A graph with its gradients and the memory that its plan needs.
 struct Attempt {
     bytes: u64,
     graph: Graph,
     gradients: Vec<Vec<Option<TensorId>>>,
 }
 
-/// As [`gradients`](super::gradients), with less memory: before the backward pass reaches a block of layers, from one
-/// place where maps get smaller to the next, the activations inside it are computed again from the one that the block
-/// starts with. That is done only for those blocks for which it lowers the memory that the plan needs at once. The ops
-/// and their inputs are the same, and so is every bit of the gradients.
+/// Appends gradients like [`gradients`](super::gradients), with less memory. A block is the layers between two places
+/// where maps shrink. Before the backward pass enters a block, the activations inside it are recomputed from the
+/// block's first one. Only blocks for which this lowers the plan's peak memory are recomputed. The ops and their inputs
+/// are the same, so the gradients are identical bit for bit.
 ///
-/// `kept` are the tensors that [`Graph::fuse`] will be given, as far as they are known.
+/// `kept` are the tensors that will be passed to [`Graph::fuse`], as far as they are known.
 ///
 /// # Errors
 /// As [`gradients`](super::gradients).
@@ -53,7 +53,7 @@ pub fn gradients_recomputing(
     let mut best = none;
     if best.bytes > enough {
         best = all;
-        // The blocks that take longest first.
+        // Slowest blocks first.
         let mut order: Vec<usize> = (0..segments.len()).collect();
         order.sort_by_key(|segment| Reverse(flops(graph, &segments[*segment])));
         for segment in order {
@@ -70,7 +70,7 @@ pub fn gradients_recomputing(
     Ok(best.gradients)
 }
 
-/// Bytes that the plan of a graph needs for these goals, without what kernels need besides.
+/// Bytes that the plan of a graph needs for these goals, without the kernels' scratch memory.
 fn planned(graph: &Graph, goals: &[TensorId], kept: &HashSet<TensorId>) -> u64 {
     let mut graph = graph.clone();
     graph.fuse(&kept.iter().chain(goals).copied().collect());

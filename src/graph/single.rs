@@ -1,4 +1,4 @@
-//! One op by itself, to test and time its kernels.
+//! A single op, to test and time its kernels.
 
 use super::engine::Engine;
 use super::goals::Goals;
@@ -10,10 +10,10 @@ use crate::error::Result;
 use crate::ops::{Kernel, Op, Shape, Signature};
 use std::sync::Arc;
 
-/// Floats after the output that a kernel must leave alone.
+/// Number of floats after the output that a kernel must not write.
 const GUARD: usize = 64;
 
-/// An op on inputs of given shapes, to run with any of its kernels.
+/// An op on inputs of given shapes. Any of its kernels can run it.
 #[derive(Debug)]
 pub struct SingleOp {
     engine: Arc<Engine>,
@@ -22,23 +22,23 @@ pub struct SingleOp {
     options: PrepareOptions,
 }
 
-/// The results of one run of one kernel.
+/// Results of one run of one kernel.
 #[derive(Debug, Clone)]
 pub struct SingleRun {
-    /// The output in logical order; for ops that change inputs in place, those inputs one after another.
+    /// Output in logical order. For ops that change inputs in place: those inputs, concatenated.
     pub values: Vec<f32>,
-    /// The same of the saved output, of ops that have one.
+    /// Saved output in logical order, for ops that have one.
     pub saved: Option<Vec<f32>>,
-    /// True if all padding of what the kernel writes is zero.
+    /// Whether all padding in the kernel's outputs is zero.
     pub padding_is_zero: bool,
-    /// True if nothing was written behind what the kernel writes.
+    /// Whether the kernel wrote nothing past the end of its outputs.
     pub guard_intact: bool,
-    /// True if the output was written, of ops whose values are their changed inputs.
+    /// Whether the output was written. Always true for ops that change no inputs in place.
     pub is_written: bool,
 }
 
 impl SingleRun {
-    /// What is wrong besides the values, if anything is.
+    /// Describes a fault other than wrong values, or returns `None`.
     pub fn fault(&self) -> Option<&'static str> {
         if !self.guard_intact {
             Some("writes behind its output")
@@ -52,7 +52,7 @@ impl SingleRun {
     }
 }
 
-/// A tensor that a kernel has written.
+/// A tensor written by a kernel.
 struct Written {
     /// In logical order.
     values: Vec<f32>,
@@ -61,22 +61,22 @@ struct Written {
 }
 
 impl SingleOp {
-    /// An op on inputs of these shapes.
+    /// Prepares an op for inputs of these shapes.
     ///
     /// # Errors
-    /// If the op does not take them.
+    /// If the op does not accept them.
     pub fn new(engine: &Arc<Engine>, op: Arc<dyn Op>, shapes: &[Shape]) -> Result<Self> {
         let signature = Signature::of(op.as_ref(), shapes)?;
         Ok(Self { engine: engine.clone(), op, signature, options: PrepareOptions::default() })
     }
 
-    /// The same, prepared with these options.
+    /// Sets the options that programs are prepared with.
     pub fn with(mut self, options: PrepareOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// Names of the kernels that this device can run, the preferred first.
+    /// Returns the names of the kernels that this device can run, preferred kernel first.
     ///
     /// # Errors
     /// As [`Op::kernels`].
@@ -86,13 +86,13 @@ impl SingleOp {
         Ok(kernels.iter().map(|kernel| kernel.variant).collect())
     }
 
-    /// Shapes of inputs and output.
+    /// Returns the shapes of inputs and output.
     pub fn signature(&self) -> &Signature {
         &self.signature
     }
 
-    /// Runs the `variant`-th kernel on these inputs (logical order). The output memory, and a guard zone
-    /// behind it, are filled with NaN first.
+    /// Runs the `variant`-th kernel on these inputs (logical order). Fills the output memory and the guard zone behind
+    /// it with NaN first.
     ///
     /// # Errors
     /// As [`Program::prepare`] and [`crate::gpu::PendingRead::finish`].
@@ -100,8 +100,8 @@ impl SingleOp {
         Ok(self.run_on(variant, &self.upload(inputs)?)?.0)
     }
 
-    /// These inputs (logical order) on the device, for several kernels to run on. A guard zone of NaN follows those that
-    /// the op changes.
+    /// Uploads these inputs (logical order) to the device, so several kernels can run on them. A guard zone of NaN
+    /// follows each input that the op changes.
     ///
     /// # Errors
     /// As [`Engine::tensor_with`].
@@ -118,8 +118,8 @@ impl SingleOp {
         inputs.iter().enumerate().map(upload).collect()
     }
 
-    /// As [`Self::run`] on inputs that are on the device, which an op that changes its inputs leaves changed; returns
-    /// the program too, to be timed.
+    /// Runs the `variant`-th kernel on uploaded inputs; an op that changes its inputs leaves them changed. Also returns
+    /// the program, so it can be timed.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -147,7 +147,7 @@ impl SingleOp {
         Ok((SingleRun { values, saved, padding_is_zero, guard_intact, is_written }, program))
     }
 
-    /// Memory for a tensor and its guard zone, full of NaN.
+    /// Allocates memory for a tensor and its guard zone, filled with NaN.
     fn poisoned(&self, label: &str, shape: Shape) -> Result<Memory> {
         self.engine.stored(label, &vec![f32::NAN; shape.stored() + GUARD])
     }
@@ -166,7 +166,7 @@ impl SingleOp {
         })
     }
 
-    /// Prepares the `variant`-th kernel for timing, on inputs that stay as they are.
+    /// Prepares the `variant`-th kernel for timing on these inputs (logical order).
     ///
     /// # Errors
     /// As [`Program::prepare`].
@@ -175,7 +175,8 @@ impl SingleOp {
         self.bind(variant, &self.upload(inputs)?, output, None)
     }
 
-    /// The program of the `variant`-th kernel into this output, and into this saved output if the op has one.
+    /// Prepares a program that runs the `variant`-th kernel and writes `output`, and `saved` if the op has a saved
+    /// output.
     fn bind(
         &self,
         variant: usize,

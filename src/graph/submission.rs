@@ -1,4 +1,4 @@
-//! Submitted work, and the values that come back from it.
+//! Submitted work and the values that it returns.
 
 use super::gpu::GpuDevice;
 use crate::error::Result;
@@ -9,39 +9,39 @@ use std::sync::Arc;
 /// Name and shape of each value of a read-back.
 pub(super) type Layout = Arc<[(String, Shape)]>;
 
-/// Work that was submitted.
+/// Submitted work.
 #[derive(Debug)]
 pub struct Submission {
     label: String,
-    /// What to wait for; `None` for work on the CPU, which is done when it has been submitted.
+    /// Fence to wait for; `None` for work on the CPU, which is complete once submitted.
     fence: Option<(Arc<GpuDevice>, Fence)>,
     pending: Vec<(String, Pending)>,
 }
 
 impl Submission {
-    /// Work on a graphics device.
+    /// Creates the submission of work on a graphics device.
     pub(super) fn on_gpu(label: &str, device: &Arc<GpuDevice>, fence: Fence) -> Self {
         Self { label: label.to_owned(), fence: Some((device.clone(), fence)), pending: Vec::new() }
     }
 
-    /// Work that is done.
+    /// Creates a completed submission.
     pub(super) fn done(label: &str) -> Self {
         Self { label: label.to_owned(), fence: None, pending: Vec::new() }
     }
 
-    /// Adds values under the name of their read-back.
+    /// Adds the values of a read-back.
     pub(super) fn with(mut self, name: &str, pending: Pending) -> Self {
         self.pending.push((name.to_owned(), pending));
         self
     }
 
-    /// Work that is done, with the values of its read-backs.
+    /// Creates a completed submission with the values of its read-backs.
     pub fn with_values(label: &str, values: impl IntoIterator<Item = (String, Values)>) -> Self {
         let pending = |(name, values): (String, Values)| (name, Pending::unpacked(values));
         Self { pending: values.into_iter().map(pending).collect(), ..Self::done(label) }
     }
 
-    /// Waits until the work is done.
+    /// Waits until the work is complete.
     ///
     /// # Errors
     /// As [`crate::gpu::Context::wait`].
@@ -49,19 +49,19 @@ impl Submission {
         self.fence.as_ref().map_or(Ok(()), |(device, fence)| device.context.wait(fence, &self.label))
     }
 
-    /// True for work that was done when it had been submitted, as always on the CPU device; never on a graphics device.
+    /// True if the work was complete as soon as it was submitted: always on the CPU device, never on a graphics device.
     pub fn was_done_at_once(&self) -> bool {
         self.fence.is_none()
     }
 
-    /// The read-back of this name; `None` if it was not asked for, or already taken.
+    /// Removes and returns the read-back with this name; `None` if it was not requested or has already been taken.
     pub fn take(&mut self, name: &str) -> Option<Pending> {
         let position = self.pending.iter().position(|(other, _)| other == name)?;
         Some(self.pending.swap_remove(position).1)
     }
 }
 
-/// Values that the device has yet to deliver.
+/// Values of a read-back, possibly in transit from the device.
 #[derive(Debug)]
 pub struct Pending {
     layout: Layout,
@@ -77,12 +77,12 @@ enum Stored {
 }
 
 impl Pending {
-    /// Values that a graphics device is to deliver.
+    /// Creates values in transit from a graphics device.
     pub(super) fn on_gpu(layout: &Layout, device: &Arc<GpuDevice>, read: PendingRead) -> Self {
         Self { layout: layout.clone(), stored: Stored::OnTheWay(device.clone(), read) }
     }
 
-    /// Values that are there, as stored.
+    /// Creates values in host memory, in storage order.
     pub(super) fn here(layout: &Layout, stored: Vec<f32>) -> Self {
         Self { layout: layout.clone(), stored: Stored::Here(stored) }
     }
@@ -91,7 +91,7 @@ impl Pending {
         Self { layout: Arc::from([]), stored: Stored::Unpacked(values) }
     }
 
-    /// Waits for the values, unless they are there.
+    /// Waits for the values if they are in transit.
     ///
     /// # Errors
     /// As [`PendingRead::finish`].
@@ -101,7 +101,7 @@ impl Pending {
             Stored::Here(stored) => stored,
             Stored::Unpacked(values) => return Ok(values),
         };
-        // One vector lies as it is, but for padding behind it.
+        // The storage of a single vector is its values, followed by padding.
         if let [(name, Shape::Vector(length))] = &self.layout[..] {
             let mut values = stored;
             values.truncate(*length);
@@ -139,18 +139,18 @@ impl FromIterator<(String, Vec<f32>)> for Values {
 }
 
 impl Values {
-    /// The value of this name.
+    /// Returns the value with this name.
     pub fn get(&self, name: &str) -> Option<&[f32]> {
         self.iter().find(|(other, _)| *other == name).map(|(_, values)| values)
     }
 
-    /// The value of this name, moved out.
+    /// Removes and returns the value with this name.
     pub fn take(&mut self, name: &str) -> Option<Vec<f32>> {
         let position = self.values.iter().position(|(other, _)| other == name)?;
         Some(self.values.remove(position).1)
     }
 
-    /// All values in the declared order.
+    /// Iterates over all values in the declared order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[f32])> {
         self.values.iter().map(|(name, values)| (name.as_str(), values.as_slice()))
     }

@@ -1,23 +1,23 @@
-//! Running a GPU until it is fast. One that was idle has a low clock: an NVIDIA H200 ran kernels up to three times as fast
-//! after a second or two of work as before. A pause of some tenths of a second costs less.
+//! Warm-up: runs a GPU until its clock has risen. An idle GPU has a low clock: an NVIDIA H200 ran kernels up to three
+//! times as fast after a second or two of work. A pause of some tenths of a second has a smaller effect.
 
 use crate::error::Result;
 use crate::gpu::Profile;
 use std::time::Instant;
 
-/// The times of runs are compared from one window of this many seconds to the next.
+/// Length in seconds of the windows whose shortest run times are compared.
 const WINDOW: f64 = 0.05;
-/// A device is warm when its least time in a window is no less than this part of that in the window before.
+/// A device is warm when the shortest time in a window is at least this fraction of that in the previous window.
 const STEADY: f64 = 0.98;
-/// Seconds of work at least for a device that was idle for long.
+/// Minimum seconds of work for a device that was idle for a long time.
 pub const WARM_UP_IDLE: f64 = 1.5;
-/// The same after a pause between measurements.
+/// Minimum seconds of work after a pause between measurements.
 pub const WARM_UP_PAUSED: f64 = 0.2;
-/// Seconds at most, beyond those at least.
+/// Maximum seconds of work beyond the minimum.
 const MOST_EXTRA: f64 = 1.0;
 
-/// Calls `run` again and again, for at least `seconds` and until its times no longer fall. Does nothing on the CPU
-/// device and on software drivers, whose clock is the CPU's.
+/// Calls `run` repeatedly, for at least `seconds` and until its times no longer fall. Does nothing on the CPU device
+/// and on software drivers, which run at the CPU's clock.
 ///
 /// # Errors
 /// Those of `run`.

@@ -72,7 +72,7 @@ pub const REGISTRY: &[Entry] = &[
     Entry { name: "trace_backward", cases: super::covariance::trace_backward_cases },
     Entry { name: "triad", cases: super::peaks::triad_cases },
     Entry { name: "unflatten", cases: super::flatten::unflatten_cases },
-    Entry { name: "watch", cases: super::count_non_finite::cases },
+    Entry { name: "count_non_finite", cases: super::count_non_finite::cases },
     Entry { name: "weighted_sum", cases: super::weighted_sum::cases },
     Entry { name: "winograd_weights", cases: super::conv::winograd::cases },
 ];

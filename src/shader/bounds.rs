@@ -1,21 +1,21 @@
-//! Bounds on a shader's text. Parsers, compilers and drivers go down into a text by recursion, and end the process where
-//! it is nested too deep; others take memory without end.
+//! Bounds on a shader's text. Parsers, compilers and drivers go down into a text by recursion, and end the process
+//! where it is nested too deep; others take memory without end.
 
 use std::collections::HashMap;
 
 /// The most bytes that a text may have, also with its loops written out.
 pub(crate) const LONGEST_TEXT: usize = 1 << 20;
 
-/// How deep expressions and blocks may be nested: each bracket counts, each operator of an expression, and each `else` of
-/// a chain. naga itself takes 200 brackets.
+/// How deep expressions and blocks may be nested: each bracket counts, each operator of an expression, and each `else`
+/// of a chain. naga itself takes 200 brackets.
 const DEEPEST: usize = 500;
 
 /// Declarations outside of functions, of which each may refer to the one before.
 const MOST_DECLARATIONS: usize = 2000;
 
-/// Words of a text in which each constant is written out where it is named. naga does that with the values of arrays, so
-/// that constants made of two others each would double with each line; and the time that it takes for a function grows
-/// with the square of its length. The longest of this program's own, with its loops written out, has 8000.
+/// Words of a text in which each constant is written out where it is named. naga does that with the values of arrays,
+/// so that constants made of two others each would double with each line; and the time that it takes for a function
+/// grows with the square of its length. The longest of this program's own, with its loops written out, has 8000.
 const MOST_WORDS: usize = 12_000;
 
 /// How many words a text has with its constants written out.

@@ -2,10 +2,10 @@
 //! target.
 //!
 //! A file under `shaders/` is complete, valid WGSL. A variant is data: other values for whole
-//! `const NAME: u32 = value;` lines. (Where there are cooperative matrices the value of `SIDE` changes their types too.)
-//! Of an `if` that follows a `// static if` comment only the branch that is taken stays, so that a variant binds no more
-//! than it uses. Loops that follow an `// unroll` comment are written out before the driver sees them, because drivers
-//! keep an array that a loop variable indexes in memory.
+//! `const NAME: u32 = value;` lines. (Where there are cooperative matrices the value of `SIDE` changes their types
+//! too.) Of an `if` that follows a `// static if` comment only the branch that is taken stays, so that a variant binds
+//! no more than it uses. Loops that follow an `// unroll` comment are written out before the driver sees them, because
+//! drivers keep an array that a loop variable indexes in memory.
 
 mod bounds;
 mod branch;

@@ -23,7 +23,8 @@ type Key = (&'static str, Vec<(&'static str, u32)>, bool);
 static FINAL: LazyLock<Mutex<HashMap<Key, Arc<Shader>>>> = LazyLock::new(Mutex::default);
 
 impl Shader {
-    /// The shader `name` with these constants and only the branches that they take, reflected and unrolled. Each is made once a process.
+    /// The shader `name` with these constants and only the branches that they take, reflected and unrolled. Each is
+    /// made once a process.
     ///
     /// # Errors
     /// [`Error::Shader`] if the file, a constant, or the resulting text is not valid.
@@ -67,8 +68,8 @@ impl Shader {
         }
         let refuse = |what: &str, message: String| Error::shader(name, format!("{what}: {message}"));
         text = keep_branches(&text).map_err(|message| refuse("conditions", message))?;
-        // The marked loops bind nothing of their own (tests/kernels/variants.rs compares), and written out the text takes a tenth
-        // of a second to parse.
+        // The marked loops bind nothing of their own (tests/kernels/variants.rs compares), and written out the text
+        // takes a tenth of a second to parse.
         let interface = Interface::reflect(name, &text)?;
         if unrolled {
             text = unroll(&text).map_err(|message| refuse("loops", message))?;

@@ -135,8 +135,8 @@ impl Cache {
         self.entries.push(entry);
     }
 
-    /// Adds these entries to those of a file, which another `mirage tune` may have written meanwhile. Entries of the same
-    /// device with another driver are dropped.
+    /// Adds these entries to those of a file, which another `mirage tune` may have written meanwhile. Entries of the
+    /// same device with another driver are dropped.
     ///
     /// # Errors
     /// As [`Cache::save`].

@@ -29,8 +29,8 @@ pub struct Checked {
 }
 
 /// Runs all kernels of a case that this device can run, of every family if none is forced, on inputs of this seed,
-/// into an output full of NaN with a guard zone behind it. `wanted` selects variants. If the device is lost over a kernel,
-/// `engine` becomes one on the device opened again, and the next kernels run there.
+/// into an output full of NaN with a guard zone behind it. `wanted` selects variants. If the device is lost over a
+/// kernel, `engine` becomes one on the device opened again, and the next kernels run there.
 ///
 /// # Errors
 /// If the device gives no answer, or can't be opened again. What a single kernel does wrong, an error of its own

@@ -5,9 +5,9 @@
 /// counted in ULPs *of the largest expected value*, not of each value on its own.
 pub const ULP: f64 = f32::EPSILON as f64;
 
-/// Largest difference of a kernel that rounds weights or factors to f16 ([`crate::ops::Kernel::is_half`]), over the largest
-/// expected value: 2^-11 = 4.9e-4 of each of the products for either factor, and Winograd's F(4x4, 3x3) makes sums of
-/// products that are up to six times as large. A wrong kernel is off by far more.
+/// Largest difference of a kernel that rounds weights or factors to f16 ([`crate::ops::Kernel::is_half`]), over the
+/// largest expected value: 2^-11 = 4.9e-4 of each of the products for either factor, and Winograd's F(4x4, 3x3) makes
+/// sums of products that are up to six times as large. A wrong kernel is off by far more.
 pub const HALF_TOLERANCE: f64 = 1e-2;
 
 /// A difference between two vectors.

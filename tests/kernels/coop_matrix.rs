@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 const VARIANTS: [&str; 3] = ["buffer_winograd4_coop", "buffer_winograd2_coop", "buffer_coop"];
 
-fn with_matrices(side: u32) -> Profile {
+fn with_coop(side: u32) -> Profile {
     let coop_matrix = Some(CoopMatrix { side, lanes: 32 });
     Profile { precision: Precision::Half, coop_matrix, ..Profile::minimal() }
 }
@@ -26,14 +26,14 @@ fn variants(op: &dyn Op, inputs: &[Shape], device: &Profile) -> Vec<&'static str
     op.kernels(&signature, device).unwrap().iter().map(|kernel| kernel.variant).collect()
 }
 
-fn on_matrices(variants: &[&'static str]) -> Vec<&'static str> {
-    variants.iter().copied().filter(|variant| variant.contains("matrices")).collect()
+fn on_coop(variants: &[&'static str]) -> Vec<&'static str> {
+    variants.iter().copied().filter(|variant| variant.contains("coop")).collect()
 }
 
 #[test]
 fn offered_only_for_fitting_channels_and_never_first() {
     for side in [8, 16] {
-        let device = with_matrices(side);
+        let device = with_coop(side);
         let size = side as usize;
         let conv = |outs: usize, ins: usize| Conv::same(filter(outs, ins, [3, 3]), true);
         for (outs, ins, fit) in [
@@ -44,8 +44,8 @@ fn offered_only_for_fitting_channels_and_never_first() {
             (3, size, false),
         ] {
             let found = variants(&conv(outs, ins), &[Shape::map(ins, 19, 31)], &device);
-            assert_eq!(on_matrices(&found), if fit { &VARIANTS[..] } else { &[] }, "{outs} {ins} {found:?}");
-            assert!(!found[0].contains("matrices"), "{found:?}");
+            assert_eq!(on_coop(&found), if fit { &VARIANTS[..] } else { &[] }, "{outs} {ins} {found:?}");
+            assert!(!found[0].contains("coop"), "{found:?}");
             assert_eq!(found.last(), Some(&"naive"));
         }
         let gram = |channels| variants(&Gram, &[Shape::map(channels, 19, 31)], &device);
@@ -57,8 +57,8 @@ fn offered_only_for_fitting_channels_and_never_first() {
 #[test]
 fn not_offered_without_device_support() {
     let (conv, shape) = (Conv::same(filter(32, 16, [3, 3]), false), Shape::map(16, 19, 31));
-    let good = with_matrices(16);
-    assert_eq!(on_matrices(&variants(&conv, &[shape], &good)), VARIANTS);
+    let good = with_coop(16);
+    assert_eq!(on_coop(&variants(&conv, &[shape], &good)), VARIANTS);
     let changes: [fn(&mut Profile); 5] = [
         |device| device.coop_matrix = None,
         |device| device.exact = true,
@@ -70,7 +70,7 @@ fn not_offered_without_device_support() {
         let mut device = good.clone();
         change(&mut device);
         let found = variants(&conv, &[shape], &device);
-        assert_eq!(on_matrices(&found), [""; 0], "{device:?}");
+        assert_eq!(on_coop(&found), [""; 0], "{device:?}");
     }
     // On a software driver they are candidates too, like the whole family.
     let software = Profile { software: true, lanes: Some(8), ..good };
@@ -103,7 +103,7 @@ fn kernels_match_references_in_half_precision() {
     let mut seen = BTreeSet::new();
     for entry in REGISTRY.iter().filter(|entry| ["conv", "conv_backward", "gram"].contains(&entry.name)) {
         for (case, seed) in (entry.cases)().iter().zip(1..) {
-            for checked in check(&mut engine, case, seed, |variant| variant.contains("matrices")).unwrap() {
+            for checked in check(&mut engine, case, seed, |variant| variant.contains("coop")).unwrap() {
                 let Some(difference) = checked.difference else { panic!("{checked:?}") };
                 assert_eq!(checked.fault, None, "{checked:?}");
                 println!(
@@ -146,7 +146,7 @@ fn results_do_not_depend_on_input_scale() {
             let values = inputs(case, 5);
             let expected = reference(case, &values);
             for (index, variant) in single.variants().unwrap().into_iter().enumerate() {
-                if variant.contains("matrices") {
+                if variant.contains("coop") {
                     let found = single.run(index, &values).unwrap().values;
                     let what = format!("{:?}/{variant} at {deviation}", case.op);
                     // Errors are relative to the largest value unless it is below 1e-30.
@@ -171,5 +171,5 @@ fn tuning_times_coop_matrix_kernels() {
     let times = found.selection.unwrap().seconds;
     let timed =
         found.variants.iter().zip(times).filter(|(_, time)| time.is_some()).map(|(variant, _)| *variant);
-    assert_eq!(on_matrices(&timed.collect::<Vec<_>>()), VARIANTS);
+    assert_eq!(on_coop(&timed.collect::<Vec<_>>()), VARIANTS);
 }

@@ -261,7 +261,9 @@ fn files_named_in_record_are_checked_and_listed() {
         options.insert("output".to_owned(), json!("/tmp/elsewhere.png"));
     });
     promote(&place, "cell.png", &["-o", "full.png"]).success().stderr(
-        says("photo.png (photo)").and(says("--labels is not taken")).and(says("--adapter '$(touch owned)'")),
+        says("photo.png (photo)")
+            .and(says("--labels is not read from records"))
+            .and(says("--adapter '$(touch owned)'")),
     );
     assert!(!std::fs::read(place.path("full.png")).unwrap().windows(6).any(|bytes| bytes == b"secret"));
 }

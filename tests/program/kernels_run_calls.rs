@@ -200,7 +200,7 @@ fn help_lists_every_option_with_its_default() {
         ("--output", "none"),
         ("--expect", "none"),
         ("--tolerance", "1e-5"),
-        ("--repeat", "don't"),
+        ("--repeat", "off"),
         ("--adapter", "the most capable"),
         ("--minimal", "off"),
     ] {

@@ -87,8 +87,7 @@ fn converted(file: &SafeTensors<'_>) -> [Vec<u8>; 2] {
 fn cat(place: &Place, words: &[&str], network: &str) -> String {
     let cat = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/photos/chelsea.png");
     let mut command = place.mirage();
-    // A graphics device, because the CPU device is slow in unoptimised builds.
-    command.args(&words[..1]).arg(&cat).args(["--adapter", "0", "--weights", network]).args(&words[1..]);
+    command.args(&words[..1]).arg(&cat).args(["--adapter", "cpu", "--weights", network]).args(&words[1..]);
     let output = command.output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     // Values that are far too large may overflow; the warning is printed before.
@@ -119,8 +118,7 @@ fn caffe_weights_in_torchvision_layout_give_a_warning() {
     let made = Made { renamed: true, converted: false, classes: 1000 };
     let classify = |words: &[&str]| {
         let mut command = place.mirage();
-        // A graphics device, because the CPU device is slow in unoptimised builds.
-        command.arg("classify").arg(&cat).args(["--adapter", "0"]);
+        command.arg("classify").arg(&cat).args(["--adapter", "cpu"]);
         command.args(["--weights", "made.safetensors", "--size", "224"]).args(words).assert().success()
     };
     make(&place, made, None);

@@ -114,7 +114,9 @@ fn sweep_continues_after_inputs_are_renamed() {
         command.args(&words[..5]).arg(style).assert()
     };
     std::fs::copy(place.path("photo.png"), place.path("copy.png")).unwrap();
-    again("copy.png", "./style.png").success().stderr(predicate::str::contains("2 of 2 runs are painted"));
+    again("copy.png", "./style.png")
+        .success()
+        .stderr(predicate::str::contains("2 of 2 runs are already painted"));
     again("copy.png", "photo.png").code(2).stderr(predicate::str::contains("another picture, has changed"));
 }
 

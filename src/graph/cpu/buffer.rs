@@ -5,10 +5,10 @@ use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Floats that a thread copies at a time.
+/// Number of floats that a thread copies at a time.
 const COPIED_AT_ONCE: usize = 1 << 16;
 
-/// Floats that tensors lie in. Clones share them; two are equal if they are the same memory.
+/// Memory of tensors as floats. Clones share it; two are equal if they are the same memory.
 #[derive(Debug, Clone)]
 pub struct HostBuffer {
     values: Arc<RwLock<Vec<f32>>>,
@@ -24,7 +24,8 @@ impl PartialEq for HostBuffer {
 impl Eq for HostBuffer {}
 
 impl HostBuffer {
-    /// Zeros of at least `bytes`, rounded up to 16. Pages are taken from the system when they are first written.
+    /// Allocates zeros: `bytes` bytes, rounded up to a multiple of 16. The system provides pages when they are first
+    /// written.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -35,17 +36,17 @@ impl HostBuffer {
         Ok(Self { length: values.len(), values: Arc::new(RwLock::new(values)) })
     }
 
-    /// Its size in bytes.
+    /// Size in bytes.
     pub fn bytes(&self) -> u64 {
         self.length as u64 * 4
     }
 
-    /// How many floats it holds.
+    /// Number of floats.
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// Copies floats from another buffer, on all threads of the pool that this runs in.
+    /// Copies floats from another buffer, on all threads of the current pool.
     pub fn copy_from(&self, start: usize, from: &Self, range: Range<usize>) {
         let mut target = self.write();
         let target = target[start..start + range.len()].par_chunks_mut(COPIED_AT_ONCE);
@@ -54,18 +55,18 @@ impl HostBuffer {
         pairs.for_each(|(target, source)| target.copy_from_slice(source));
     }
 
-    /// Moves the values out, and leaves zeros; `None` if there is no room for those.
+    /// Moves the values out and leaves zeros; `None` if allocating the zeros fails.
     pub fn take(&self) -> Option<Vec<f32>> {
         let zeros = bytemuck::try_zeroed_vec(self.length).ok()?;
         Some(std::mem::replace(&mut *self.write(), zeros))
     }
 
-    /// The values, to be read. A panic of another thread does not make them worse than a wrong kernel would.
+    /// Locks the values for reading. A panic of another thread leaves them no worse than a wrong kernel would.
     pub fn read(&self) -> RwLockReadGuard<'_, Vec<f32>> {
         self.values.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The values, to be changed.
+    /// Locks the values for writing.
     pub fn write(&self) -> RwLockWriteGuard<'_, Vec<f32>> {
         self.values.write().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! What programs on the CPU device share: its threads, packed weights.
+//! State that programs on the CPU device share: threads, packed weights.
 
 use super::buffer::HostBuffer;
 use super::processor::Processor;
@@ -17,14 +17,14 @@ pub struct CpuDevice {
     profile: Profile,
     processor: Processor,
     threads: rayon::ThreadPool,
-    /// Held by the submission that runs: one after another, as in a queue.
+    /// Held by the running submission, so submissions run one after another, as in a queue.
     queue: Mutex<()>,
     constants: Mutex<HashMap<String, Arc<CpuValues>>>,
     trace: OnceLock<Arc<Trace>>,
 }
 
 impl CpuDevice {
-    /// The CPU, with threads of its own.
+    /// Creates a CPU device with its own threads.
     ///
     /// # Errors
     /// [`Error::Cpu`] if the system refuses a thread.
@@ -45,17 +45,17 @@ impl CpuDevice {
         })
     }
 
-    /// What kernels choose by.
+    /// Returns the device properties that the choice of kernels depends on.
     pub fn profile(&self) -> &Profile {
         &self.profile
     }
 
-    /// How many threads it uses.
+    /// Number of threads.
     pub fn threads(&self) -> usize {
         self.threads.current_num_threads()
     }
 
-    /// One line that names processor, threads and instructions.
+    /// Names processor, threads and instructions in one line.
     pub fn describe(&self) -> String {
         let Processor { name, instructions, .. } = &self.processor;
         let threads = match self.threads() {
@@ -65,33 +65,33 @@ impl CpuDevice {
         format!("{name} (CPU, {threads}, {instructions})")
     }
 
-    /// From now on everything is traced; the first call counts.
+    /// Starts tracing all work. Only the first call has an effect.
     pub fn start_trace(&self) -> Arc<Trace> {
         self.trace.get_or_init(Arc::default).clone()
     }
 
-    /// The trace, if one was started.
+    /// Returns the trace, if one was started.
     pub fn trace(&self) -> Option<&Trace> {
         self.trace.get().map(Arc::as_ref)
     }
 
-    /// Does work on the device's threads, after all work before it. What it starts with rayon runs there too.
+    /// Runs `work` on the device's threads, after all earlier work. Rayon tasks that it starts run there too.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let _turn = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         self.threads.install(work)
     }
 
-    /// Copies one buffer to another, so often; seconds of one copy.
+    /// Copies one buffer to another `runs` times. Returns the seconds per copy.
     pub fn time_copies(&self, from: &HostBuffer, to: &HostBuffer, runs: usize) -> f64 {
         let begin = Instant::now();
         self.run(|| (0..runs).for_each(|_| to.copy_from(0, from, 0..from.len())));
         begin.elapsed().as_secs_f64() / runs as f64
     }
 
-    /// The values of a constant, made on first use.
+    /// Returns the values of a constant, computed on first use.
     ///
     /// # Errors
-    /// As its maker, and [`Error::Cpu`] if it panics or makes another size than it states.
+    /// As [`CpuConstant::make`]; [`Error::Cpu`] if that panics or returns another size than [`CpuConstant::bytes`].
     pub fn constant(&self, constant: &CpuConstant) -> Result<Arc<CpuValues>> {
         let kept = || self.constants.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(values) = kept().get(&constant.key) {
@@ -103,7 +103,7 @@ impl CpuDevice {
             CpuValues::F16(values) => size_of_val(values.as_slice()),
         };
         if bytes as u64 != constant.bytes {
-            let message = format!("it has {bytes} bytes and not {}", constant.bytes);
+            let message = format!("it has {bytes} bytes, not {}", constant.bytes);
             return Err(Error::cpu(&constant.key, message));
         }
         Ok(kept().entry(constant.key.clone()).or_insert_with(|| Arc::new(values)).clone())
@@ -115,18 +115,19 @@ impl CpuDevice {
         constants.retain(|_, values| Arc::strong_count(values) > 1);
     }
 
-    /// The keys of all constants.
+    /// Returns the keys of all constants.
     pub fn constant_keys(&self) -> HashSet<String> {
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
-    /// Releases all constants but those with these keys, and kept scratch memory.
+    /// Releases scratch memory, and all constants except those with these keys.
     pub fn keep_constants(&self, keys: &HashSet<String>) {
         release_scratch();
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| keys.contains(key));
     }
 
-    /// Releases constants that no program uses, and kept scratch memory; they are made again when needed.
+    /// Releases scratch memory and all constants. Programs keep those that they use; others are computed again when
+    /// needed.
     pub fn forget_constants(&self) {
         release_scratch();
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -139,10 +140,10 @@ impl Drop for CpuDevice {
     }
 }
 
-/// What `work` returns, or an error if it panics: a fault in one kernel should not take the program with it.
+/// Runs `work` and turns a panic into an error: a bug in one kernel should not abort the program.
 ///
 /// # Errors
-/// [`Error::Cpu`] with the panic's words.
+/// [`Error::Cpu`] with the panic's message.
 pub(super) fn caught<T>(what: &str, work: impl FnOnce() -> T) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work))
         .map_err(|panic| Error::cpu(what, format!("it panicked: {}", words(&*panic))))

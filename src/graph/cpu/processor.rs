@@ -1,20 +1,20 @@
-//! What the CPU device runs on.
+//! The processor that the CPU device runs on.
 
 use std::num::NonZeroUsize;
 
 /// The processor of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Processor {
-    /// Its name, as far as the system knows one; else the architecture.
+    /// Name reported by the system, or else the architecture.
     pub name: String,
-    /// Threads that it runs at once and that this process may use.
+    /// Number of hardware threads that this process may use.
     pub threads: usize,
-    /// The widest vector instructions that it has and that kernels are compiled for.
+    /// Widest vector instructions that the processor supports and kernels are compiled for.
     pub instructions: &'static str,
 }
 
 impl Processor {
-    /// That of this machine.
+    /// Detects the processor of this machine.
     pub fn detect() -> Self {
         Self {
             name: name().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
@@ -31,11 +31,11 @@ fn name() -> Option<String> {
 
 #[cfg(not(target_os = "linux"))]
 fn name() -> Option<String> {
-    // Windows sets it.
+    // Set by Windows.
     std::env::var("PROCESSOR_IDENTIFIER").ok()
 }
 
-/// The first model that Linux lists; kernels for Arm list none.
+/// Parses the first model name of `/proc/cpuinfo`. Arm kernels list none.
 #[cfg(any(target_os = "linux", test))]
 fn model(info: &str) -> Option<String> {
     let mut lines = info.lines().filter_map(|line| line.split_once(':'));

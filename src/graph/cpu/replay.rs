@@ -1,4 +1,4 @@
-//! A lowered program on the CPU: its memory, its functions, and running them.
+//! A lowered program on the CPU: its memory and functions, and their execution.
 
 use super::super::goals::When;
 use super::super::lowered::{
@@ -17,9 +17,9 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Replay {
     device: Arc<CpuDevice>,
-    /// The work of each step; none for a copy of memory to itself.
+    /// Work of each step; `None` for a copy of memory to itself.
     work: Vec<Option<Work>>,
-    /// What each read-back copies.
+    /// Ranges that each read-back copies.
     reads: Vec<Vec<BufferRange>>,
 }
 
@@ -29,35 +29,36 @@ enum Work {
     Copy { from: BufferRange, to: BufferRange },
 }
 
-/// Some floats of a buffer.
+/// A range of floats of a buffer.
 #[derive(Debug, Clone)]
 struct BufferRange {
     buffer: HostBuffer,
     range: Range<usize>,
 }
 
-/// A function with what it works on.
+/// A function with its operands.
 #[derive(Debug)]
 struct Call {
     kernel: CpuKernel,
     constants: Vec<Arc<CpuValues>>,
-    /// Buffers that are read, each once.
+    /// Distinct buffers that the function reads.
     read: Vec<HostBuffer>,
-    /// Of each input: which of those, and what part of it; none for an input that is changed or written over.
+    /// For each input, the index in `read` and the range in that buffer; `None` for an input that is changed or
+    /// overwritten.
     inputs: Vec<Option<(usize, Range<usize>)>>,
-    /// What is changed or written, each in a buffer of its own.
+    /// Inputs changed in place, each in a buffer of its own.
     mutated: Vec<BufferRange>,
     output: BufferRange,
     saved: Option<BufferRange>,
 }
 
 impl Replay {
-    /// Makes a program's constants, allocates its memory but for what is bound and what the workspace has, and binds all
-    /// of it.
+    /// Computes a program's constants, allocates the memory that is neither bound nor in the workspace, and binds
+    /// everything.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`]; [`crate::Error::Cpu`] if something is bound to too little memory, or a node
-    /// would read memory that it writes.
+    /// [`crate::Error::OutOfMemory`]; [`crate::Error::Cpu`] if a tensor is bound to too little memory, or a node would
+    /// read memory that it writes.
     pub fn new(
         device: &Arc<CpuDevice>,
         program: &Lowered,
@@ -75,12 +76,12 @@ impl Replay {
                 Some(memory) if memory.bytes() >= buffer.bytes => memory.host(&buffer.label).cloned(),
                 Some(memory) => {
                     let message =
-                        format!("it is bound to {} bytes and takes {}", memory.bytes(), buffer.bytes);
+                        format!("it is bound to {} bytes, but needs {}", memory.bytes(), buffer.bytes);
                     Err(Error::cpu(&buffer.label, message))
                 }
                 None => Err(Error::cpu(&buffer.label, "it is not bound")),
             },
-            Origin::Constant(_) => Err(Error::cpu(&buffer.label, "functions have constants of their own")),
+            Origin::Constant(_) => Err(Error::cpu(&buffer.label, "CPU functions have their own constants")),
         };
         let buffers = program.buffers.iter().map(&mut buffer).collect::<Result<Vec<HostBuffer>>>()?;
         let range_at = |at: Location, bytes: u64| {
@@ -111,7 +112,7 @@ impl Replay {
                     Work::Copy { from, to }
                 }
                 Action::Dispatch { .. } | Action::Stage { .. } => {
-                    return Err(Error::cpu(&step.label, "it is a shader and no function"));
+                    return Err(Error::cpu(&step.label, "it is a shader, not a CPU function"));
                 }
             }))
         };
@@ -123,8 +124,8 @@ impl Replay {
         Ok(Self { device: device.clone(), work, reads })
     }
 
-    /// Runs the steps of a program for which `wanted` is true, and copies these of its read-backs, each given by index.
-    /// The values of each are as stored, one after another.
+    /// Runs the steps for which `wanted` is true, and copies the read-backs with these indices. The values of each
+    /// read-back are concatenated in storage order.
     ///
     /// # Errors
     /// [`crate::Error::Cpu`] if a function panics.
@@ -155,7 +156,7 @@ impl Replay {
         })
     }
 
-    /// Runs all steps so often; seconds of one run.
+    /// Runs all steps `runs` times. Returns the seconds per run.
     ///
     /// # Errors
     /// As [`Replay::submit`].
@@ -174,7 +175,8 @@ impl Replay {
         values
     }
 
-    /// The values of a read-back, moved out if they are all of one buffer; else, or without room for another, copied.
+    /// Returns the values of a read-back. Moves them out if they are a whole buffer and zeros can be allocated in its
+    /// place; otherwise copies them.
     fn hand_over(&self, index: usize) -> Vec<f32> {
         if let Some([at]) = self.reads.get(index).map(Vec::as_slice)
             && at.range == (0..at.buffer.len())
@@ -224,7 +226,7 @@ impl Call {
             written[..index].contains(buffer) || read.contains(buffer)
         };
         if written.iter().enumerate().any(twice) {
-            return Err(Error::cpu(&node.label, "it would write memory that it uses for something else"));
+            return Err(Error::cpu(&node.label, "it would write memory of another of its operands"));
         }
         Ok(Self { kernel, constants, read, inputs: places, mutated, output, saved })
     }

@@ -1,5 +1,5 @@
-//! The mask of a ReLU, which a convolution's adjoint applies to its upstream gradient, goes into the store of the
-//! node that makes that gradient: another convolution's adjoint, or a pool's.
+//! Fuses the ReLU mask that a convolution's adjoint applies to its upstream gradient into the store of the node that
+//! produces that gradient: another convolution's adjoint, or a pool's.
 
 use super::pattern::{op, sole_producer};
 use crate::graph::ir::{Graph, Node, TensorId};
@@ -15,7 +15,7 @@ pub(super) fn apply(graph: &mut Graph, at: usize, kept: &HashSet<TensorId>) -> b
     };
     let (activation, upstream) = (reader.inputs[0], reader.inputs[1]);
     let Some(producer) = sole_producer(graph, upstream, kept) else { return false };
-    // The activation must be there when the gradient is computed.
+    // The activation must exist when the gradient is computed.
     if graph.tensor(activation).producer.is_some_and(|maker| maker >= producer) {
         return false;
     }
@@ -23,13 +23,13 @@ pub(super) fn apply(graph: &mut Graph, at: usize, kept: &HashSet<TensorId>) -> b
     graph.replace(producer, masked);
     let conv = Conv { relu: false, ..backward.conv.clone() };
     let plain = ConvBackward { conv, ..backward.clone() };
-    // Without a mask of its own it reads the gradient alone.
+    // Without its own mask it reads only the gradient.
     let inputs = [&[upstream], &reader.inputs[1..]].concat();
     graph.replace(at, Node { op: Arc::new(plain), inputs, ..reader });
     true
 }
 
-/// The node with the mask where it writes its result, if it can.
+/// Returns the node with the mask fused into its store, if the op supports that.
 fn masked(node: &Node, activation: TensorId) -> Option<Node> {
     if let Some(backward) = op::<ConvBackward>(node).filter(|op| !op.epilogue.mask) {
         let fused = ConvBackward {
@@ -42,7 +42,7 @@ fn masked(node: &Node, activation: TensorId) -> Option<Node> {
     let pool = op::<PoolBackward>(node).filter(|op| !op.rectified)?;
     let fused = PoolBackward { rectified: true, ..*pool };
     let inputs = match pool.pool.kind {
-        // It reads the map already.
+        // The op already reads the activation.
         PoolKind::Max if node.inputs[0] == activation => node.inputs.clone(),
         PoolKind::Max => return None,
         PoolKind::Average => vec![activation, node.inputs[0]],

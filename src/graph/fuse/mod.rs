@@ -1,6 +1,5 @@
-//! Fusion: rewrite rules that move a step into the node that computes its operand, so that no pass of its own reads
-//! and writes the map again. Each rule is a file: it looks for nodes whose ops and tensors match, and puts fused
-//! nodes in their place.
+//! Fusion: rewrite rules that move a step into the node that computes its operand, which saves a separate pass over
+//! the map. Each rule is a file: it searches for nodes with matching ops and tensors and replaces them by fused nodes.
 
 mod mask;
 mod pattern;

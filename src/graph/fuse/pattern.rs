@@ -1,17 +1,17 @@
-//! What rules match by.
+//! Patterns that the fusion rules match.
 
 use crate::graph::ir::{Graph, Node, TensorId};
 use crate::ops::Op;
 use std::any::Any;
 use std::collections::HashSet;
 
-/// The node's op, if it is a `T`.
+/// Returns the node's op if it is a `T`.
 pub(super) fn op<T: Op>(node: &Node) -> Option<&T> {
     let op: &dyn Any = node.op.as_ref();
     op.downcast_ref()
 }
 
-/// The node that makes a tensor, if just one node reads the tensor and it is not kept.
+/// Returns the node that produces a tensor, if exactly one node reads the tensor and it is not kept.
 pub(super) fn sole_producer(graph: &Graph, tensor: TensorId, kept: &HashSet<TensorId>) -> Option<usize> {
     let readers = graph.nodes().iter().filter(|node| node.inputs.contains(&tensor)).count();
     graph.tensor(tensor).producer.filter(|_| readers == 1 && !kept.contains(&tensor))

@@ -1,6 +1,6 @@
-//! A max pool of 2x2 windows goes into the rectified convolution before it, if nothing else reads the un-pooled map
-//! but the backward pass through pool and ReLU: pool indices then take the place of the map, and the convolution's
-//! adjoint reads the pooled gradient.
+//! Fuses a 2x2 max pool into the rectified convolution before it, if only the backward pass through pool and ReLU
+//! reads the un-pooled map besides the pool. Pool indices then replace the map, and the convolution's adjoint reads
+//! the pooled gradient.
 
 use super::pattern::{op, sole_producer};
 use crate::graph::ir::{Graph, Node, TensorId};
@@ -10,14 +10,14 @@ use std::sync::Arc;
 
 const HALVE: Pool = Pool::halve(PoolKind::Max);
 
-/// A pool's adjoint, the convolution's adjoint behind it, and what that becomes.
+/// A pool's adjoint, the convolution's adjoint that follows it, and the fused op that replaces both.
 struct Backward {
     pool: usize,
     conv: usize,
     fused: ConvBackward,
 }
 
-/// Rewrites the pool at node `at` with all that belongs to it; returns whether it did.
+/// Fuses the pool at node `at` and its adjoints; returns whether it did.
 pub(super) fn apply(graph: &mut Graph, at: usize, kept: &HashSet<TensorId>) -> bool {
     if op::<Pool>(&graph.nodes()[at]) != Some(&HALVE) {
         return false;
@@ -28,7 +28,7 @@ pub(super) fn apply(graph: &mut Graph, at: usize, kept: &HashSet<TensorId>) -> b
     let Some(conv) = op::<Conv>(&node).filter(|conv| conv.relu && !conv.pool) else { return false };
     let conv = Conv { pool: true, ..conv.clone() };
     let Some(shape) = conv.saved(&graph.shapes(&node.inputs)) else { return false };
-    // There is one for each gradient (of each group of losses, and of the whole objective).
+    // One backward pass for each gradient: of each group of losses, and of the whole objective.
     let readers = (0..graph.nodes().len())
         .filter(|reader| *reader != at && graph.nodes()[*reader].inputs.contains(&map))
         .map(|reader| backward(graph, reader, map, kept));
@@ -44,14 +44,14 @@ pub(super) fn apply(graph: &mut Graph, at: usize, kept: &HashSet<TensorId>) -> b
         gone.push(pool);
     }
     graph.replace(producer, Node { op: Arc::new(conv), output: pooled, saved: Some(indices), ..node });
-    // The last first, so that the others stay where they are.
+    // Last first, so the indices of the others stay valid.
     gone.sort_unstable();
     gone.into_iter().rev().for_each(|gone| graph.remove(gone));
     true
 }
 
-/// What node `reader` of the map is, if it is a pool's masked adjoint and only the adjoint of the map's convolution
-/// reads what it makes.
+/// Describes node `reader` of the map, if it is a pool's masked adjoint and only the adjoint of the map's convolution
+/// reads its output.
 fn backward(graph: &Graph, reader: usize, map: TensorId, kept: &HashSet<TensorId>) -> Option<Backward> {
     let node = &graph.nodes()[reader];
     op::<PoolBackward>(node).filter(|op| op.rectified && op.pool == HALVE)?;

@@ -1,4 +1,4 @@
-//! The sum of two gradients goes into the store of the adjoint that makes one of them: a convolution's, or a mean's.
+//! Fuses the sum of two gradients into the store of the adjoint that produces one of them: a convolution's or a mean's.
 
 use super::pattern::{op, sole_producer};
 use crate::graph::ir::{Graph, Node, TensorId};
@@ -15,7 +15,7 @@ pub(super) fn apply(graph: &mut Graph, at: usize, kept: &HashSet<TensorId>) -> b
     let (first, second) = (sum.inputs[0], sum.inputs[1]);
     for (part, other) in [(second, first), (first, second)] {
         let Some(producer) = sole_producer(graph, part, kept) else { continue };
-        // The other summand must be there when the part is computed.
+        // The other summand must exist when the part is computed.
         if graph.tensor(other).producer.is_some_and(|other| other >= producer) {
             continue;
         }
@@ -29,7 +29,7 @@ pub(super) fn apply(graph: &mut Graph, at: usize, kept: &HashSet<TensorId>) -> b
     false
 }
 
-/// The node's op with the sum where it writes its result, if it can do that.
+/// Returns the node's op with the sum fused into its store, if it supports that.
 fn adding(node: &Node) -> Option<Arc<dyn Op>> {
     if let Some(backward) = op::<ConvBackward>(node).filter(|op| op.epilogue == GradientEpilogue::default()) {
         let epilogue = GradientEpilogue { add: true, mask: false };

@@ -1,4 +1,4 @@
-//! What programs on one graphics device share: pipelines, packed weights.
+//! State that programs on one graphics device share: pipelines, packed weights.
 
 use super::super::counting::CONSTANTS_AHEAD;
 use crate::error::Result;
@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// The key of a constant, and where it lies.
+/// Key and storage of a constant.
 pub type ConstantKey = (String, Storage);
 
 /// A graphics device with its pipelines and constants.
@@ -17,7 +17,7 @@ pub struct GpuDevice {
     pub context: Context,
     pub pipelines: PipelineCache,
     constants: Mutex<HashMap<ConstantKey, Packed>>,
-    /// Bytes of inputs and copies that the device may still need.
+    /// Bytes of inputs and copies that the device may still be using.
     constants_ahead: AtomicU64,
 }
 
@@ -29,7 +29,7 @@ pub(super) enum Packed {
 }
 
 impl GpuDevice {
-    /// Shares an opened device.
+    /// Wraps an open device.
     pub fn new(context: Context) -> Self {
         Self {
             context,
@@ -39,36 +39,36 @@ impl GpuDevice {
         }
     }
 
-    /// Releases constants that no program uses; they are made again when needed.
+    /// Releases all constants. Programs keep those that they use; others are created again when needed.
     pub fn forget_constants(&self) {
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// The keys of all constants.
+    /// Returns the keys of all constants.
     pub fn constant_keys(&self) -> HashSet<ConstantKey> {
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
-    /// Releases all constants but those with these keys.
+    /// Releases all constants except those with these keys.
     pub fn keep_constants(&self, keys: &HashSet<ConstantKey>) {
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| keys.contains(key));
     }
 
-    /// The memory of a constant, if it was made.
+    /// Returns the memory of a constant, if it exists.
     pub(super) fn constant(&self, constant: &Constant) -> Option<Packed> {
         let key = (constant.key.clone(), constant.storage);
         self.constants.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }
 
-    /// Keeps the memory of a constant, unless another one was kept meanwhile; the answer is what is kept.
+    /// Stores the memory of a constant, unless it was stored in the meantime. Returns the stored memory.
     pub(super) fn keep_constant(&self, constant: &Constant, memory: Packed) -> Packed {
         let key = (constant.key.clone(), constant.storage);
         let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
         constants.entry(key).or_insert(memory).clone()
     }
 
-    /// Notes that a submission keeps this many bytes alive for making constants, and waits for it if they have become
-    /// too many: the peak of memory should be that of the run, not of its start.
+    /// Adds the bytes that a submission keeps alive to create constants, and waits for it if the sum is too large: peak
+    /// memory should be determined by the run, not by its start.
     pub(super) fn ahead(&self, bytes: u64, fence: &Fence, label: &str) -> Result<()> {
         let ahead = self.constants_ahead.fetch_add(bytes, Ordering::Relaxed);
         if ahead + bytes > CONSTANTS_AHEAD {
@@ -78,7 +78,7 @@ impl GpuDevice {
         Ok(())
     }
 
-    /// Seconds of one copy of a buffer to another of its size, made so often.
+    /// Copies a buffer to another of the same size `runs` times. Returns the seconds per copy.
     ///
     /// # Errors
     /// As [`Context::wait`].
@@ -88,13 +88,13 @@ impl GpuDevice {
         Ok(self.context.time(runs, None, copy)?.0)
     }
 
-    /// A linear texture for this many texels.
+    /// Creates a linear texture for this many texels.
     pub(super) fn staging_texture(&self, label: &str, texels: u64) -> Result<wgpu::Texture> {
         let rows = texels.div_ceil(u64::from(TEXTURE_WIDTH)).max(1) as u32;
         self.context.storage_texture(label, TEXTURE_WIDTH, rows)
     }
 
-    /// An encoder for commands.
+    /// Creates a command encoder.
     pub(super) fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
         self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) })
     }

@@ -1,5 +1,5 @@
-//! Preparing a lowered program: its pipelines, its constants (which the device may make by programs of their own),
-//! its memory.
+//! Prepares a lowered program: its pipelines, its constants (which may be computed by programs on the device), its
+//! memory.
 
 use super::super::lowered::{Lowered, LoweredConstant, PartProgram};
 use super::super::memory::{Bindings, Memory, Workspace};
@@ -10,24 +10,24 @@ use crate::error::{Error, Result};
 use crate::ops::{Initializer, Storage, TexelCopy};
 use std::sync::Arc;
 
-/// A program ready to be recorded.
+/// Prepares a program for recording.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] if the device has too little memory; [`Error::Gpu`] if it refuses a kernel.
+/// [`Error::OutOfMemory`] if the device has too little memory; [`Error::Gpu`] if it rejects a kernel.
 pub fn prepare(
     device: &Arc<GpuDevice>,
     program: &Lowered,
     bound: &Bindings,
     workspace: &mut Workspace,
 ) -> Result<Replay> {
-    // What the device refuses, it refuses here: before anything is allocated.
+    // First, so a rejected kernel fails before anything is allocated.
     let pipelines = pipelines(device, &program.entries)?;
     let constants = program.constants.iter().map(|constant| make(device, constant));
     let constants = constants.collect::<Result<Vec<Packed>>>()?;
     Replay::new(device, program, &pipelines, (bound, workspace), &constants)
 }
 
-/// The memory of a constant, filled on first use.
+/// Returns the memory of a constant, filled on first use.
 fn make(device: &Arc<GpuDevice>, LoweredConstant { constant, parts }: &LoweredConstant) -> Result<Packed> {
     if let Some(memory) = device.constant(constant) {
         return Ok(memory);
@@ -40,7 +40,7 @@ fn make(device: &Arc<GpuDevice>, LoweredConstant { constant, parts }: &LoweredCo
     match (&constant.initializer, &memory) {
         (Initializer::Host(make), Packed::Buffer(buffer)) => context.upload(buffer, 0, &make()?)?,
         (Initializer::Host(make), Packed::Texture(_)) => {
-            // Through a buffer, in the same way as activations.
+            // Through a buffer, like activations.
             let bytes = make()?;
             let buffer = context.storage_buffer(label, bytes.len() as u64)?;
             context.upload(&buffer, 0, &bytes)?;
@@ -59,13 +59,13 @@ fn make(device: &Arc<GpuDevice>, LoweredConstant { constant, parts }: &LoweredCo
     Ok(device.keep_constant(constant, memory))
 }
 
-/// The output of a part's program.
+/// Runs the program of a constant's part and returns its output.
 fn run(device: &Arc<GpuDevice>, label: &str, part: &PartProgram, values: &[f32]) -> Result<wgpu::Buffer> {
     let signature = part.program.nodes.first().map(|node| &node.signature);
     let shape = signature
         .map(|signature| signature.output)
         .ok_or_else(|| Error::internal(label, "the program of a constant's part is empty"))?;
-    // As a vector is stored: nothing but zeros behind its values.
+    // Stored like a vector: zeros follow the values.
     let input = device.context.storage_buffer(label, values.len() as u64 * 4)?;
     device.context.upload(&input, 0, bytemuck::cast_slice(values))?;
     let output = device.context.storage_buffer(label, shape.bytes())?;
@@ -78,7 +78,7 @@ fn run(device: &Arc<GpuDevice>, label: &str, part: &PartProgram, values: &[f32])
     Ok(output)
 }
 
-/// Has a buffer's texels copied to their places in a constant.
+/// Copies a buffer's texels to their places in a constant.
 fn place(device: &GpuDevice, buffer: &wgpu::Buffer, copies: &[TexelCopy], memory: &Packed) -> Result<()> {
     let label = "uploading weights";
     let mut encoder = device.encoder(label);
@@ -91,6 +91,6 @@ fn place(device: &GpuDevice, buffer: &wgpu::Buffer, copies: &[TexelCopy], memory
         }
     }
     let fence = device.context.submit(encoder, label)?;
-    // The buffer lives until the device has copied it.
+    // The buffer stays alive until the device has copied it.
     device.ahead(buffer.size(), &fence, label)
 }

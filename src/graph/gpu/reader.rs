@@ -1,4 +1,4 @@
-//! Read-backs: what is copied into staging buffers.
+//! Read-backs: copies of tensors into staging buffers.
 
 use super::super::lowered::LoweredReadback;
 use super::device::GpuDevice;
@@ -8,13 +8,13 @@ use crate::gpu::{RecordedCopy, StagingPool};
 /// A prepared read-back.
 #[derive(Debug)]
 pub(super) struct Reader {
-    /// Each value's buffer, the offset in it and the bytes.
+    /// Buffer, offset in bytes and size in bytes of each value.
     sources: Vec<(wgpu::Buffer, u64, u64)>,
     pool: StagingPool,
 }
 
 impl Reader {
-    /// A read-back from these buffers.
+    /// Prepares a read-back from these buffers.
     pub fn new(device: &GpuDevice, read: &LoweredReadback, buffers: &[wgpu::Buffer]) -> Self {
         let sources = read.values.iter();
         let sources: Vec<_> =
@@ -31,7 +31,7 @@ impl Reader {
         self.pool.copy_parts(&device.context, encoder, &self.sources)
     }
 
-    /// Staging buffers made so far.
+    /// Number of staging buffers created so far.
     pub fn staging_buffers(&self) -> usize {
         self.pool.made()
     }

@@ -1,4 +1,4 @@
-//! A lowered program on a wgpu device: its memory, and what is recorded again and again.
+//! A lowered program on a wgpu device: its memory and the commands that each submission records.
 
 use super::super::goals::When;
 use super::super::lowered::{self, Action, Binding, Entry, Location, Lowered, Origin, PreparedNode, Step};
@@ -15,17 +15,17 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Steps and read-backs of a program, ready to be recorded.
+/// Steps and read-backs of a program, ready to record.
 #[derive(Debug)]
 pub struct Replay {
     device: Arc<GpuDevice>,
-    /// The work of each step; none for a copy of memory to itself.
+    /// Work of each step; `None` for a copy of memory to itself.
     work: Vec<Option<Work>>,
     readers: Vec<Reader>,
     splitter: Splitter,
 }
 
-/// The pipelines of entries, in order.
+/// Returns the pipelines of these entries, in order.
 ///
 /// # Errors
 /// As [`crate::gpu::PipelineCache::get`].
@@ -44,7 +44,7 @@ pub fn pipelines(device: &GpuDevice, entries: &[Entry]) -> Result<Vec<Arc<Pipeli
     device.pipelines.get(&device.context, &keys)
 }
 
-/// How a resource of a shader is bound.
+/// Returns the bind group layout entry of a shader's resource.
 fn layout_entry(resource: &Resource) -> wgpu::BindGroupLayoutEntry {
     let buffer = |ty, size| wgpu::BindingType::Buffer {
         ty,
@@ -92,7 +92,7 @@ impl Resources {
             Origin::Bound(tensor) => match bound.get(&tensor) {
                 Some(memory) if memory.bytes() >= buffer.bytes => memory.gpu(&buffer.label).cloned(),
                 Some(memory) => {
-                    let message = format!("is bound to {} bytes and takes {}", memory.bytes(), buffer.bytes);
+                    let message = format!("is bound to {} bytes, but needs {}", memory.bytes(), buffer.bytes);
                     Err(Error::internal(&buffer.label, message))
                 }
                 None => Err(Error::internal(&buffer.label, "is not bound")),
@@ -157,10 +157,11 @@ impl Resources {
 }
 
 impl Replay {
-    /// Allocates a program's memory, but for what is bound, the constants, and what the workspace has, and binds all of it.
+    /// Allocates the program's memory, except for bound tensors, constants and buffers of the workspace, and binds
+    /// everything.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], and [`Error::Internal`] if something is bound to too little memory.
+    /// [`Error::OutOfMemory`]; [`Error::Internal`] if a tensor is bound to too little memory.
     pub(super) fn new(
         device: &Arc<GpuDevice>,
         program: &Lowered,
@@ -190,7 +191,7 @@ impl Replay {
                     Work::Copy { from, to, bytes: *bytes }
                 }
                 Action::Call { .. } => {
-                    return Err(Error::internal(&step.label, "is a CPU function: no shader"));
+                    return Err(Error::internal(&step.label, "is a CPU function, not a shader"));
                 }
             }))
         };
@@ -201,8 +202,8 @@ impl Replay {
         Ok(Self { device: device.clone(), work, readers, splitter })
     }
 
-    /// Submits the steps of a program for which `wanted` is true, and these of its read-backs, each given by index. On a
-    /// device that allows no long submissions these are several, one after the other.
+    /// Submits the steps for which `wanted` is true and the read-backs with these indices. On a device that limits the
+    /// duration of submissions, the steps are split into several, one after the other.
     ///
     /// # Errors
     /// As [`crate::gpu::Context::submit`]; [`Error::Internal`] if too many reads of one name are in flight.
@@ -247,15 +248,15 @@ impl Replay {
             }
             last = Some(fence);
         }
-        let fence = last.ok_or_else(|| Error::internal(label, "is submitted in no part"))?;
+        let fence = last.ok_or_else(|| Error::internal(label, "has no part to submit"))?;
         let values = copies.into_iter().map(|(read, copy)| (read, copy.read(&fence))).collect();
         Ok((fence, values))
     }
 
-    /// As [`Context::time`](crate::gpu::Context::time), for all steps of the program.
+    /// Times all steps of the program like [`Context::time`](crate::gpu::Context::time).
     ///
     /// # Errors
-    /// As there.
+    /// As [`Context::time`](crate::gpu::Context::time).
     pub fn time(
         &self,
         program: &Lowered,
@@ -265,12 +266,12 @@ impl Replay {
         self.device.context.time(runs, watch, |encoder| self.record(program, encoder))
     }
 
-    /// The device.
+    /// Returns the device.
     pub fn device(&self) -> &Arc<GpuDevice> {
         &self.device
     }
 
-    /// Staging buffers made for read-backs so far.
+    /// Number of staging buffers created for read-backs so far.
     pub fn staging_buffers(&self) -> usize {
         self.readers.iter().map(Reader::staging_buffers).sum()
     }
@@ -295,8 +296,8 @@ impl Replay {
     }
 }
 
-/// Operations of each step of a program: the node's, shared out evenly to its steps, and a value read or written counts
-/// as one.
+/// Returns the operations of each step of a program: the node's operations, divided evenly among its steps. Each value
+/// read or written counts as one operation.
 fn operations(program: &Lowered) -> Vec<f64> {
     let mut steps = vec![0_u32; program.nodes.len()];
     program.steps.iter().for_each(|step| steps[step.node] += 1);

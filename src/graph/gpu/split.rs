@@ -1,26 +1,26 @@
-//! Which steps go into one submission.
+//! Splits the steps of a program into submissions.
 //!
-//! Some systems reset a GPU whose submission takes longer than a limit (Windows after two seconds). So what is submitted
-//! together should take no longer than a part of that. How long a step takes is measured once for each program: its
-//! second run is submitted in small parts, each of which is waited for. The first run, in which a driver may still
-//! compile, is split as if the device were as slow as any.
+//! Some systems reset a GPU if a submission takes longer than a limit (Windows after two seconds), so a submission
+//! should take no longer than a fraction of that. The time of each step is measured once per program: its second run
+//! is submitted in small parts, each of which is waited for. The first run, in which a driver may still compile, is
+//! split as for the slowest device.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Operations per second of a device about which nothing is known: an old integrated GPU has more.
+/// Assumed operations per second before a device is measured: an old integrated GPU has more.
 const SLOW: f64 = 1e10;
 
-/// Parts that are timed are shorter than others by this.
+/// Timed parts are shorter than others by this factor.
 const TIMED: f64 = 8.0;
 
-/// The steps of a program with what is known of their times.
+/// The steps of a program and their known times.
 #[derive(Debug)]
 pub(super) struct Splitter {
-    /// Longest time of a submission in seconds; without one everything is submitted together.
+    /// Maximum seconds of a submission; `None` submits everything together.
     limit: Option<f64>,
-    /// Operations of each step, at least one.
+    /// Operations of each step; at least one.
     operations: Vec<f64>,
     times: Mutex<Vec<Time>>,
 }
@@ -29,23 +29,23 @@ pub(super) struct Splitter {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Time {
     Unknown,
-    /// It has run once.
+    /// The step has run once.
     Warm,
-    /// Seconds.
+    /// The step takes this many seconds.
     Measured(f64),
 }
 
-/// How chosen steps are submitted.
+/// The submissions of a list of steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StepRanges {
-    /// Ranges of the chosen steps, in order.
+    /// Ranges of the list, in order.
     pub ranges: Vec<Range<usize>>,
-    /// True if each is to be waited for and timed.
+    /// True if each range is to be waited for and timed.
     pub timed: bool,
 }
 
 impl Splitter {
-    /// For steps with these operations.
+    /// Creates a splitter for steps with these operations.
     pub fn new(limit: Option<Duration>, operations: Vec<f64>) -> Self {
         let times = Mutex::new(vec![Time::Unknown; operations.len()]);
         Self { limit: limit.map(|limit| limit.as_secs_f64()), operations, times }
@@ -55,7 +55,7 @@ impl Splitter {
         self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How to submit these steps.
+    /// Returns how to submit these steps.
     pub fn ranges(&self, steps: &[usize]) -> StepRanges {
         let whole = || StepRanges { ranges: std::iter::once(0..steps.len()).collect(), timed: false };
         let Some(limit) = self.limit else { return whole() };
@@ -66,7 +66,7 @@ impl Splitter {
             Time::Measured(seconds) => seconds,
             Time::Unknown | Time::Warm => self.operations[*step] / SLOW,
         };
-        // The time of a part is divided among its steps by their operations, which is inexact: so timed parts are short.
+        // The time of a part is divided among its steps by their operations. That is inexact, so timed parts are short.
         let ranges = split(steps.iter().map(seconds), if timed { limit / TIMED } else { limit });
         for step in steps {
             if times[*step] == Time::Unknown {
@@ -76,7 +76,7 @@ impl Splitter {
         StepRanges { ranges, timed }
     }
 
-    /// These steps together took so long.
+    /// Records the seconds that these steps took together.
     pub fn measured(&self, steps: &[usize], seconds: f64) {
         let all: f64 = steps.iter().map(|step| self.operations[*step]).sum();
         let mut times = self.times();
@@ -86,8 +86,8 @@ impl Splitter {
     }
 }
 
-/// Ranges of steps in order, each of which takes no longer than the limit or is a single step; one empty range for no
-/// steps.
+/// Splits steps into consecutive ranges, each within the limit or a single step. Returns one empty range if there are
+/// no steps.
 fn split(seconds: impl Iterator<Item = f64>, limit: f64) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let (mut start, mut end, mut sum) = (0, 0, 0.0);
@@ -107,7 +107,7 @@ fn split(seconds: impl Iterator<Item = f64>, limit: f64) -> Vec<Range<usize>> {
 mod tests {
     use super::*;
 
-    /// Where each range ends; they follow one another.
+    /// Returns the end of each range, after checking that the ranges are contiguous.
     fn ends(ranges: &[Range<usize>]) -> Vec<usize> {
         assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start) && ranges[0].start == 0);
         ranges.iter().map(|range| range.end).collect()
@@ -130,7 +130,7 @@ mod tests {
             let StepRanges { ranges, timed } = splitter.ranges(steps);
             (ends(&ranges), timed)
         };
-        // As slow as any, and untimed.
+        // Split as for the slowest device, and untimed.
         assert_eq!(ranges(&[0, 1, 2]), (vec![1, 3], false));
         assert_eq!(ranges(&[0, 1, 2]), (vec![1, 2, 3], true));
         splitter.measured(&[0], 0.1);

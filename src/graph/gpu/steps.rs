@@ -1,10 +1,10 @@
-//! Copies and dispatches on the device, and how they are recorded.
+//! Recording of copies and dispatches.
 
 use crate::gpu::Pipeline;
 use crate::ops::{TEXTURE_WIDTH, TexelCopy};
 use std::sync::Arc;
 
-/// What a step does.
+/// The work of a step.
 #[derive(Debug)]
 pub(super) enum Work {
     Dispatch { pipeline: Arc<Pipeline>, bind_group: wgpu::BindGroup, groups: [u32; 3] },
@@ -13,7 +13,7 @@ pub(super) enum Work {
 }
 
 impl Work {
-    /// Records the work if it is a copy, and returns whether it is.
+    /// Records the work if it is a copy. Returns whether it is.
     pub fn copy(&self, encoder: &mut wgpu::CommandEncoder) -> bool {
         match self {
             Self::Stage { buffer, texture, copy } => copy_to_texture(encoder, buffer, texture, *copy),
@@ -50,7 +50,7 @@ pub(super) fn record<'a>(
     }
 }
 
-/// Copies texels of a buffer into a linear texture: the rest of a row, whole rows, the beginning of a row.
+/// Copies texels of a buffer into a linear texture: the rest of a row, whole rows, then the start of a row.
 pub(super) fn copy_to_texture(
     encoder: &mut wgpu::CommandEncoder,
     buffer: &wgpu::Buffer,

@@ -1,10 +1,10 @@
-//! Recording for a trace: each dispatch in a pass of its own, with stamps at both ends.
+//! Recording for a trace: each dispatch in its own pass, with timestamps at both ends.
 
 use super::steps::Work;
 use crate::gpu::{Context, Trace};
 
-/// Records steps in order, as [`super::steps::record`] does, for `trace`. Where the trace has no stamps the steps are
-/// recorded without: a run does not depend on its trace.
+/// Records steps in order, as [`super::steps::record`] does, for `trace`. If the trace has no timestamps, the steps are
+/// recorded without any, so a run does not depend on its trace.
 pub(super) fn record<'a>(
     context: &Context,
     trace: &Trace,

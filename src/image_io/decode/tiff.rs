@@ -13,7 +13,7 @@ use super::super::rows::{Colors, Layout, Opacity, Sample};
 use super::super::structure;
 use super::failure::Failure;
 use super::reading::{Reading, Stored};
-use super::tiff_samples::{Samples, Source};
+use super::tiff_samples::{File, Samples, Source};
 
 /// Tags without a name in the crate.
 const COEFFICIENTS: Tag = Tag::Unknown(529);
@@ -27,8 +27,6 @@ const CR2: &[u8] = b"CR";
 
 /// Value of the tag FillOrder for bytes whose first pixel is in the lowest bits.
 const LOWEST_FIRST: u16 = 2;
-
-pub(super) type File<'a> = Decoder<Source<'a>>;
 
 pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Failure> {
     let mut limits = Limits::default();

@@ -3,12 +3,15 @@
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
 use tiff::ColorType;
+use tiff::decoder::Decoder;
 use tiff::tags::{ByteOrder, PhotometricInterpretation as Kind, Tag};
 
 use super::super::rows::{Colors, Layout, Opacity, Sample};
 use super::super::structure;
 use super::failure::Failure;
-use super::tiff::File;
+
+/// A TIFF being decoded.
+pub(super) type File<'a> = Decoder<Source<'a>>;
 
 /// Bytes that a stored pixel may have.
 const MAX_PIXEL: usize = 32;

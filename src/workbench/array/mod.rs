@@ -56,8 +56,8 @@ impl Array {
         self.each(Element::widen).collect()
     }
 
-    /// How far the numbers are from those of `expected`. Whole numbers on both sides are compared exactly: f64 has not all
-    /// that 64 bits have.
+    /// How far the numbers are from those of `expected`. Whole numbers on both sides are compared exactly: f64 has not
+    /// all that 64 bits have.
     pub fn difference(&self, expected: &Self) -> Difference {
         if self.element.is_float() || expected.element.is_float() {
             let [actual, expected] =
@@ -294,7 +294,8 @@ fn check_npy_header(head: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Opens a plain file and returns its length. An empty one is refused: files of /proc state no length, and may have no end.
+/// Opens a plain file and returns its length. An empty one is refused: files of /proc state no length, and may have no
+/// end.
 fn open(path: &Path) -> Result<(File, u64)> {
     match open_ordinary(path) {
         Ok((_, 0)) => Err(Error::file(path, "is empty", "Write it again, with numpy.save for instance")),

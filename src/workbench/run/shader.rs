@@ -252,8 +252,8 @@ fn parse(path: &Path, text: &str, capabilities: Capabilities) -> Result<(naga::M
     Ok((module, info))
 }
 
-/// Refuses types that are nested too deep, or that have too many members, counted in each place where they are used: with
-/// two of one type in each struct, they double with each level.
+/// Refuses types that are nested too deep, or that have too many members, counted in each place where they are used:
+/// with two of one type in each struct, they double with each level.
 fn check_types(module: &naga::Module) -> Result<(), String> {
     const DEEPEST: usize = 60;
     const MOST_MEMBERS: usize = 1 << 12;
@@ -281,8 +281,8 @@ fn check_types(module: &naga::Module) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses values that are so large that compilers take the memory of the whole machine for them: each invocation has its
-/// own.
+/// Refuses values that are so large that compilers take the memory of the whole machine for them: each invocation has
+/// its own.
 fn check_memory(module: &naga::Module, info: &ModuleInfo) -> Result<(), String> {
     const MOST: u32 = 1 << 18;
     let size = |inner: &TypeInner| inner.try_size(module.to_ctx()).unwrap_or(u32::MAX);
