@@ -1,27 +1,27 @@
-//! The one error type of the library.
+//! The error type of the library.
 //!
-//! Every variant answers three questions for the person who reads it: what was wrong, where, and
-//! what to do about it. The program maps a variant to its exit code with [`Error::exit_code`].
+//! Every message tells the user what went wrong, where, and what to do about it. [`Error::exit_code`] maps a variant to
+//! the program's exit code.
 
 use crate::escape::{one_line, shown};
 use std::path::{Path, PathBuf};
 
-/// Result of every fallible call of this crate.
+/// Result of the fallible functions of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// All that can go wrong, by the kind of remedy it needs.
+/// All errors, grouped by the kind of remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A request that can't be carried out as stated: a bad option, an unknown layer, weights that
-    /// are all zero. The message names the cause and the remedy.
+    /// A request that can't be carried out: a bad option, an unknown layer, weights that are all zero. The message
+    /// names the cause and the remedy.
     #[error("{0}")]
     Usage(String),
 
-    /// A file that the user named can't be used: missing, truncated, of an unknown format.
+    /// A file named by the user can't be used: it is missing, truncated or of an unknown format.
     #[error("{path}: {problem}. {remedy}", path = shown(.path), problem = one_line(.problem), remedy = one_line(.remedy))]
     File {
-        /// The file as the user named it.
+        /// Path as given by the user.
         path: PathBuf,
         /// What is wrong with it, without a closing full stop.
         problem: String,
@@ -33,62 +33,63 @@ pub enum Error {
     #[error("{0}")]
     NoAdapter(String),
 
-    /// The device has not enough memory, or refused an allocation.
+    /// The device has too little memory, or an allocation failed.
     #[error("out of device memory: {what} ({needed}). {remedy}", needed = mebibytes(*.needed))]
     OutOfMemory {
-        /// What was being allocated.
+        /// Name of the allocation.
         what: String,
-        /// Bytes asked for.
+        /// Requested size in bytes.
         needed: u64,
         /// What to do about it, as a sentence.
         remedy: String,
     },
 
-    /// The device disappeared: driver reset, unplugged, or the machine slept.
+    /// The device disappeared: the driver was reset, the device was unplugged, or the machine slept.
     #[error(
-        "the graphics device was lost: {0}. What was saved is on disk: `mirage resume` goes on from a checkpoint, --retry does so by itself; use a smaller --size if this repeats"
+        "the graphics device was lost: {0}. Saved files are kept: `mirage resume` continues from a checkpoint, --retry does so automatically; use a smaller --size if this repeats"
     )]
     DeviceLost(String),
 
-    /// The device gave no answer in time.
+    /// The device did not respond in time.
     #[error(
         "the graphics device gave no answer within {seconds} s while {doing}. It may be hung or far too slow for this size; try a smaller --size, another --adapter, or more --patience"
     )]
     Timeout {
-        /// What was being waited for.
+        /// The step that was waited for.
         doing: String,
         /// The limit that ran out, in seconds.
         seconds: u64,
     },
 
-    /// A kernel or a resource was refused by the graphics API: a fault of this program or the driver.
-    #[error("the graphics API refused {what}: {message}")]
+    /// The graphics API rejected a kernel or a resource: a bug in this program or the driver.
+    #[error("the graphics API rejected {what}: {message}")]
     Gpu {
         /// The labelled object or step.
         what: String,
-        /// The API's own words.
+        /// The API's message.
         message: String,
     },
 
-    /// A shader is invalid, doesn't fit its dispatch, or needs what the device or the target language lacks.
+    /// A shader is invalid, doesn't match its dispatch, or needs a feature that the device or the target language
+    /// lacks.
     #[error("shader {name}: {message}")]
     Shader {
-        /// File, and entry point where one is meant.
+        /// File, and entry point if the error concerns one.
         name: String,
-        /// What is wrong, in naga's words where it finds it.
+        /// Description of the error; naga's message if naga found it.
         message: String,
     },
 
-    /// A graph, or what was prepared from it, is inconsistent: a bug in the code that built it.
+    /// A graph, or a program prepared from it, is inconsistent: a bug in the code that built it.
     #[error("internal error: {what}: {message}. Please report it")]
     Internal {
-        /// The label of the node, tensor or step.
+        /// Label of the node, tensor or step.
         what: String,
-        /// What does not fit.
+        /// Description of the inconsistency.
         message: String,
     },
 
-    /// A function of the CPU device, or its call, is at fault: this program's.
+    /// A function of the CPU device or its call failed: a bug in this program.
     #[error("the CPU device failed at {what}: {message}")]
     Cpu {
         /// The labelled object or step.
@@ -97,26 +98,25 @@ pub enum Error {
         message: String,
     },
 
-    /// The optimisation produced NaN or infinite values, or its loss diverged, again and again.
+    /// The optimisation repeatedly produced NaN or infinite values, or its loss diverged.
     #[error("{}", unstable(cause, *iteration, *setbacks))]
     Unstable {
-        /// What went wrong the last time.
+        /// Last cause.
         cause: String,
-        /// The iteration that went wrong.
+        /// Iteration of the last failure.
         iteration: u32,
-        /// How often the run had gone back before.
+        /// Number of times that the run had gone back before.
         setbacks: u32,
     },
 
-    /// A kernel computes something else than it should on this device: a fault of the driver, or of a shader
-    /// from --shader-dir.
+    /// A kernel computes wrong results on this device: a bug in the driver, or in a shader from --shader-dir.
     #[error(
-        "wrong result: {kernel} at {at} on {device}: {message}. Nothing was painted. Update the driver, or try other kernels (--kernels texture, buffer or naive) or another --adapter; `mirage kernels test` tests all of them"
+        "wrong result: {kernel} at {at} on {device}: {message}. No picture was made. Update the driver, or try other kernels (--kernels texture, buffer or naive) or another --adapter; `mirage kernels test` tests all of them"
     )]
     WrongResult {
         /// Op and variant.
         kernel: String,
-        /// Where: layer, shapes.
+        /// Layer and shapes.
         at: String,
         /// Adapter, backend and driver.
         device: String,
@@ -129,66 +129,66 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was tried, e.g. "writing".
+        /// The attempted action, e.g. "writing".
         action: &'static str,
-        /// The system's reason.
+        /// The system's error.
         source: std::io::Error,
     },
 
-    /// A download failed. The message holds the address, so that a person can fetch it by hand.
+    /// A download failed. The message contains the address for a manual download.
     #[error("{0}")]
     Download(String),
 }
 
 impl Error {
-    /// An [`Error::OutOfMemory`] of the host.
+    /// Creates an [`Error::OutOfMemory`] of the host.
     pub(crate) fn out_of_host_memory(what: &str, needed: u64) -> Self {
         let remedy = "Use a smaller --size, or close other programs".to_owned();
         Self::OutOfMemory { what: what.to_owned(), needed, remedy }
     }
 
-    /// A [`Error::File`] with its three parts.
+    /// Creates an [`Error::File`].
     pub fn file(path: &Path, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::File { path: path.to_owned(), problem: problem.into(), remedy: remedy.into() }
     }
 
-    /// A [`Error::Io`] for use with `map_err`.
+    /// Creates an [`Error::Io`], for use with `map_err`.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), action, source }
     }
 
-    /// A [`Error::Gpu`].
+    /// Creates an [`Error::Gpu`].
     pub fn gpu(what: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Gpu { what: what.into(), message: message.into() }
     }
 
-    /// A [`Error::Shader`].
+    /// Creates an [`Error::Shader`].
     pub fn shader(name: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Shader { name: name.into(), message: message.into() }
     }
 
-    /// A [`Error::Internal`].
+    /// Creates an [`Error::Internal`].
     pub fn internal(what: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Internal { what: what.into(), message: message.into() }
     }
 
-    /// A [`Error::Cpu`].
+    /// Creates an [`Error::Cpu`].
     pub fn cpu(what: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Cpu { what: what.into(), message: message.into() }
     }
 
-    /// A [`Error::Usage`].
+    /// Creates an [`Error::Usage`].
     pub fn usage(message: impl Into<String>) -> Self {
         Self::Usage(message.into())
     }
 
-    /// True if the device was lost or hangs, so that it may help to open it again.
+    /// True if the device was lost or hangs, so opening it again may help.
     pub fn is_of_lost_device(&self) -> bool {
         matches!(self, Self::DeviceLost(_) | Self::Timeout { .. })
     }
 
-    /// True if a kernel can't run as it is, so that another one may: the API or the device refuses it, its shader or
-    /// dispatch is invalid, or there is too little memory.
+    /// True if a kernel can't run but another one may: the API or the device rejects it, its shader or dispatch is
+    /// invalid, or there is too little memory.
     pub fn is_of_kernel(&self) -> bool {
         matches!(
             self,
@@ -200,8 +200,8 @@ impl Error {
         )
     }
 
-    /// The program's exit code: 2 for a problem that the user can fix in the request or its files, 1 for a
-    /// failure while working.
+    /// The program's exit code: 2 for errors in the request or its files, which the user can fix; 1 for failures during
+    /// the work.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::File { .. } | Self::NoAdapter(_) => 2,
@@ -210,22 +210,22 @@ impl Error {
     }
 }
 
-/// Bytes as mebibytes, for messages.
+/// Formats bytes as mebibytes for messages.
 fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-/// The message of [`Error::Unstable`].
+/// Returns the message of [`Error::Unstable`].
 fn unstable(cause: &str, iteration: u32, setbacks: u32) -> String {
     if setbacks == 0 {
         return format!(
-            "{cause} at iteration {iteration}, with which the run or a scale begins, so there is nothing to go back to. Start \
-             from another picture (--init), lower the weights of the factors, or take another network"
+            "{cause} at iteration {iteration}, the first of the run or of a scale, so there is no earlier state. Start \
+             from another picture (--init), lower the weights of the factors, or use another network"
         );
     }
     let times = if setbacks == 1 { "once" } else { &format!("{setbacks} times") };
     format!(
-        "{cause} at iteration {iteration}, after the run had gone back {times} with half the step each time. Lower \
+        "{cause} at iteration {iteration}, after going back {times} and halving the step each time. Lower \
          --learning-rate or the weights"
     )
 }

@@ -1,7 +1,6 @@
-//! Text from outside, for people: names of files, tensors, classes and devices, and whatever a record says.
+//! Makes untrusted text safe to print: names of files, tensors, classes and devices, and the content of records.
 //!
-//! Control characters become escapes, so that no text can command a terminal, reorder the text around it or start a
-//! line of its own.
+//! Control characters are escaped, so no text can control a terminal, reorder the text around it or start a new line.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -13,17 +12,17 @@ pub(crate) fn is_control(c: char) -> bool {
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text with each control character, line breaks and tabs included, as `\u001b`.
+/// Escapes each control character, including line breaks and tabs, in the form `\u001b`.
 pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     escape(text, is_control)
 }
 
-/// A path for people, in one line.
+/// Formats a path for messages, in one line.
 pub(crate) fn shown(path: &(impl AsRef<Path> + ?Sized)) -> String {
     one_line(&path.as_ref().to_string_lossy()).into_owned()
 }
 
-/// The text with the characters for which `is_escaped` is true in JSON's form, `\u001b`.
+/// Escapes the characters for which `is_escaped` is true, in JSON's form `\u001b`.
 pub(crate) fn escape(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.chars().any(&is_escaped) {
         return Cow::Borrowed(text);

@@ -1,5 +1,4 @@
-//! Files that are read as far as they may be, and files that are written whole or not at all, and never in the place of
-//! what has to stay.
+//! Files: reads are bounded, and writes are atomic and never replace a file without permission.
 
 use crate::allocation::with_capacity;
 use crate::error::{Error, Result};
@@ -9,11 +8,11 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
-/// Opens an ordinary file, and returns its length in bytes. Anything else isn't opened: a pipe may keep its reader
-/// waiting for ever, and a device may have no end.
+/// Opens an ordinary file and returns it with its length in bytes. Nothing else is opened: reading a pipe may block
+/// forever, and a device may have no end.
 ///
 /// # Errors
-/// The system's; [`ErrorKind::InvalidInput`] saying what it is if it is no ordinary file.
+/// The system's errors; [`ErrorKind::InvalidInput`], saying what it is, if it is not an ordinary file.
 pub(crate) fn open_ordinary(path: &Path) -> io::Result<(File, u64)> {
     let found = path.metadata()?;
     if !found.is_file() {
@@ -24,17 +23,17 @@ pub(crate) fn open_ordinary(path: &Path) -> io::Result<(File, u64)> {
     Ok((File::open(path)?, found.len()))
 }
 
-/// Bytes of a safetensors file before its header, which state the header's length.
+/// Number of bytes before the header of a safetensors file, which contain the header's length.
 pub(crate) const LENGTH_BYTES: usize = 8;
 
-/// The longest header of a safetensors file that is read, in bytes. Those of networks and checkpoints have some
-/// kilobytes; parsed it takes up to a hundred times the memory.
+/// Maximum bytes of the header of a safetensors file. Networks and checkpoints have some kilobytes; parsing takes up to
+/// a hundred times the memory.
 pub(crate) const LONGEST_HEADER: u64 = 1 << 21;
 
-/// The content of an ordinary file.
+/// Reads an ordinary file.
 ///
 /// # Errors
-/// As [`open_ordinary`]; [`ErrorKind::FileTooLarge`] if it has more than `most` bytes, of which none is read.
+/// As [`open_ordinary`]; [`ErrorKind::FileTooLarge`] if it has more than `most` bytes. It is not read then.
 pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let (file, length) = open_ordinary(path)?;
     if length > most {
@@ -42,22 +41,24 @@ pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     }
     let mut bytes =
         with_capacity(length as usize).map_err(|problem| io::Error::new(ErrorKind::OutOfMemory, problem))?;
-    // What the file stated, and no more: it may grow, and files of /proc, which state no length, may have no end.
+    // Read no more than the reported length: the file may grow, and files of /proc, which report no length, may have no
+    // end.
     file.take(length).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Writes a file under a temporary name beside its place, then renames it: a reader sees the old file or the new one,
-/// never a part. What exists is replaced only with `replace`; of a symbolic link, the file that it leads to. A device,
-/// a pipe or a socket is written to. `action` says what is done, for the error: "writing the tuning cache".
+/// Writes a file under a temporary name in the same folder, then renames it, so a reader sees the old file or the new
+/// one, never a part. An existing file is replaced only if `replace` is true; for a symbolic link, its target. A
+/// character device, pipe or socket is written to directly. `action` names the step for errors, e.g. "writing the
+/// tuning cache".
 ///
 /// # Errors
-/// [`Error::File`] if the file may not be replaced or no file can be made there, [`Error::Io`] if the system refuses.
+/// [`Error::File`] if the file may not be replaced or can't be created, [`Error::Io`] if writing fails.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8], action: &'static str, replace: bool) -> Result<()> {
     write_whole_with(path, |file| file.write_all(bytes), action, replace)
 }
 
-/// [`write_whole`] of what `write` writes, so that it need not be in memory at once.
+/// Writes a file like [`write_whole`], with content produced by `write`, so it need not be in memory at once.
 ///
 /// # Errors
 /// As [`write_whole`].
@@ -76,7 +77,7 @@ pub(crate) fn write_whole_with(
     complete(path, file, &target, replace)
 }
 
-/// The path to write to, symbolic links resolved, if its folder exists and nothing stands in the way.
+/// Returns the path to write to, with symbolic links resolved. Fails if its folder does not exist or the path is taken.
 pub(crate) fn check_place(path: &Path, replace: bool) -> Result<PathBuf> {
     check_is_no_folder(path)?;
     let folder = parent(path);
@@ -98,7 +99,7 @@ pub(crate) fn check_place(path: &Path, replace: bool) -> Result<PathBuf> {
             return Err(Error::file(path, problem, "Choose another place"));
         }
     }
-    // Not `exists`: that follows links, and a dangling link is something that would be replaced too.
+    // Not `exists`, which follows links: a dangling link would be replaced too.
     let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let kind = target.metadata().unwrap_or(found).file_type();
@@ -115,8 +116,8 @@ pub(crate) fn check_place(path: &Path, replace: bool) -> Result<PathBuf> {
     if replace { Ok(target) } else { Err(exists(path)) }
 }
 
-/// Refuses a path that ends as those of folders do, in `/`, `/.` or `/..`: the system takes no file under it, once it
-/// is written.
+/// Rejects a path that ends like a folder's, in `/`, `/.` or `/..`: the system would reject it only after the file is
+/// written.
 pub(crate) fn check_is_no_folder(path: &Path) -> Result<()> {
     let text = path.as_os_str().as_encoded_bytes();
     let last = text.rsplit(|byte| std::path::is_separator(char::from(*byte))).next().unwrap_or_default();
@@ -126,12 +127,12 @@ pub(crate) fn check_is_no_folder(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The error for a file that may not be replaced.
+/// Returns the error for a file that may not be replaced.
 fn exists(path: &Path) -> Error {
     Error::file(path, "the file exists already", "Choose another name, or allow replacing it (--overwrite)")
 }
 
-/// Finds out whether a file can have this name: whether it is short enough and the disk takes its characters.
+/// Checks that a file can have this name: that it is short enough and the disk allows its characters.
 ///
 /// # Errors
 /// [`Error::File`] if it can't.
@@ -145,7 +146,7 @@ pub(crate) fn check_name(path: &Path) -> Result<()> {
         Err(error) => return Err(unusable(error)),
     }
     let name = path.file_name().unwrap_or_default();
-    // A temporary name is longer: a long name is known to be short enough by now.
+    // The probe's name is longer, so long names are not probed; `symlink_metadata` has checked their length.
     if name.len() <= 128 {
         let probe = tempfile::Builder::new().prefix(".mirage-").suffix(name).tempfile_in(parent(path));
         if let Err(error) = probe
@@ -157,10 +158,10 @@ pub(crate) fn check_name(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a folder and those above it, where they are missing.
+/// Creates a folder and its missing parents.
 ///
 /// # Errors
-/// [`Error::File`] if that can't be.
+/// [`Error::File`] if that fails.
 #[cfg(any(feature = "fetch", test))]
 pub(crate) fn make_folder(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|error| {
@@ -171,7 +172,7 @@ pub(crate) fn make_folder(folder: &Path) -> Result<()> {
     })
 }
 
-/// The folder that a file is in.
+/// Returns the folder that a file is in.
 pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -179,11 +180,11 @@ pub(crate) fn parent(path: &Path) -> &Path {
     }
 }
 
-/// A temporary file beside the target. It removes itself unless it is published.
+/// Creates a temporary file in the target's folder. It is removed on drop unless it is published.
 pub(crate) fn temporary(path: &Path, target: &Path) -> Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".mirage-").suffix(".tmp");
-    // tempfile's own choice is for the owner only; this is what the system's umask makes of any new file.
+    // tempfile's default allows only the owner; this applies the system's umask, as for any new file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(parent(target)).map_err(|error| {
@@ -192,15 +193,15 @@ pub(crate) fn temporary(path: &Path, target: &Path) -> Result<NamedTempFile> {
     })
 }
 
-/// Brings a file whose content is written to the disk and gives it its name.
+/// Flushes a written file to the disk and gives it its name.
 pub(crate) fn complete(path: &Path, file: NamedTempFile, target: &Path, replace: bool) -> Result<()> {
     file.as_file().sync_all().map_err(Error::io(path, "writing to the disk"))?;
     publish(file, target, replace).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => exists(path),
         _ => Error::io(path, "renaming the finished file")(error),
     })?;
-    // The rename is safe from a power cut once its folder is on the disk. Not every system can do this
-    // (Windows can't open folders), and the file itself is written: so a failure is no error.
+    // The rename survives a power failure once the folder is flushed. Not every system can do this (Windows can't open
+    // folders) and the file itself is written, so a failure is ignored.
     if let Ok(folder) = File::open(parent(target)) {
         let _ = folder.sync_all();
     }
@@ -212,8 +213,8 @@ fn publish(file: NamedTempFile, target: &Path, replace: bool) -> std::io::Result
     if replace {
         return file.persist(target).map(drop).map_err(|error| error.error);
     }
-    // Some file systems can't rename without replacing. There it is look first, then rename: better than
-    // to lose finished work.
+    // Some file systems can't rename without replacing. There, check first, then rename: that is better than losing
+    // finished work.
     match file.persist_noclobber(target) {
         Ok(_) => Ok(()),
         Err(error) if error.error.kind() == ErrorKind::AlreadyExists || target.symlink_metadata().is_ok() => {
@@ -223,7 +224,7 @@ fn publish(file: NamedTempFile, target: &Path, replace: bool) -> std::io::Result
     }
 }
 
-/// True for what is written through: a pipe, a socket or a character device, such as a terminal. Disks are not.
+/// True for a pipe, a socket or a character device such as a terminal, which are written to directly. Disks are not.
 #[cfg(unix)]
 pub(crate) fn is_stream(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt as _;
@@ -234,13 +235,13 @@ pub(crate) fn is_stream(path: &Path) -> bool {
     path.metadata().is_ok_and(is_stream)
 }
 
-/// True for what is written through.
+/// False: streams are only supported on Unix.
 #[cfg(not(unix))]
 pub(crate) fn is_stream(_: &Path) -> bool {
     false
 }
 
-/// Opens a stream for writing. A pipe that nobody reads is an error: waiting for a reader could take for ever.
+/// Opens a stream for writing. A pipe without a reader is an error, because waiting for one could take forever.
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "std can't change the flags of an open file")]
 fn open_stream(path: &Path) -> std::io::Result<File> {
@@ -264,7 +265,7 @@ fn open_stream(path: &Path) -> std::io::Result<File> {
     File::options().write(true).open(path)
 }
 
-/// [`read_up_to`] of a text.
+/// Reads a text file like [`read_up_to`].
 ///
 /// # Errors
 /// As [`read_up_to`]; [`ErrorKind::InvalidData`] if it is not UTF-8.
@@ -277,7 +278,7 @@ pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
 mod tests {
     use super::*;
 
-    /// Reading it would take gigabytes.
+    /// A file that would take gigabytes to read.
     #[cfg(target_os = "linux")]
     #[test]
     fn proc_files_read_as_empty() {

@@ -1,8 +1,8 @@
-//! Bytes as text.
+//! Hexadecimal text.
 
 use std::fmt::Write as _;
 
-/// Bytes as lower-case hexadecimal digits.
+/// Formats bytes as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         // Writing to a String can't fail.

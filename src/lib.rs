@@ -2,7 +2,7 @@
 //! device with hand-written WGSL compute kernels, or on the CPU.
 //!
 //! Three weighted factors steer the new picture (Töyrylä 2016, after Gatys et al. 2015): the *spatial*
-//! factor keeps the photo's layout, the *abstract* factor what the network thinks it sees, the *style*
+//! factor keeps the photo's layout, the *abstract* factor the classes that the network recognises, the *style*
 //! factor textures and colours.
 //!
 //! ```no_run
@@ -30,14 +30,14 @@
 //! ```
 //!
 //! The modules, from the program down to the device: [`cli`] (the program) → [`web`] (the live page, which shows and
-//! steers a run in a browser) → [`mirage`] (session, objective) → [`tune`] (autotuning) → [`workbench`] (kernels tested
-//! and timed) → [`graph`] (nodes, gradient, memory plan, replay) → [`ops`] (kernels) → [`shader`] (WGSL, variants) →
-//! [`gpu`] (device). [`vgg`] reads networks, [`image_io`] pictures. A module uses only those to its right, these two,
-//! [`error`], and four small private ones.
+//! steers a run in a browser) → [`mirage`] (session, objective) → [`tune`] (autotuning) → [`workbench`] (tests and
+//! timings of kernels) → [`graph`] (nodes, gradient, memory plan, replay) → [`ops`] (kernels) → [`shader`] (WGSL,
+//! variants) → [`gpu`] (device). [`vgg`] reads networks, [`image_io`] reads and writes pictures. A module uses only
+//! those to its right, these two, [`error`], and four small private ones.
 //!
-//! Without its default features the crate is the library alone. The feature `cli` is the program and includes the
-//! others; `web`, `film` (animations), `fetch` (downloads of networks) and `workbench` (running any shader) can also be
-//! chosen one by one.
+//! Without default features the crate is only the library. The feature `cli` adds the program and enables the other
+//! features; `web`, `film` (animations), `fetch` (downloads of networks) and `workbench` (running any shader) can also
+//! be enabled separately.
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 

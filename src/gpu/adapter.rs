@@ -162,7 +162,7 @@ pub(super) fn same(info: &wgpu::AdapterInfo) -> Result<wgpu::Adapter> {
 pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
     if *choice == AdapterChoice::Cpu {
         return Err(Error::usage(
-            "this command runs shaders, which --adapter cpu can't: choose a graphics device from `mirage devices`",
+            "this command needs a graphics device, not --adapter cpu: choose one from `mirage devices`",
         ));
     }
     let found = enumerate()?;

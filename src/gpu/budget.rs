@@ -6,9 +6,9 @@ use ash::{ext, vk};
 use wgpu::hal::api::Vulkan;
 
 impl Context {
-    /// Bytes of the device's own memory that this process may take in all: of the driver's budget where it has one
-    /// (`VK_EXT_memory_budget`), which takes account of other programs, else of the largest heap. `None` on other
-    /// systems than Vulkan.
+    /// Returns the bytes of the device's own memory that this process may use in total: a share of the driver's budget
+    /// (`VK_EXT_memory_budget`), which accounts for other programs, or else of the largest heap. `None` on backends
+    /// other than Vulkan.
     #[allow(unsafe_code, reason = "wgpu does not report a device's memory, Vulkan does")]
     pub fn memory_budget(&self) -> Option<u64> {
         // SAFETY: only properties of the device are read.

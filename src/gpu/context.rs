@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The default of [`DeviceOptions::longest_submission`] on a GPU: a quarter of the shortest limit that a system sets,
-/// since the time is a prediction.
+/// Default of [`DeviceOptions::longest_submission`] on a GPU: a quarter of the shortest limit that a system sets,
+/// because times are predicted.
 const LONGEST_SUBMISSION: Duration = Duration::from_millis(500);
 
 /// Options for opening a device.
@@ -43,8 +43,8 @@ pub struct DeviceOptions {
 /// True once a device of this process was given up; see [`was_given_up`].
 static GIVEN_UP: AtomicBool = AtomicBool::new(false);
 
-/// True once a device of this process hung and was given up. Its driver may have threads that still wait for it, so
-/// such a process should end without exit handlers.
+/// True once a device of this process hung and was given up. Its driver may have threads that still wait for it, so the
+/// process should end without running exit handlers.
 pub fn was_given_up() -> bool {
     GIVEN_UP.load(Ordering::SeqCst)
 }
@@ -111,8 +111,8 @@ impl Context {
     /// Opens a device.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] if the machine has none, [`Error::Usage`] if none matches the choice or there is a number
-    /// of threads, [`Error::Gpu`] if the driver refuses the device.
+    /// [`Error::NoAdapter`] if the machine has none, [`Error::Usage`] if none matches the choice or a number of threads
+    /// is set, [`Error::Gpu`] if the driver can't open the device.
     pub fn open(options: &DeviceOptions) -> Result<Self> {
         Self::open_adapter(adapter::pick(&options.adapter)?, options, wanted_features(), requested_limits)
     }
@@ -373,8 +373,7 @@ impl Context {
         self.timing.longest
     }
 
-    /// Gives up a device that hangs: its queue is never released, because that would wait for the device without a
-    /// limit.
+    /// Gives up a hung device: its queue is never released, because that would wait for the device without a limit.
     fn give_up(&self) {
         GIVEN_UP.store(true, Ordering::SeqCst);
         std::mem::forget((self.device.clone(), self.queue.clone()));
@@ -438,8 +437,8 @@ fn shader_features() -> wgpu::Features {
         | F::MEMORY_DECORATION_VOLATILE
 }
 
-/// Shaders get the size of what is bound as 32 bits: on Metal, which states no limit of its own, they would never reach
-/// the rest (gfx-rs/wgpu#10305). Vulkan and DirectX 12 have the same limit or a smaller one.
+/// Largest binding in bytes. Shaders get the size of a binding as 32 bits; on Metal, which reports no limit of its own,
+/// they could not reach the rest (gfx-rs/wgpu#10305). Vulkan and DirectX 12 have the same limit or a smaller one.
 const LARGEST_BINDING: u64 = i32::MAX as u64 / 16 * 16;
 
 /// Returns WebGPU's default limits, raised to the adapter's where kernels can use more.

@@ -1,6 +1,6 @@
-//! GPUs that the machine has and that no adapter stands for: drivers that wgpu leaves out because they don't pass
-//! Vulkan's conformance tests, and on Linux GPUs without a Vulkan driver. For a message only, where no hardware adapter
-//! was found.
+//! GPUs of the machine that are not listed as adapters: those whose drivers wgpu excludes because they don't pass
+//! Vulkan's conformance tests, and on Linux those without a Vulkan driver. Only used for a message if no hardware
+//! adapter was found.
 
 use super::adapter::enumerate_with;
 use crate::escape::shown;
@@ -46,9 +46,9 @@ impl Maker {
     }
 }
 
-/// One sentence or two for each GPU that could be used and is not, with the remedy. Call it only where no hardware
-/// adapter was found: on Linux it then takes microseconds on a machine without a GPU. Where there is one, and on other
-/// systems, adapters are listed a second time.
+/// Returns one or two sentences for each GPU that could be used but is not, with the remedy. Only to be called if no
+/// hardware adapter was found. On Linux without a GPU it takes microseconds; otherwise adapters are listed a second
+/// time.
 pub fn hidden_gpus() -> Vec<String> {
     let known = if cfg!(target_os = "linux") { Some(linux_gpus(Path::new("/"))) } else { None };
     if known.as_ref().is_some_and(Vec::is_empty) {

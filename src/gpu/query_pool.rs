@@ -5,8 +5,7 @@ use std::collections::VecDeque;
 /// Maximum number of query sets: Metal allows 32 per process, and wgpu loses the device if more are created.
 const MOST: usize = 8;
 
-/// A few query sets that are used again and again. A set is free, or held by what is recorded, or belongs to work that
-/// was submitted, which holds it until its stamps are read.
+/// A few reusable query sets. A set is free, held by a recording, or held by submitted work until its stamps are read.
 #[derive(Debug)]
 pub(super) struct QueryPool<Set, Work> {
     free: Vec<Set>,

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Staging buffers for a limited number of reads of one size. Frequent reads reuse them, which saves an allocation per
 /// read and bounds the memory.
 ///
-/// A read that is larger than the device's largest buffer, as a state may be, takes several, filled one after the
-/// other.
+/// A read that exceeds the device's largest buffer (an optimiser state may) uses several staging buffers, filled one
+/// after the other.
 #[derive(Debug)]
 pub struct StagingPool {
     label: String,

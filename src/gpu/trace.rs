@@ -197,8 +197,8 @@ impl Trace {
         self.state().fault.get_or_insert(error);
     }
 
-    /// Stamps for a recording; `None` if the device has no timestamps, or the trace has failed, or all query sets are
-    /// held by what was not submitted. Else the oldest submitted work is waited for where no set is free.
+    /// Returns stamps for a recording; `None` if the device has no timestamps, the trace has failed, or unsubmitted
+    /// recordings hold all query sets. If no set is free, waits for the oldest submitted work.
     pub fn stamps(&self, context: &Context) -> Option<Stamps> {
         if !context.device().features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             return None;

@@ -105,8 +105,8 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits on this thread until a future is done, for no longer than the limit. Meanwhile `drive` advances it, each time
-/// for at most the duration that it is given.
+/// Blocks this thread until a future completes or the limit is reached. Meanwhile calls `drive` to advance the device,
+/// each time for at most the duration passed to it.
 ///
 /// # Errors
 /// [`Error::Timeout`] at the limit; errors of `drive`.

@@ -48,7 +48,7 @@ impl Engine {
         match (&options.adapter, only_shaders) {
             (AdapterChoice::Cpu, None) => Ok(Self::on(Device::cpu(options)?, None)),
             (AdapterChoice::Cpu, Some(what)) => Err(Error::usage(format!(
-                "{what} is an option of shaders, which --adapter cpu does not run: leave it out or choose a graphics device"
+                "{what} can't be used with --adapter cpu: leave it out or choose a graphics device"
             ))),
             (AdapterChoice::Best, None) => match Context::open_hardware(options)? {
                 Hardware::Opened(context) => Ok(Self::new(*context)),

@@ -9,7 +9,7 @@ use crate::ops::Kernel;
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
-/// A block is recomputed only if the plan would otherwise need more than 1/`WORTH` of its memory in addition.
+/// A block is recomputed only if the plan would otherwise exceed the least memory by more than 1/`WORTH`.
 const WORTH: u64 = 32;
 
 /// A graph with its gradients and the memory that its plan needs.

@@ -41,11 +41,11 @@ impl SingleRun {
     /// Describes a fault other than wrong values, or returns `None`.
     pub fn fault(&self) -> Option<&'static str> {
         if !self.guard_intact {
-            Some("writes behind its output")
+            Some("writes past the end of its output")
         } else if !self.is_written {
             Some("does not write its output")
         } else if !self.padding_is_zero {
-            Some("leaves something else than zero in the padding of what it writes")
+            Some("leaves non-zero values in the padding of its output")
         } else {
             None
         }

@@ -20,7 +20,7 @@ const MOST_EXTRA: f64 = 1.0;
 /// and on software drivers, which run at the CPU's clock.
 ///
 /// # Errors
-/// Those of `run`.
+/// Errors of `run`.
 pub fn warm_up(device: &Profile, seconds: f64, mut run: impl FnMut() -> Result<()>) -> Result<()> {
     if device.cpu || device.software {
         return Ok(());

@@ -1,29 +1,29 @@
-//! Bounds on a shader's text. Parsers, compilers and drivers go down into a text by recursion, and end the process
-//! where it is nested too deep; others take memory without end.
+//! Bounds on a shader's text. Parsers, compilers and drivers recurse into a text and abort the process if it is nested
+//! too deeply; other texts exhaust memory.
 
 use std::collections::HashMap;
 
-/// The most bytes that a text may have, also with its loops written out.
+/// Maximum bytes of a text, also with its loops unrolled.
 pub(crate) const LONGEST_TEXT: usize = 1 << 20;
 
-/// How deep expressions and blocks may be nested: each bracket counts, each operator of an expression, and each `else`
-/// of a chain. naga itself takes 200 brackets.
+/// Maximum nesting of expressions and blocks: each bracket counts, each operator of an expression, and each `else` of a
+/// chain. naga itself allows 200 brackets.
 const DEEPEST: usize = 500;
 
-/// Declarations outside of functions, of which each may refer to the one before.
+/// Maximum number of declarations outside of functions, each of which may refer to the previous one.
 const MOST_DECLARATIONS: usize = 2000;
 
-/// Words of a text in which each constant is written out where it is named. naga does that with the values of arrays,
-/// so that constants made of two others each would double with each line; and the time that it takes for a function
-/// grows with the square of its length. The longest of this program's own, with its loops written out, has 8000.
+/// Maximum words of a text with each constant expanded at its uses. naga expands the values of arrays that way, so
+/// constants that each use two others double with each line, and its time for a function grows with the square of the
+/// function's length. The program's longest shader, with its loops unrolled, has 8000.
 const MOST_WORDS: usize = 12_000;
 
-/// How many words a text has with its constants written out.
+/// Counts the words of a text with its constants expanded.
 #[derive(Default)]
 struct Words<'a> {
     all: usize,
     constants: HashMap<&'a str, usize>,
-    /// The constant that is being declared, and its words so far.
+    /// The constant being declared, and its words so far.
     open: Option<(&'a str, usize)>,
 }
 
@@ -42,7 +42,7 @@ impl<'a> Words<'a> {
 
     fn end_statement(&mut self) {
         if let Some((name, words)) = self.open.take() {
-            // There may be one of the same name in another function.
+            // Another function may have a constant of the same name.
             let known = self.constants.entry(name).or_default();
             *known = words.max(*known);
         }
@@ -59,10 +59,10 @@ struct Level {
 /// Checks a text before it is parsed.
 ///
 /// # Errors
-/// A message with the line at which it goes beyond a bound.
+/// A message with the line at which the text exceeds a bound.
 pub(crate) fn check(text: &str) -> Result<(), String> {
     if text.len() > LONGEST_TEXT {
-        return Err(format!("it has {} bytes; at most {LONGEST_TEXT} are taken", text.len()));
+        return Err(format!("it has {} bytes; the limit is {LONGEST_TEXT}", text.len()));
     }
     let mut words = Words::default();
     let mut levels = vec![Level::default()];
@@ -78,7 +78,7 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
                 let word = &rest[..end];
                 match word {
                     "else" => count(&mut levels, &mut depth, |level| &mut level.elses),
-                    // Not one of a chain.
+                    // Not part of a chain.
                     "if" if word_before != "else" => clear(&mut levels, &mut depth, true),
                     _ => {}
                 }
@@ -126,7 +126,7 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
         }
         if words.all > MOST_WORDS {
             return Err(format!(
-                "with its constants written out it has more than {MOST_WORDS} words by line {line}"
+                "with its constants expanded it has more than {MOST_WORDS} words by line {line}"
             ));
         }
         rest = &rest[skip..];
@@ -141,7 +141,7 @@ fn count(levels: &mut [Level], depth: &mut usize, of: fn(&mut Level) -> &mut usi
     }
 }
 
-/// At the end of an expression, or of a statement, behind which no `else` follows.
+/// Resets the counts at the end of an expression, or of a statement that no `else` follows.
 fn clear(levels: &mut [Level], depth: &mut usize, is_statement: bool) {
     if let Some(level) = levels.last_mut() {
         *depth -= std::mem::take(&mut level.operators);
@@ -151,7 +151,7 @@ fn clear(levels: &mut [Level], depth: &mut usize, is_statement: bool) {
     }
 }
 
-/// Length of the comment that a text begins with; such comments nest.
+/// Returns the length of the block comment that a text starts with. Block comments nest.
 fn block_comment(text: &str) -> usize {
     let (mut depth, mut at) = (0usize, 0);
     while let Some(found) = text[at..].find(['/', '*']) {

@@ -1,17 +1,16 @@
-//! Keeps one branch of each marked condition.
+//! Replaces each marked condition by the branch taken.
 //!
 //! An `if` is marked by a line `// static if` directly above it and has the form `if (NAME == 1u) {`, where `NAME` is a
-//! `const NAME: u32 = n;` of the file; an `} else {` may follow. Of its branches only the one that is taken stays, as a
-//! block, so that the other binds nothing: one text then serves several kinds of memory. The marked file and what stays
-//! of it mean the same.
+//! `const NAME: u32 = n;` of the file; an `} else {` may follow. Only the branch taken stays, as a block. The other one
+//! binds nothing, so one text can serve several kinds of memory. The marked file and the result are equivalent.
 
 use super::marks::{closing_brace, constants, evaluate, find_marker, first_line};
 use std::collections::HashMap;
 
-/// The line above a condition.
+/// The line above a marked condition.
 const MARKER: &str = "// static if";
 
-/// The text with one branch of each marked condition.
+/// Returns the text with one branch of each marked condition.
 ///
 /// # Errors
 /// A message naming the line whose condition has another form, or whose braces do not match.
@@ -48,13 +47,13 @@ fn keep(text: &str, consts: &HashMap<String, u32>) -> Result<String, String> {
     Ok(out)
 }
 
-/// The inside of a block, the text of which starts behind its `{`, and what follows its `}`.
+/// Splits a text that starts after a block's `{` into the block's content and the text after its `}`.
 fn block(text: &str) -> Option<(&str, &str)> {
     let (inner, tail) = text.split_at(closing_brace(text)?);
     Some((inner, &tail[1..]))
 }
 
-/// Whether `if (NAME == 1u)` holds.
+/// True if the condition of `if (NAME == 1u)` holds.
 fn holds(header: &str, consts: &HashMap<String, u32>) -> Option<bool> {
     let condition = header.trim().strip_prefix("if")?.trim().strip_prefix('(')?.strip_suffix(')')?;
     let (name, value) = condition.split_once("==")?;

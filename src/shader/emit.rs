@@ -1,6 +1,6 @@
-//! The final form of a shader for each target: WGSL for wgpu and for browsers, and SPIR-V, HLSL and MSL as wgpu
-//! hands them to Vulkan, DirectX 12 and Metal, with its numbering of bindings and with all of its checks
-//! (indices, divisions, endless loops).
+//! The final form of a shader for each target: WGSL for wgpu and browsers, and SPIR-V, HLSL and MSL as wgpu passes
+//! them to Vulkan, DirectX 12 and Metal, with the same binding numbers and all checks (indices, divisions, infinite
+//! loops).
 
 use super::reflect::{Extensions, Interface, Resource, ResourceKind, needs_coop_matrix, needs_subgroups};
 use super::variant::Shader;
@@ -9,17 +9,17 @@ use naga::back::{hlsl, msl, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use std::borrow::Cow;
 
-/// What a shader is emitted for.
+/// Target that a shader is emitted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Target {
-    /// WGSL as wgpu takes it.
+    /// WGSL for wgpu.
     Wgpu,
-    /// WGSL as browsers take it.
+    /// WGSL for browsers.
     Web,
     /// SPIR-V 1.3, for Vulkan 1.1 and later.
     Spirv,
-    /// HLSL for DirectX 12: shader model 5.1, or 6.0 where subgroups are used.
+    /// HLSL for DirectX 12: shader model 5.1, or 6.0 if subgroups are used.
     Hlsl,
     /// Metal Shading Language 2.4.
     Msl,
@@ -34,7 +34,7 @@ impl Target {
         !matches!(self, Self::Web | Self::Hlsl)
     }
 
-    /// Name on command lines, and that which [`std::str::FromStr`] takes.
+    /// Name on command lines, parsed by [`std::str::FromStr`].
     pub fn name(self) -> &'static str {
         match self {
             Self::Wgpu => "wgsl",
@@ -52,12 +52,12 @@ impl std::str::FromStr for Target {
     fn from_str(text: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|target| target.name() == text).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            Error::usage(format!("there is no shader target '{text}': it is one of {names}"))
+            Error::usage(format!("unknown shader target '{text}': choose one of {names}"))
         })
     }
 }
 
-/// A shader in its form for one target.
+/// Code of a shader for one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Code {
     /// WGSL, HLSL or MSL.
@@ -67,7 +67,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// The bytes of a file that holds it; SPIR-V in the byte order that its tools expect.
+    /// Returns the content of a file with the code. SPIR-V words are little-endian, as its tools expect.
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         match self {
             Self::Text(text) => text.as_bytes().into(),
@@ -76,7 +76,7 @@ impl Code {
     }
 }
 
-/// A shader, parsed and validated, to be emitted for any target.
+/// A parsed and validated shader that can be emitted for any target.
 #[derive(Debug)]
 pub struct Emitter {
     name: String,
@@ -87,11 +87,11 @@ pub struct Emitter {
 }
 
 impl Emitter {
-    /// Parses and validates a shader with no more capabilities than it needs: subgroups and cooperative matrices only
-    /// where its text uses them. `name` is for messages.
+    /// Parses and validates a shader with only the capabilities that it needs: subgroups and cooperative matrices are
+    /// enabled only if its text uses them. `name` is for messages.
     ///
     /// # Errors
-    /// [`Error::Shader`] with naga's message if the text is not valid.
+    /// [`Error::Shader`] with naga's message if the text is invalid.
     pub fn new(name: &str, shader: &Shader) -> Result<Self> {
         let source = shader.source.clone();
         let refuse = |message: String| Error::shader(name, message);
@@ -104,7 +104,7 @@ impl Emitter {
         Ok(Self { name: name.to_owned(), source, interface: shader.interface.clone(), module, info })
     }
 
-    /// The code for a target. WGSL holds all entry points of the file, the other languages only `entry`.
+    /// Emits the code for a target. WGSL contains all entry points of the file, the other languages only `entry`.
     ///
     /// # Errors
     /// [`Error::Shader`] if there is no such entry point, or the target can't express the shader.
@@ -122,7 +122,7 @@ impl Emitter {
         }
         let stage = naga::ShaderStage::Compute;
         let only = Some((stage, entry));
-        // Leaves out what the entry point does not use, as wgpu does.
+        // Removes everything that the entry point does not use, as wgpu does.
         let (module, info) = naga::back::pipeline_constants::process_overrides(
             &self.module,
             &self.info,
@@ -157,12 +157,12 @@ impl Emitter {
     }
 }
 
-/// WGSL for browsers, which require a directive to enable subgroups that naga 30 refuses.
+/// Returns WGSL for browsers, which require a directive to enable subgroups that naga 30 rejects.
 fn web(source: &str) -> String {
     if needs_subgroups(source) { format!("enable subgroups;\n{source}") } else { source.to_owned() }
 }
 
-/// What may be out of range is clamped, as on a driver that gives no promise of its own.
+/// Clamp indices that may be out of range, as for a driver without guarantees of its own.
 const CHECKED: BoundsCheckPolicies = BoundsCheckPolicies {
     index: BoundsCheckPolicy::Restrict,
     buffer: BoundsCheckPolicy::Restrict,
@@ -187,7 +187,7 @@ fn spirv_options(resources: &[&Resource]) -> spv::Options<'static> {
     }
 }
 
-/// Registers count up by kind, in the order of the bindings; the number of workgroups comes last.
+/// Numbers the registers by kind in the order of the bindings; the number of workgroups comes last.
 fn hlsl_options(resources: &[&Resource], subgroups: bool) -> hlsl::Options {
     let (mut constants, mut read, mut written) = (0, 0, 0);
     let take = |counter: &mut u32| {
@@ -219,7 +219,7 @@ fn hlsl_options(resources: &[&Resource], subgroups: bool) -> hlsl::Options {
     }
 }
 
-/// Slots count up by kind, in the order of the bindings; the sizes of the buffers come last.
+/// Numbers the slots by kind in the order of the bindings; the sizes of the buffers come last.
 fn msl_options(resources: &[&Resource], entry: &str) -> msl::Options {
     let (mut buffers, mut textures) = (0, 0);
     let mut ordered = resources.to_vec();
@@ -330,7 +330,7 @@ mod tests {
                 let right = coopLoad<coop_mat16x16<f16, B>>(&input[0], SIDE);
                 coopStoreT(coopMultiplyAdd(left, right, coop_mat16x16<f32, C>()), &output[0], SIDE);
             }";
-        // Constants start their lines.
+        // Constants are at the start of their lines.
         let source: String = source.lines().map(|line| line.trim_start().to_owned() + "\n").collect();
         for side in [16, 8] {
             let shader = Shader::build("t", &source, &[("SIDE", side)], true).unwrap();

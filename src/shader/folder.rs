@@ -1,4 +1,4 @@
-//! WGSL files from disk instead of the embedded ones, to work on a kernel without building the program.
+//! WGSL files from disk instead of the embedded ones, to work on a kernel without rebuilding the program.
 
 use super::reflect::Interface;
 use super::source::{SOURCES, replace};
@@ -9,38 +9,38 @@ use crate::files::read_text;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-/// A folder of shader files, named as the embedded ones are (`conv_tiles.wgsl`). Those that are not there stay
-/// as they are in the program.
+/// A folder of shader files with the names of the embedded ones (`conv_tiles.wgsl`). The program keeps its own version
+/// of shaders that are not in the folder.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// Last text seen of each file, good or not.
+    /// Last text read of each file, valid or not.
     seen: HashMap<&'static str, String>,
 }
 
 /// A file that has changed.
 #[derive(Debug)]
 pub struct Reloaded {
-    /// Name of the shader, without ending.
+    /// Name of the shader, without extension.
     pub shader: &'static str,
-    /// Why the new text is not used; the last good one stays.
+    /// Error if the new text is not used; the last valid one stays in use.
     pub outcome: Result<()>,
 }
 
 impl Folder {
-    /// Reads a folder and uses its files from now on, in the whole process.
+    /// Reads a folder and uses its files from now on in the whole process.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::File`] if the folder can't be read, holds no WGSL file, or one whose name is not
-    /// that of a shader of the program; [`Error::Usage`] with naga's message, line and caret if a text is not
-    /// valid or lacks an entry point of the one it replaces.
+    /// [`Error::Io`] or [`Error::File`] if the folder can't be read, contains no WGSL file, or one that is not named
+    /// like a shader of the program; [`Error::Usage`] with naga's message, line and caret if a text is invalid or lacks
+    /// an entry point of the text that it replaces.
     pub fn open(path: &Path) -> Result<Self> {
         let mut folder = Self { path: path.to_owned(), seen: HashMap::new() };
         let changed = folder.reload()?;
         if changed.is_empty() {
             return Err(Error::file(
                 path,
-                "holds no .wgsl file",
+                "contains no .wgsl file",
                 "Copy the shaders to change into it: `mirage kernels show --files DIR` writes all of them",
             ));
         }
@@ -48,22 +48,22 @@ impl Folder {
         Ok(folder)
     }
 
-    /// The folder.
+    /// Returns the path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Names of the shaders that come from the folder, sorted.
+    /// Returns the names of the shaders in the folder, sorted.
     pub fn shaders(&self) -> Vec<&'static str> {
         let mut names: Vec<&'static str> = self.seen.keys().copied().collect();
         names.sort_unstable();
         names
     }
 
-    /// Reads the files anew and uses those that have changed and are valid.
+    /// Reads the files again and uses those that have changed and are valid.
     ///
     /// # Errors
-    /// As [`Folder::open`] for the folder as a whole; what is wrong with a single text is part of the answer.
+    /// As [`Folder::open`] for the folder as a whole; errors in a single text are part of the result.
     pub fn reload(&mut self) -> Result<Vec<Reloaded>> {
         let mut files = Vec::new();
         let unreadable = |path: &Path, error: &std::io::Error| {
@@ -89,12 +89,12 @@ impl Folder {
                 return Err(Error::file(
                     &path,
                     "is not named like a shader of this program",
-                    format!("Rename or remove it; there are {}", names.join(", ")),
+                    format!("Rename or remove it; the shaders are {}", names.join(", ")),
                 ));
             };
             let text = match read(&path) {
                 Ok(text) => text,
-                // An editor may replace a file by removing and writing it.
+                // Editors may save a file by removing it and writing a new one.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(unreadable(&path, &error)),
             };
@@ -103,10 +103,10 @@ impl Folder {
             }
             self.seen.insert(shader, text.clone());
             let outcome = check(shader, &text).map_err(|message| {
-                // naga's message has lines.
+                // A usage error keeps the line breaks of naga's message.
                 let path = shown(&path);
                 Error::usage(format!(
-                    "{path}: is not a valid {shader} shader. Mend it and save it again: {message}"
+                    "{path}: is not a valid {shader} shader. Correct it and save it again: {message}"
                 ))
             });
             if outcome.is_ok() {
@@ -119,7 +119,7 @@ impl Folder {
     }
 }
 
-/// The text of a file. Windows' editors may write a byte order mark before it, which is not WGSL.
+/// Reads a text file. Drops a byte order mark, which Windows editors may write and WGSL does not allow.
 fn read(path: &Path) -> std::io::Result<String> {
     let mut text = read_text(path, LONGEST_TEXT as u64)?;
     if text.starts_with('\u{feff}') {
@@ -128,7 +128,7 @@ fn read(path: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Says why a text can't take the place of the embedded one.
+/// Checks that a text can replace the embedded one; the error says why not.
 fn check(shader: &str, text: &str) -> Result<(), String> {
     let reflect = |text: &str| match Interface::reflect(shader, text) {
         Ok(interface) => Ok(interface),

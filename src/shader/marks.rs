@@ -1,8 +1,8 @@
-//! Marked passages of a shader's text: where they are, and the constants that they name.
+//! Marked passages of a shader's text: their positions and the constants that they refer to.
 
 use std::collections::HashMap;
 
-/// The file's `const NAME: u32 = value;` lines that are numbers, products or quotients.
+/// Returns the constants of a file's `const NAME: u32 = value;` lines that are numbers, products or quotients.
 pub(super) fn constants(text: &str) -> HashMap<String, u32> {
     let mut consts: HashMap<String, u32> = HashMap::new();
     for line in text.lines() {
@@ -23,7 +23,7 @@ pub(super) fn constants(text: &str) -> HashMap<String, u32> {
     consts
 }
 
-/// A number, a known name, or products and quotients of such, from left to right as WGSL has it.
+/// Evaluates a number, a known name, or products and quotients of these, from left to right as in WGSL.
 pub(super) fn evaluate(expression: &str, consts: &HashMap<String, u32>) -> Option<u32> {
     let number = |text: &str| -> Option<u32> {
         let text = text.trim();
@@ -35,7 +35,7 @@ pub(super) fn evaluate(expression: &str, consts: &HashMap<String, u32>) -> Optio
         value = if operator == '*' { value.checked_mul(factor) } else { value.checked_div(factor) }?;
         operator = part.chars().next_back().unwrap_or_default();
     }
-    // Nothing, or nothing behind the last operator.
+    // Reject an empty expression, or one that ends with an operator.
     (!expression.trim_end().is_empty() && !matches!(operator, '*' | '/')).then_some(value)
 }
 
@@ -43,7 +43,7 @@ pub(super) fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or("").trim()
 }
 
-/// Byte position of the next line that is just the marker.
+/// Returns the byte position of the next line that consists of the marker.
 pub(super) fn find_marker(text: &str, marker: &str) -> Option<usize> {
     let mut position = 0;
     for line in text.split_inclusive('\n') {
@@ -55,7 +55,7 @@ pub(super) fn find_marker(text: &str, marker: &str) -> Option<usize> {
     None
 }
 
-/// Byte position of the `}` that closes a block, of which `text` starts behind the `{`.
+/// Returns the byte position of the `}` that closes a block. `text` starts after the block's `{`.
 pub(super) fn closing_brace(text: &str) -> Option<usize> {
     let mut depth = 0usize;
     let mut in_comment = false;

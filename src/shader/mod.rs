@@ -1,11 +1,10 @@
-//! Shader sources and what is derived from them: variants, unrolled text, reflected bindings, the code of each
-//! target.
+//! Shader sources and everything derived from them: variants, unrolled text, reflected bindings, code for each target.
 //!
 //! A file under `shaders/` is complete, valid WGSL. A variant is data: other values for whole
-//! `const NAME: u32 = value;` lines. (Where there are cooperative matrices the value of `SIDE` changes their types
-//! too.) Of an `if` that follows a `// static if` comment only the branch that is taken stays, so that a variant binds
-//! no more than it uses. Loops that follow an `// unroll` comment are written out before the driver sees them, because
-//! drivers keep an array that a loop variable indexes in memory.
+//! `const NAME: u32 = value;` lines. (With cooperative matrices, the value of `SIDE` changes their types too.) An `if`
+//! after a `// static if` comment is replaced by the branch taken, so a variant binds only the resources that it uses.
+//! Loops after an `// unroll` comment are unrolled before the driver sees them, because drivers keep arrays indexed by
+//! a loop variable in memory.
 
 mod bounds;
 mod branch;

@@ -1,4 +1,4 @@
-//! What a shader binds and takes, read from its own text by naga, so no binding is typed twice.
+//! Bindings and parameters of a shader, reflected from its text by naga, so no binding is declared twice.
 
 use crate::error::{Error, Result};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
@@ -13,7 +13,7 @@ pub enum ResourceKind {
     },
     /// `var<uniform>`: the parameter struct.
     Uniform {
-        /// Its size in bytes.
+        /// Size in bytes.
         size: u32,
     },
     /// `texture_storage_2d<rgba32float, read>` or `write`.
@@ -28,9 +28,9 @@ pub enum ResourceKind {
 pub struct Resource {
     /// Name of the variable.
     pub name: String,
-    /// Its binding number in group 0.
+    /// Binding number in group 0.
     pub binding: u32,
-    /// What it is.
+    /// Kind of the resource.
     pub kind: ResourceKind,
 }
 
@@ -48,40 +48,40 @@ pub enum ScalarKind {
 /// One member of the parameter struct.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Its name.
+    /// Name of the member.
     pub name: String,
     /// Byte offset.
     pub offset: u32,
-    /// Its type.
+    /// Type of the member.
     pub kind: ScalarKind,
 }
 
-/// Everything outside code needs to know to call a shader.
+/// The interface of a shader: everything needed to call it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interface {
     /// All bound resources of group 0.
     pub resources: Vec<Resource>,
-    /// Members of the uniform parameter struct, if there is one.
+    /// Members of the uniform parameter struct, if any.
     pub params: Vec<Member>,
     /// Entry points with their workgroup sizes.
     pub entries: Vec<(String, [u32; 3])>,
-    /// For each entry point the names of the resources that it uses.
+    /// For each entry point, the names of the resources that it uses.
     pub uses: Vec<Vec<String>>,
-    /// For each entry point the bytes of workgroup memory that it uses.
+    /// For each entry point, the bytes of workgroup memory that it uses.
     pub workgroup_bytes: Vec<u32>,
 }
 
-/// True if WGSL text, comments aside, uses subgroups.
+/// True if WGSL text uses subgroups, ignoring comments.
 pub fn needs_subgroups(text: &str) -> bool {
     text.lines().any(|line| line.split("//").next().unwrap_or("").contains("subgroup"))
 }
 
-/// True if WGSL text uses cooperative matrices, and numbers in f16 with them.
+/// True if WGSL text uses cooperative matrices, and with them f16.
 pub fn needs_coop_matrix(text: &str) -> bool {
     text.lines().any(|line| line.trim() == "enable wgpu_cooperative_matrix;")
 }
 
-/// What a shader may use besides core WGSL.
+/// Extensions of core WGSL that a shader uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extensions {
     /// Subgroup operations.
@@ -91,12 +91,12 @@ pub struct Extensions {
 }
 
 impl Extensions {
-    /// Those that this text uses.
+    /// Detects the extensions that a text uses.
     pub fn of(text: &str) -> Self {
         Self { subgroups: needs_subgroups(text), coop_matrix: needs_coop_matrix(text) }
     }
 
-    /// A validator that knows what shaders here may use, and the only one who knows.
+    /// Creates a validator with the capabilities that the program's shaders may use. They are defined only here.
     #[must_use]
     pub fn validator(self) -> Validator {
         // `unpack2x16float` (f16 storage, f32 arithmetic) is core WGSL; only old OpenGL lacks it.
@@ -115,7 +115,8 @@ impl Interface {
     /// Reads the interface of a WGSL text.
     ///
     /// # Errors
-    /// [`Error::Shader`] with naga's message if the text is not valid, or binds what kernels here don't use.
+    /// [`Error::Shader`] with naga's message if the text is invalid, or binds resources of a kind that the program's
+    /// kernels don't use.
     pub fn reflect(name: &str, text: &str) -> Result<Self> {
         let refuse = |message: String| Error::shader(name, message);
         let module =
@@ -161,7 +162,7 @@ impl Interface {
         Ok(found)
     }
 
-    /// Bytes of workgroup memory that one entry point uses.
+    /// Returns the bytes of workgroup memory that an entry point uses.
     ///
     /// # Errors
     /// As [`Interface::entry`].
@@ -176,7 +177,7 @@ impl Interface {
             .ok_or_else(|| Error::shader(entry, "there is no such entry point"))
     }
 
-    /// The resources that one entry point uses, and its workgroup size.
+    /// Returns the resources that an entry point uses, and its workgroup size.
     ///
     /// # Errors
     /// [`Error::Shader`] if there is no such entry point.
@@ -203,7 +204,7 @@ fn scalar_member(module: &naga::Module, member: &naga::StructMember) -> Result<M
 mod tests {
     use super::*;
 
-    /// What browsers lack can't get in, so no variant needs a counterpart for them.
+    /// Features that browsers lack are rejected, so no variant needs a counterpart for browsers.
     #[test]
     fn features_missing_on_the_web_are_refused() {
         let around = |declaration: &str, statement: &str| {

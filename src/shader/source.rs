@@ -1,4 +1,4 @@
-//! The WGSL files, embedded.
+//! The embedded WGSL files.
 
 use crate::error::{Error, Result};
 use std::borrow::Cow;
@@ -8,7 +8,7 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 
 macro_rules! sources {
     ($($name:literal),* $(,)?) => {
-        /// Every shader file: its name without the ending, and its text.
+        /// Every shader file: its name without extension, and its text.
         pub const SOURCES: &[(&str, &str)] =
             &[$(($name, include_str!(concat!("../../shaders/", $name, ".wgsl")))),*];
     };
@@ -76,10 +76,10 @@ sources![
     "winograd_tiles",
 ];
 
-/// The text of one shader file: the embedded one, or what a [`super::Folder`] put in its place.
+/// Returns the text of one shader file: the embedded one, or the one that a [`super::Folder`] replaced it by.
 ///
 /// # Errors
-/// [`Error::Shader`] if there is no file of that name, which is a fault of the caller.
+/// [`Error::Shader`] if there is no file with this name, which is a bug in the caller.
 pub fn source(name: &str) -> Result<Cow<'static, str>> {
     let replaced = REPLACED.read().unwrap_or_else(PoisonError::into_inner);
     if let Some((text, _)) = replaced.texts.get(name) {
@@ -92,30 +92,30 @@ pub fn source(name: &str) -> Result<Cow<'static, str>> {
         .ok_or_else(|| Error::shader(name, "no such file under shaders/"))
 }
 
-/// Texts that replace embedded ones, and the files that they are from.
+/// Texts that replace embedded ones, and their files.
 #[derive(Default)]
 struct Replaced {
     texts: HashMap<&'static str, (String, PathBuf)>,
     generation: u64,
 }
 
-/// Of the whole process, as the embedded files are: a shader that is worked on is used everywhere.
+/// Replacements for the whole process, like the embedded files: an edited shader is used everywhere.
 static REPLACED: LazyLock<RwLock<Replaced>> = LazyLock::new(RwLock::default);
 
-/// Puts a file's text in the place of an embedded one; what was made from that is forgotten by the caller.
+/// Replaces an embedded text by a file's. The caller has to discard everything derived from the old text.
 pub(super) fn replace(name: &'static str, text: String, file: &Path) {
     let mut replaced = REPLACED.write().unwrap_or_else(PoisonError::into_inner);
     replaced.texts.insert(name, (text, file.to_owned()));
     replaced.generation += 1;
 }
 
-/// The files whose texts replace embedded ones.
+/// Returns the files whose texts replace embedded ones.
 pub fn files() -> Vec<PathBuf> {
     let replaced = REPLACED.read().unwrap_or_else(PoisonError::into_inner);
     replaced.texts.values().map(|(_, file)| file.clone()).collect()
 }
 
-/// How many times a text was replaced so far: what was derived from texts is stale once this has changed.
+/// Number of replacements so far. Anything derived from a text is stale once this has changed.
 pub fn generation() -> u64 {
     REPLACED.read().unwrap_or_else(PoisonError::into_inner).generation
 }

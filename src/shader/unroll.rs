@@ -1,22 +1,22 @@
-//! Writes marked loops out.
+//! Unrolls marked loops.
 //!
 //! A loop is marked by a line `// unroll` directly above it and has the form
 //! `for (var i = 0u; i < LIMIT; i++) {`, where `LIMIT` is a number or the name of a
 //! `const LIMIT: u32 = n;` of the file. Its body is repeated with `i` replaced by `0u`, `1u`, ...;
-//! marked loops inside it follow. The marked file and its unrolled form mean the same.
+//! then marked loops inside it are unrolled. The marked file and its unrolled form are equivalent.
 
 use super::bounds::LONGEST_TEXT;
 use super::marks::{closing_brace, constants, evaluate, find_marker, first_line};
 use std::collections::HashMap;
 
-/// The text with every marked loop written out.
+/// Returns the text with every marked loop unrolled.
 ///
 /// # Errors
-/// A message naming the line whose loop has another form, or whose braces do not match; or that the loops together are
-/// longer than a text may be.
+/// A message naming the line whose loop has another form or whose braces do not match, or saying that the unrolled text
+/// is too long.
 pub fn unroll(text: &str) -> Result<String, String> {
     let consts = constants(text);
-    // Each loop writes what its body has, and the bodies inside write theirs again.
+    // Each loop writes its body, in which inner loops write theirs again.
     let mut left = 4 * LONGEST_TEXT;
     expand(text, &consts, &mut left)
 }
@@ -37,12 +37,12 @@ fn expand(text: &str, consts: &HashMap<String, u32>, left: &mut usize) -> Result
             closing_brace(after_header).ok_or_else(|| format!("no closing brace for: {}", header.trim()))?;
         let (body, tail) = after_header.split_at(end);
         if has_jump(body) {
-            // It would leave or repeat another loop once this one is written out.
+            // It would apply to another loop once this one is unrolled.
             return Err(format!("`break` or `continue` inside: {}", header.trim()));
         }
         for step in 0..limit {
             *left = left.checked_sub(body.len() + 3).ok_or_else(|| {
-                format!("written out, it has more than {} bytes: {}", 4 * LONGEST_TEXT, header.trim())
+                format!("unrolled, it has more than {} bytes: {}", 4 * LONGEST_TEXT, header.trim())
             })?;
             out.push('{');
             out.push_str(&expand(&replace_name(body, &name, step), consts, left)?);
@@ -54,7 +54,7 @@ fn expand(text: &str, consts: &HashMap<String, u32>, left: &mut usize) -> Result
     Ok(out)
 }
 
-/// `for (var i = 0u; i < LIMIT; i++)` as its name and limit.
+/// Parses `for (var i = 0u; i < LIMIT; i++)` into name and limit.
 fn parse_header(header: &str, consts: &HashMap<String, u32>) -> Option<(String, u32)> {
     let inner = header.trim().strip_prefix("for")?.trim().strip_prefix('(')?.strip_suffix(')')?;
     let mut parts = inner.split(';').map(str::trim);
@@ -68,14 +68,14 @@ fn parse_header(header: &str, consts: &HashMap<String, u32>) -> Option<(String, 
     Some((name.to_owned(), evaluate(limit, consts)?))
 }
 
-/// True if code (not a comment) says `break` or `continue`.
+/// True if code (not a comment) contains `break` or `continue`.
 fn has_jump(body: &str) -> bool {
     let code = body.lines().map(|line| line.split("//").next().unwrap_or(""));
     code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'))
         .any(|word| word == "break" || word == "continue")
 }
 
-/// Replaces the identifier `name` by a literal, leaving longer identifiers and members alone.
+/// Replaces the identifier `name` by a literal, but not longer identifiers or members.
 fn replace_name(body: &str, name: &str, value: u32) -> String {
     let mut out = String::with_capacity(body.len());
     let mut word = String::new();

@@ -1,4 +1,4 @@
-//! From a file and its constants to the final source.
+//! Builds the final source from a file and its constants.
 
 use super::reflect::{Interface, needs_coop_matrix};
 use super::{keep_branches, source, unroll};
@@ -7,32 +7,32 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-/// A final shader: the text that the driver gets, and what it binds.
+/// A final shader: the text for the driver, and its interface.
 #[derive(Debug)]
 pub struct Shader {
     /// Final WGSL.
     pub source: Arc<str>,
-    /// Bindings, parameters and entry points, reflected from the branches that are taken, before loops are written out.
+    /// Bindings, parameters and entry points, reflected from the branches taken, before loops are unrolled.
     pub interface: Interface,
-    /// True if it is made from a file of the program's own, and not from one of a user's.
+    /// True if it is built from an embedded file, not from a user's.
     pub built_in: bool,
 }
 
-/// File, constants, and whether loops are written out.
+/// File, constants, and whether loops are unrolled.
 type Key = (&'static str, Vec<(&'static str, u32)>, bool);
 static FINAL: LazyLock<Mutex<HashMap<Key, Arc<Shader>>>> = LazyLock::new(Mutex::default);
 
 impl Shader {
-    /// The shader `name` with these constants and only the branches that they take, reflected and unrolled. Each is
-    /// made once a process.
+    /// Loads the shader `name` with these constants and only the branches taken, reflected and unrolled. Each is built
+    /// once per process.
     ///
     /// # Errors
-    /// [`Error::Shader`] if the file, a constant, or the resulting text is not valid.
+    /// [`Error::Shader`] if the file, a constant, or the resulting text is invalid.
     pub fn load(name: &'static str, consts: &[(&'static str, u32)]) -> Result<Arc<Self>> {
         Self::load_form(name, consts, true)
     }
 
-    /// As [`Shader::load`]; with `unrolled` off the marked loops stay, which computes the same, slowly.
+    /// Loads a shader like [`Shader::load`]. With `unrolled` off, the marked loops stay: slower, with the same results.
     /// For tests of the unrolling.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl Shader {
         Ok(shader)
     }
 
-    /// As [`Shader::load_form`], from any text.
+    /// Builds a shader like [`Shader::load_form`], from any text.
     ///
     /// # Errors
     /// As [`Shader::load`].
@@ -62,14 +62,14 @@ impl Shader {
         for (constant, value) in consts {
             text = set_const(name, &text, constant, *value)?;
         }
-        // A constant can't choose a type.
+        // WGSL can't select a type by a constant.
         if needs_coop_matrix(&text) && consts.contains(&("SIDE", 8)) {
             text = text.replace("coop_mat16x16", "coop_mat8x8");
         }
         let refuse = |what: &str, message: String| Error::shader(name, format!("{what}: {message}"));
         text = keep_branches(&text).map_err(|message| refuse("conditions", message))?;
-        // The marked loops bind nothing of their own (tests/kernels/variants.rs compares), and written out the text
-        // takes a tenth of a second to parse.
+        // The marked loops add no bindings (tests/kernels/variants.rs checks this), and parsing the unrolled text takes
+        // a tenth of a second.
         let interface = Interface::reflect(name, &text)?;
         if unrolled {
             text = unroll(&text).map_err(|message| refuse("loops", message))?;
@@ -78,7 +78,7 @@ impl Shader {
     }
 }
 
-/// Forgets what was made from a file whose text has been replaced.
+/// Discards the shaders built from a file whose text was replaced.
 pub(super) fn forget(name: &str) {
     FINAL.lock().unwrap_or_else(PoisonError::into_inner).retain(|(file, ..), _| *file != name);
 }

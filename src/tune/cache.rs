@@ -1,4 +1,4 @@
-//! The tuning cache: what was measured, in a file.
+//! The tuning cache: a file of measured choices.
 
 use crate::error::{Error, Result};
 use crate::escape::shown;
@@ -8,30 +8,30 @@ use crate::graph::{Choice, Choices, KernelUse};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Version of the file's format; files of another are ignored.
+/// Version of the file's format; files of other versions are ignored.
 const FORMAT: u32 = 3;
-/// The largest file that is read, in bytes: an entry has some hundred.
+/// Maximum size of the file in bytes; an entry has some hundred.
 const MAX_FILE: u64 = 1 << 22;
-/// Ends every note on a cache that is not used.
-const REMEDY: &str = "kernels are chosen without it. `mirage tune` measures anew";
+/// End of every note on a cache that is not used.
+const REMEDY: &str = "kernels are chosen without it. Run `mirage tune` to measure again";
 
-/// What a measurement holds for: one device with one driver.
+/// The device and driver that a measurement applies to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adapter {
     /// Graphics API.
     pub backend: String,
-    /// PCI id of the maker.
+    /// PCI id of the vendor.
     pub vendor: u32,
     /// PCI id of the device.
     pub device: u32,
-    /// Its name.
+    /// Name of the device.
     pub name: String,
-    /// The driver with its version.
+    /// Driver and its version.
     pub driver: String,
 }
 
 impl Adapter {
-    /// That of an opened device.
+    /// Describes an open device.
     pub fn of(context: &Context) -> Self {
         let info = context.info();
         Self {
@@ -45,7 +45,7 @@ impl Adapter {
 }
 
 impl Adapter {
-    /// True for the same device with another driver, by which it is known under the same name.
+    /// True for the same device, under the same name, with another driver.
     fn has_other_driver(&self, other: &Self) -> bool {
         self.driver != other.driver && Self { driver: other.driver.clone(), ..self.clone() } == *other
     }
@@ -54,24 +54,24 @@ impl Adapter {
 /// One choice with its measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// On which device.
+    /// Device and driver.
     pub adapter: Adapter,
-    /// Without kernels that trade accuracy for speed.
+    /// True if kernels that trade accuracy for speed were excluded.
     pub exact: bool,
-    /// In what precision, which decides which candidates there are.
+    /// Precision, which determines the candidates.
     pub precision: Precision,
-    /// For what.
+    /// Use of the op.
     #[serde(flatten)]
     pub of: KernelUse,
-    /// Hash of the candidates, see [`crate::graph::content`].
+    /// Hash of the candidates; see [`crate::graph::content`].
     pub content: String,
-    /// The variant to take.
+    /// Chosen variant.
     pub variant: String,
-    /// Least seconds of each candidate that took part; informative.
+    /// Minimum seconds of each candidate that took part; informative.
     pub seconds: Vec<(String, f64)>,
 }
 
-/// All that was measured, on any device.
+/// All measured choices, on any device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cache {
     format: u32,
@@ -87,14 +87,14 @@ impl Default for Cache {
 }
 
 impl Cache {
-    /// The default path of the cache: `neural-mirage/tuning.json` in the user's folder for
-    /// caches. `None` where the environment names no home.
+    /// Returns the default path of the cache: `neural-mirage/tuning.json` in the user's cache folder. `None` if the
+    /// environment defines no home folder.
     pub fn default_path() -> Option<PathBuf> {
         default_path_from(|name| std::env::var_os(name).map(PathBuf::from))
     }
 
-    /// Reads a cache. One that can't be used counts as empty, with a note that says why; none at all is empty
-    /// without a note.
+    /// Reads a cache. An unusable file counts as empty, with a note that says why; a missing file is empty without a
+    /// note.
     pub fn load(path: &Path) -> (Self, Option<String>) {
         let problem = match read_text(path, MAX_FILE) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return (Self::default(), None),
@@ -108,7 +108,8 @@ impl Cache {
         (Self::default(), Some(format!("the tuning cache {} {problem}: {REMEDY}", shown(&path))))
     }
 
-    /// The choices for one device and kernels of this kind, and a note if there are only those of others.
+    /// Returns the choices for a device, exactness and precision, and a note if the cache has entries for other devices
+    /// only.
     pub fn choices(&self, adapter: &Adapter, exact: bool, precision: Precision) -> (Choices, Option<String>) {
         let choices: Choices = self
             .entries
@@ -122,11 +123,11 @@ impl Cache {
             .collect();
         let foreign = choices.is_empty() && !self.entries.iter().any(|entry| entry.adapter == *adapter);
         let note = (foreign && !self.entries.is_empty())
-            .then(|| format!("the tuning cache is of another device or driver: {REMEDY}"));
+            .then(|| format!("the tuning cache is for another device or driver: {REMEDY}"));
         (choices, note)
     }
 
-    /// Adds an entry, which replaces an earlier one for the same, and those of an earlier driver.
+    /// Adds an entry. It replaces an earlier one for the same use and those of an earlier driver.
     pub fn insert(&mut self, entry: Entry) {
         let kind = |entry: &Entry| (entry.exact, entry.precision);
         self.entries.retain(|old| !old.adapter.has_other_driver(&entry.adapter));
@@ -135,8 +136,8 @@ impl Cache {
         self.entries.push(entry);
     }
 
-    /// Adds these entries to those of a file, which another `mirage tune` may have written meanwhile. Entries of the
-    /// same device with another driver are dropped.
+    /// Adds these entries to those of a file, which another `mirage tune` may have changed in the meantime. Drops
+    /// entries of the same device with another driver.
     ///
     /// # Errors
     /// As [`Cache::save`].
@@ -148,10 +149,10 @@ impl Cache {
         all.save(path)
     }
 
-    /// Writes the cache, whole or not at all, into a folder that is made if need be.
+    /// Writes the cache atomically. Creates its folder if necessary.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system refuses.
+    /// [`Error::Io`] if writing fails.
     pub fn save(&self, path: &Path) -> Result<()> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
@@ -221,7 +222,7 @@ mod tests {
         let (choices, note) = loaded.choices(&adapter(), false, Precision::Single);
         assert_eq!((choices.len(), note), (2, None));
         assert_eq!(choices[&entry(10, "").of], Choice { variant: "three".into(), content: "abc".into() });
-        // Written again over itself, and nothing is left beside it.
+        // Overwritten, and no other file remains.
         loaded.save(&path).unwrap();
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
@@ -242,7 +243,7 @@ mod tests {
         };
         let other = on(entry(10, "other"), |adapter| adapter.device = 9);
         let outdated = on(entry(12, "outdated"), |adapter| adapter.driver = "driver 0.9".into());
-        // Two that tune at the same time, and what there was before.
+        // Two processes that tune at the same time, and earlier entries.
         of(&[outdated, other.clone()]).save(&path).unwrap();
         of(&[entry(10, "one")]).add_to(&path).unwrap();
         of(&[entry(11, "two"), entry(10, "three")]).add_to(&path).unwrap();
@@ -268,7 +269,7 @@ mod tests {
             assert!(choices.is_empty());
             assert!(note.unwrap().contains("another device or driver"));
         }
-        // Of this device, but for accurate kernels: nothing to complain of.
+        // Entries of this device for exact kernels only: no note.
         assert_eq!(cache.choices(&adapter(), true, Precision::Single), (Choices::new(), None));
         assert_eq!(cache.choices(&adapter(), false, Precision::Half), (Choices::new(), None));
     }
@@ -305,7 +306,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tuning.json");
         Cache::default().save(&path).unwrap();
-        // A folder in the place of the file can't be replaced by it.
+        // A folder at the path can't be replaced.
         let taken = folder.path().join("taken");
         std::fs::create_dir(&taken).unwrap();
         std::fs::write(taken.join("precious"), "old").unwrap();

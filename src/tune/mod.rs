@@ -1,8 +1,8 @@
-//! Autotuning: which kernel of an op is the fastest on this device, by measurement.
+//! Autotuning: measures which kernel of an op is fastest on this device.
 //!
-//! For each use of an op in a network: all candidates that the device can run are checked against the naive
-//! kernel first, then run against each other ([`Contest`]). What won is kept in a [`Cache`], from which
-//! [`crate::graph::Engine::use_choices`] takes it.
+//! For each use of an op in a network, all candidates that the device can run are first checked against the naive
+//! kernel, then timed against each other ([`Contest`]). A [`Cache`] keeps the winners, for
+//! [`crate::graph::Engine::use_choices`].
 
 mod cache;
 mod select;
@@ -19,32 +19,32 @@ use crate::ops::{Kernel, Op, Signature};
 use crate::workbench::{fault, lost, samples, seconds};
 use std::sync::Arc;
 
-/// One timed submission takes about this many seconds, so that submitting and waiting do not count much.
+/// Approximate seconds of a timed submission, so submission and wait are a small part.
 const SAMPLE: f64 = 0.005;
-/// Runs in one submission, at most.
+/// Maximum number of runs in one submission.
 const MOST_RUNS: usize = 32;
 
-/// What was found for one use.
+/// Result of tuning one use.
 #[derive(Debug, Clone)]
 pub struct Tuned {
     /// The use.
     pub of: KernelUse,
-    /// Names of the candidates, the default first.
+    /// Names of the candidates, default first.
     pub variants: Vec<&'static str>,
-    /// Candidates that did not take part, and why.
+    /// Excluded candidates, with the reason.
     pub refused: Vec<(&'static str, String)>,
-    /// How the contest ended; `None` if none took part, and the default stays untested.
+    /// Outcome of the contest; `None` if no candidate took part, so the default stays untested.
     pub selection: Option<Selection>,
 }
 
-/// The uses of a program's nodes that leave a choice, each once.
+/// Returns the distinct uses of a program's nodes that have several candidates.
 ///
 /// # Errors
 /// As [`candidates`].
 pub fn uses(engine: &Engine, nodes: &[PreparedNode]) -> Result<Vec<(Arc<dyn Op>, Signature)>> {
     let mut found: Vec<(KernelUse, Arc<dyn Op>, Signature)> = Vec::new();
     for node in nodes {
-        // Ops that change their inputs can't be run again and again on them.
+        // Ops that change their inputs can't be run repeatedly on them.
         if !node.op.mutates().is_empty() {
             continue;
         }
@@ -59,7 +59,7 @@ pub fn uses(engine: &Engine, nodes: &[PreparedNode]) -> Result<Vec<(Arc<dyn Op>,
     Ok(found.into_iter().map(|(_, op, signature)| (op, signature)).collect())
 }
 
-/// Tunes these uses one after the other, and hands each result to `after`, with the cache that holds it by then.
+/// Tunes these uses one after the other. Calls `after` with each result and the cache that contains it.
 ///
 /// # Errors
 /// As [`tune`], and those of `after`.
@@ -70,7 +70,7 @@ pub fn tune_all(
     mut after: impl FnMut(&dyn Op, &Signature, &Tuned, &Cache) -> Result<()>,
 ) -> Result<()> {
     for (op, signature) in uses {
-        // Those of the use before; all together might not fit.
+        // The previous use's constants, because those of all uses might not fit together.
         engine.forget_constants();
         let found = tune(engine, op, signature, &Contest::default(), cache)?;
         after(op.as_ref(), signature, &found, cache)?;
@@ -78,12 +78,12 @@ pub fn tune_all(
     Ok(())
 }
 
-/// Finds the fastest kernel for one use, and enters it into the cache. If the device is lost over a candidate, `engine`
-/// becomes one on the device opened again, and all others start anew there.
+/// Finds the fastest kernel for one use and adds it to the cache. If a candidate loses the device, `engine` is replaced
+/// by one on the reopened device, where the contest starts again without that candidate.
 ///
 /// # Errors
-/// If the device fails. A candidate that it refuses, over which it is lost, or that computes something else than the
-/// naive kernel, is left out.
+/// If the device fails. A candidate that the device rejects, that loses the device, or that differs from the naive
+/// kernel is excluded.
 pub fn tune(
     engine: &mut Arc<Engine>,
     op: &Arc<dyn Op>,
@@ -101,7 +101,7 @@ pub fn tune(
                 refused.push((variants[candidate], lost(&message)));
                 *engine = engine.reopen()?;
             }
-            // Without the naive kernel, by which the others are judged, there is no contest.
+            // Without the naive kernel, the reference for the others, there is no contest.
             Err(Failed { candidate, error })
                 if candidate == kernels.len() - 1
                     && matches!(error, Error::Gpu { .. } | Error::Shader { .. }) =>
@@ -129,14 +129,14 @@ pub fn tune(
     Ok(Tuned { of, variants, refused, selection })
 }
 
-/// An error, and the candidate that ran.
+/// An error and the candidate that caused it.
 struct Failed {
     candidate: usize,
     error: Error,
 }
 
-/// Has the candidates that were not refused so far checked, and compete; adds to `refused` who can't. `None` if none is
-/// left, or the naive kernel, by which the others are judged, was refused.
+/// Checks and times the candidates that are not yet refused, and adds to `refused` those that fail. `None` if none is
+/// left, or if the naive kernel, the reference for the others, was refused.
 fn compete(
     engine: &Arc<Engine>,
     op: &Arc<dyn Op>,
@@ -179,7 +179,7 @@ fn compete(
         }
     }
     let mut running = last;
-    // Checking has kept the device idle.
+    // The device was idle during the checks.
     if let Some(Some((program, runs))) = entered.first().map(|index| &programs[*index]) {
         warm_up(engine.profile(), WARM_UP_PAUSED, || seconds(program, *runs).map(drop))
             .map_err(by(entered[0]))?;
@@ -194,8 +194,8 @@ fn compete(
     selection.map_err(by(running))
 }
 
-/// Checks one candidate and prepares it, warm, with the number of runs that makes a sample; or returns why it
-/// can't take part. `half` says that it rounds more to f16 than the naive kernel does.
+/// Checks one candidate. Returns its program, warm, and the number of runs of a sample; or the reason why
+/// it can't take part. `half` is true if it rounds to f16 where the naive kernel does not.
 fn enter(
     single: &SingleOp,
     index: usize,

@@ -1,21 +1,21 @@
-//! Which candidate to take, from times alone.
+//! Selects a candidate by its times.
 
 use crate::error::Result;
 
-/// How candidates are compared.
+/// Rules for comparing candidates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Contest {
-    /// Rounds; in each, all that are left run once, one after the other, so that a machine that grows slower or
-    /// faster meanwhile treats them alike.
+    /// Number of rounds. In each, all remaining candidates run once, one after the other, so a machine that becomes
+    /// slower or faster affects all of them equally.
     pub rounds: usize,
-    /// Candidates that take more than this many times the leader's time are dropped after [`Contest::patience`] rounds:
-    /// one disturbed run should not decide.
+    /// After [`Contest::patience`] rounds, candidates slower than the leader by more than this factor are dropped. A
+    /// single disturbed run should not decide.
     pub drop_beyond: f64,
-    /// Rounds before [`Contest::drop_beyond`] counts.
+    /// Number of rounds before [`Contest::drop_beyond`] applies.
     pub patience: usize,
-    /// Candidates that take more than this many times the leader's time are dropped after any round.
+    /// Candidates slower than the leader by more than this factor are dropped after any round.
     pub drop_at_once_beyond: f64,
-    /// The winner takes the default's place only if it takes less than this part of its time.
+    /// The winner replaces the default only if it takes less than this fraction of the default's time.
     pub margin: f64,
 }
 
@@ -25,24 +25,24 @@ impl Default for Contest {
     }
 }
 
-/// How a contest ended.
+/// Outcome of a contest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Selection {
-    /// The candidate to take: an index.
+    /// Index of the winner.
     pub winner: usize,
-    /// Least seconds of each candidate; `None` for those that did not take part.
+    /// Minimum seconds of each candidate; `None` for those that did not take part.
     pub seconds: Vec<Option<f64>>,
-    /// How often each ran.
+    /// Number of runs of each candidate.
     pub runs: Vec<usize>,
 }
 
 impl Contest {
-    /// Compares the candidates at `entered` (indices below `count`). Candidate 0 is the default: it wins
-    /// unless another one is clearly faster, or it did not enter. `time` runs one and returns its seconds.
-    /// `None` without candidates.
+    /// Compares the candidates in `entered` (indices below `count`). Candidate 0 is the default: it wins unless another
+    /// one is clearly faster or it did not enter. `time` runs a candidate and returns its seconds. Returns `None` if
+    /// there are no candidates.
     ///
     /// # Errors
-    /// Those of `time`.
+    /// Errors of `time`.
     pub fn select(
         &self,
         count: usize,
@@ -58,7 +58,7 @@ impl Contest {
                 .min_by(|one, other| f64::total_cmp(&one.1, &other.1))
         };
         for round in 0..self.rounds {
-            // One that is left alone has won, after its time was taken.
+            // A single remaining candidate has won once it has been timed.
             if round > 0 && left.len() < 2 {
                 break;
             }
@@ -88,7 +88,7 @@ impl Contest {
 mod tests {
     use super::*;
 
-    /// Runs a contest on a script of times; what lies behind its end repeats the last.
+    /// Runs a contest on scripted times; the last time repeats.
     fn contest(times: &[&[f64]], entered: &[usize]) -> (Selection, Vec<usize>) {
         let mut order = Vec::new();
         let mut at = vec![0; times.len()];
@@ -122,14 +122,14 @@ mod tests {
         let (selection, _) = contest(&[&[1.6], &[1.0], &[1.5], &[4.1]], &[0, 1, 2, 3]);
         assert_eq!(selection.winner, 1);
         assert_eq!(selection.runs, [3, 9, 9, 1]);
-        // The one that is left alone need not run again.
+        // A single remaining candidate need not run again.
         assert_eq!(contest(&[&[1.0], &[2.0]], &[0, 1]).0.runs, [3, 3]);
         assert_eq!(contest(&[&[1.0], &[5.0]], &[0, 1]).0.runs, [1, 1]);
     }
 
     #[test]
     fn minimum_time_counts() {
-        // Bad rounds decide nothing, as long as there is a good one before the patience ends.
+        // Bad rounds do not matter if there is a good one before the patience ends.
         let (selection, _) = contest(&[&[1.0], &[3.9, 3.9, 0.7, 1.4]], &[0, 1]);
         assert_eq!(selection.winner, 1);
         let (selection, _) = contest(&[&[1.9, 1.0], &[0.95]], &[0, 1]);

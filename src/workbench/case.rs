@@ -4,20 +4,20 @@ use crate::ops::{Case, Op, Shape, Signature};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-/// Random inputs of a case in logical order, the same for the same seed on every machine.
+/// Draws random inputs of a case in logical order. The same seed gives the same inputs on every machine.
 pub fn inputs(case: &Case, seed: u64) -> Vec<Vec<f32>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     case.inputs.iter().map(|(shape, kind)| kind.draw(*shape, &mut random)).collect()
 }
 
-/// Made-up inputs of an op that is no test case, of the kinds that it takes.
+/// Draws random inputs of the kinds that an op takes.
 pub fn samples(op: &dyn Op, signature: &Signature) -> Vec<Vec<f32>> {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let inputs = signature.inputs.iter().enumerate();
     inputs.map(|(index, shape)| op.sample(index).draw(*shape, &mut random)).collect()
 }
 
-/// What the case's op makes of these inputs, in f64.
+/// Computes the output of the case's op for these inputs in f64.
 pub fn reference(case: &Case, inputs: &[Vec<f32>]) -> Vec<f64> {
     let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
     let wide: Vec<Vec<f64>> = inputs.iter().map(|values| widen(values)).collect();
@@ -25,7 +25,7 @@ pub fn reference(case: &Case, inputs: &[Vec<f32>]) -> Vec<f64> {
     case.op.reference(&wide, &shapes)
 }
 
-/// The same values in f64.
+/// Converts values to f64.
 pub fn widen(values: &[f32]) -> Vec<f64> {
     values.iter().map(|value| f64::from(*value)).collect()
 }

@@ -1,4 +1,4 @@
-//! What kernels there are, and what each takes.
+//! Catalogue of all kernels and their resources.
 
 use crate::error::Result;
 use crate::gpu::Profile;
@@ -15,41 +15,41 @@ pub struct Listed {
     pub op: &'static str,
     /// Name of the kernel.
     pub variant: &'static str,
-    /// True if this kernel is the first choice at the shape below.
+    /// True if this kernel is the first choice at `shapes`.
     pub preferred: bool,
-    /// The largest of the op's test cases that runs this kernel: shapes of its inputs.
+    /// Input shapes of the op's largest test case that runs this kernel.
     pub shapes: Vec<String>,
-    /// Operations at that shape, a multiply-add counted as two.
+    /// Operations at these shapes. A multiply-add counts as two.
     pub flops: u64,
-    /// Bytes that inputs, output and weights have at that shape.
+    /// Bytes of inputs, output and weights at these shapes.
     pub bytes: u64,
-    /// Bytes of scratch memory at that shape.
+    /// Bytes of scratch memory at these shapes.
     pub scratch: u64,
-    /// What is dispatched, each form once.
+    /// Distinct dispatched entry points.
     pub passes: Vec<Pass>,
 }
 
 /// An entry point with its constants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Pass {
-    /// The shader file, without ending.
+    /// Name of the shader file, without extension.
     pub shader: &'static str,
-    /// The entry point.
+    /// Name of the entry point.
     pub entry: &'static str,
     /// Constants that differ from the file's.
     pub consts: Vec<(&'static str, u32)>,
-    /// Invocations of a workgroup along each axis.
+    /// Size of a workgroup along each axis, in invocations.
     pub workgroup: [u32; 3],
     /// Bytes of workgroup memory.
     pub workgroup_bytes: u32,
-    /// Each bound variable with its number and kind.
+    /// Binding number, name and kind of each bound variable.
     pub bindings: Vec<String>,
     /// True if it uses subgroup operations.
     pub subgroups: bool,
 }
 
 impl Pass {
-    /// The pass of a dispatch.
+    /// Describes the pass of a dispatch.
     ///
     /// # Errors
     /// As [`Shader::load`].
@@ -77,13 +77,13 @@ impl Pass {
         })
     }
 
-    /// `shader/entry NAME=value ...`, which distinguishes passes.
+    /// Returns `shader/entry NAME=value ...`, which distinguishes passes.
     pub fn name(&self) -> String {
         let consts = self.consts.iter().map(|(name, value)| format!(" {name}={value}"));
         format!("{}/{}{}", self.shader, self.entry, consts.collect::<String>())
     }
 
-    /// The final shader.
+    /// Returns the final shader.
     ///
     /// # Errors
     /// As [`Shader::load`].
@@ -92,7 +92,8 @@ impl Pass {
     }
 }
 
-/// All kernels of the ops that `wanted` names, on such a device: of every family if it forces none.
+/// Lists all kernels, on a device with this profile, of the ops for which `wanted` is true. Includes every family
+/// unless the profile forces one.
 ///
 /// # Errors
 /// As [`crate::ops::Op::kernels`] and [`Shader::load`].
@@ -148,7 +149,7 @@ fn add(
     Ok(())
 }
 
-/// Bytes of the tensors and of each constant once.
+/// Bytes of the tensors and constants, each counted once.
 pub(super) fn bytes(signature: &Signature, kernel: &Kernel) -> u64 {
     let tensors = signature.inputs.iter().chain([&signature.output]).map(Shape::bytes).sum::<u64>();
     let mut seen = BTreeSet::new();
@@ -162,7 +163,7 @@ pub(super) fn bytes(signature: &Signature, kernel: &Kernel) -> u64 {
     tensors + constants.map(|constant| constant.bytes).sum::<u64>()
 }
 
-/// A device to list kernels for where none can be opened: WebGPU's default limits, subgroups of 8.
+/// Profile to list kernels for if no device can be opened: WebGPU's default limits, subgroups of 8.
 pub fn typical() -> Profile {
     Profile { software: true, lanes: Some(8), ..Profile::minimal() }
 }

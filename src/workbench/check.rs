@@ -1,4 +1,4 @@
-//! One case on the device: each of its kernels against the reference.
+//! Checks each kernel of a case against the reference.
 
 use super::case::{inputs, reference, widen};
 use super::compare::{Difference, HALF_TOLERANCE};
@@ -7,7 +7,7 @@ use crate::graph::{Engine, PrepareOptions, SingleOp, SingleRun, candidates};
 use crate::ops::{Case, Shape};
 use std::sync::Arc;
 
-/// What came of one kernel on one case.
+/// Result of one kernel on one case.
 #[derive(Debug, Clone)]
 pub struct Checked {
     /// Name of the op.
@@ -18,23 +18,23 @@ pub struct Checked {
     pub shapes: Vec<Shape>,
     /// Seed of the inputs' values.
     pub seed: u64,
-    /// How far the output is from the reference; `None` if there was no output.
+    /// Difference between output and reference; `None` if there was no output.
     pub difference: Option<Difference>,
-    /// Largest difference that is allowed.
+    /// Largest difference allowed.
     pub tolerance: f64,
-    /// What is wrong; `None` if the kernel passed.
+    /// Description of the fault; `None` if the kernel passed.
     pub fault: Option<String>,
-    /// True if the device was lost over it, and opened again.
+    /// True if the kernel lost the device, which was opened again.
     pub lost_device: bool,
 }
 
-/// Runs all kernels of a case that this device can run, of every family if none is forced, on inputs of this seed,
-/// into an output full of NaN with a guard zone behind it. `wanted` selects variants. If the device is lost over a
-/// kernel, `engine` becomes one on the device opened again, and the next kernels run there.
+/// Runs all kernels of a case that this device can run, of every family unless one is forced, on inputs of this seed,
+/// into an output filled with NaN and followed by a guard zone. `wanted` selects variants. If a kernel loses the
+/// device, `engine` is replaced by one on the reopened device, where the remaining kernels run.
 ///
 /// # Errors
-/// If the device gives no answer, or can't be opened again. What a single kernel does wrong, an error of its own
-/// included, is part of the answer.
+/// If the device does not respond, or can't be opened again. Faults and errors of a single kernel are part of the
+/// result.
 pub fn check(
     engine: &mut Arc<Engine>,
     case: &Case,
@@ -84,12 +84,12 @@ pub fn check(
     Ok(checked)
 }
 
-/// What is wrong with a kernel over which the device was lost.
+/// Returns the fault of a kernel that lost the device.
 pub fn lost(message: &str) -> String {
     format!("the graphics device was lost: {message}")
 }
 
-/// What is wrong with the second output of an op that has one.
+/// Describes what is wrong with the saved output, for ops that have one.
 fn saved_fault(
     case: &Case,
     shapes: &[Shape],
@@ -98,7 +98,7 @@ fn saved_fault(
     tolerance: f64,
 ) -> Option<String> {
     case.op.saved(shapes)?;
-    let Some(saved) = &outcome.saved else { return Some("has no second output".to_owned()) };
+    let Some(saved) = &outcome.saved else { return Some("has no saved output".to_owned()) };
     let wide: Vec<Vec<f64>> = values.iter().map(|values| widen(values)).collect();
     let wide: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
     case.op.saved_fault(&wide, shapes, saved, tolerance)
@@ -106,10 +106,10 @@ fn saved_fault(
 
 fn wrong(difference: &Difference) -> String {
     match difference.worst {
-        // The digits of an f32, which is what the kernel wrote.
+        // Printed with the digits of an f32, which the kernel wrote.
         Some((index, actual, expected)) => {
             format!("value {index} is {:e} instead of {expected:e}", actual as f32)
         }
-        None => "has another number of values than the reference".to_owned(),
+        None => "has a different number of values than the reference".to_owned(),
     }
 }

@@ -1,29 +1,29 @@
-//! How far a kernel's output is from what it should be.
+//! Differences between a kernel's output and the expected values.
 
-/// The unit of errors: half the distance from 1 to the next f32 on either side, 2^-24, is what one rounding may
-/// cost; 2^-23 is a unit in the last place (ULP). A sum's terms round at the size of the largest, so errors are
-/// counted in ULPs *of the largest expected value*, not of each value on its own.
+/// Unit of errors: 2^-23, a unit in the last place (ULP). One rounding may cost half of that, 2^-24. The terms of a sum
+/// round at the magnitude of the largest, so errors are counted in ULPs *of the largest expected value*, not of each
+/// value.
 pub const ULP: f64 = f32::EPSILON as f64;
 
-/// Largest difference of a kernel that rounds weights or factors to f16 ([`crate::ops::Kernel::is_half`]), over the
-/// largest expected value: 2^-11 = 4.9e-4 of each of the products for either factor, and Winograd's F(4x4, 3x3) makes
-/// sums of products that are up to six times as large. A wrong kernel is off by far more.
+/// Tolerance of a kernel that rounds weights or factors to f16 ([`crate::ops::Kernel::is_half`]), relative to the
+/// largest expected value: 2^-11 = 4.9e-4 of each product for either factor, and Winograd's F(4x4, 3x3) sums products
+/// that are up to six times as large. A wrong kernel is off by far more.
 pub const HALF_TOLERANCE: f64 = 1e-2;
 
 /// A difference between two vectors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Difference {
-    /// Largest absolute difference over the largest absolute expected value (1e-30 if all are zero). Infinite if
-    /// any difference is not finite, or the lengths differ.
+    /// Largest absolute difference divided by the largest absolute expected value (1e-30 if all are zero). Infinite if
+    /// any difference is not finite or the lengths differ.
     pub largest: f64,
-    /// Root of the mean squared difference, over the same.
+    /// Root mean square of the differences, divided by the same value.
     pub rms: f64,
-    /// Where it is largest: index, actual value, expected value.
+    /// Position of the largest difference: index, actual value, expected value.
     pub worst: Option<(usize, f64, f64)>,
 }
 
 impl Difference {
-    /// Compares.
+    /// Compares values with expected values.
     pub fn of(actual: &[f32], expected: &[f64]) -> Self {
         Self::between(actual.iter().map(|value| f64::from(*value)), expected.iter().copied())
     }
@@ -43,7 +43,7 @@ impl Difference {
         Self::over(actual, expected, |a, e| (a, e, (a - e).abs()))
     }
 
-    /// Compares whole numbers. Any difference counts, also one that the rounding to f64 would hide.
+    /// Compares integers exactly: differences count even if rounding to f64 would hide them.
     pub fn between_integers(
         actual: impl ExactSizeIterator<Item = i128>,
         expected: impl ExactSizeIterator<Item = i128>,
@@ -51,7 +51,7 @@ impl Difference {
         Self::over(actual, expected, |a, e| (a as f64, e as f64, a.abs_diff(e) as f64))
     }
 
-    /// `widen` gives both numbers and their absolute difference.
+    /// Compares with `widen`, which returns both numbers and their absolute difference.
     fn over<T>(
         actual: impl ExactSizeIterator<Item = T>,
         expected: impl ExactSizeIterator<Item = T>,
@@ -87,7 +87,7 @@ impl Difference {
     }
 }
 
-/// [`Difference::largest`] on its own.
+/// Returns [`Difference::largest`].
 pub fn distance(actual: &[f32], expected: &[f64]) -> f64 {
     Difference::of(actual, expected).largest
 }

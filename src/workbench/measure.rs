@@ -1,4 +1,4 @@
-//! Timing a prepared program.
+//! Timing of prepared programs.
 
 use super::catalogue;
 use crate::error::Result;
@@ -8,27 +8,27 @@ use crate::ops::Op;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
-/// One sample takes at least about this many seconds, so that starting and stopping do not count much.
+/// Approximate minimum seconds of a sample, so starting and stopping are a small part.
 const SAMPLE: f64 = 0.005;
-/// Runs in one sample, at most.
+/// Maximum number of runs in one sample.
 const MOST_RUNS: usize = 64;
 
-/// Which clock a time is by.
+/// Clock of a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Clock {
-    /// Timestamps of the device: copies and dispatches, without submission and wait.
+    /// The device's timestamps: copies and dispatches, without submission and wait.
     Device,
-    /// The host's: submission and wait included.
+    /// The host's clock, including submission and wait.
     Wall,
 }
 
 /// Times of one kernel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Samples {
-    /// By which clock.
+    /// Clock of the times.
     pub clock: Clock,
-    /// Seconds of one run, in rising order; never empty.
+    /// Seconds of one run, in ascending order; never empty.
     pub seconds: Vec<f64>,
 }
 
@@ -38,29 +38,28 @@ impl Samples {
         Self { clock, seconds }
     }
 
-    /// The value below which this fraction (0 to 1) of the samples is.
+    /// Returns the value below which this fraction (0 to 1) of the samples lies.
     pub fn quantile(&self, part: f64) -> f64 {
         let last = self.seconds.len().saturating_sub(1);
         self.seconds.get((part * last as f64).round() as usize).copied().unwrap_or(f64::NAN)
     }
 
-    /// The middle sample.
+    /// Returns the median sample.
     pub fn median(&self) -> f64 {
         self.quantile(0.5)
     }
 
-    /// Half the distance of the quartiles, relative to the median: how sure the median is.
+    /// Returns half the interquartile range relative to the median: a measure of the median's uncertainty.
     pub fn spread(&self) -> f64 {
         (self.quantile(0.75) - self.quantile(0.25)) / (2.0 * self.median())
     }
 }
 
-/// Times programs against each other: in rounds, each program once a round, so that what disturbs the machine for
-/// a while disturbs all of them. Warms up first. Ends after `rounds`, or after the round in which each program has
-/// had `budget` seconds.
+/// Times programs against each other in rounds. Each program runs once per round, so a temporary disturbance affects
+/// all of them. Warms up first. Ends after `rounds`, or after the round in which the time exceeds `budget` seconds per
+/// program.
 ///
-/// By the device's timestamps where it has them and they make sense (some drivers return zeros), else by wall
-/// clock.
+/// Uses the device's timestamps if they are available and credible (some drivers return zeros), otherwise wall clock.
 ///
 /// # Errors
 /// As [`Program::submit`].
@@ -89,8 +88,8 @@ pub fn measure(engine: &Engine, programs: &[Program], rounds: usize, budget: f64
     Ok(samples.map(|(walls, devices)| by_best_clock(walls, devices)).collect())
 }
 
-/// Times work, `rounds` times: `time` runs it so often in one submission and returns the seconds of one run, by wall
-/// clock and by the device. Work that changes its own inputs has a `restore`, which is called before each sample and
+/// Times work in `rounds` samples. `time` performs a number of runs in one submission and returns the seconds per run,
+/// by wall clock and by the device. For work that changes its own inputs, `restore` is called before each sample and
 /// not timed; a sample is then one run.
 ///
 /// # Errors
@@ -120,24 +119,26 @@ pub(super) fn measure_work(
     Ok(by_best_clock(walls, devices))
 }
 
-/// Runs something so often in one submission; seconds of one run by wall clock, and by the device if that is credible.
+/// Performs a number of runs in one submission. Returns the seconds per run by wall clock, and by the device if
+/// credible.
 type Time<'a> = dyn Fn(usize) -> Result<(f64, Option<f64>)> + 'a;
 
-/// How many runs make a sample of about [`SAMPLE`] seconds. Runs twice, which compiles and touches memory too.
+/// Returns the number of runs in a sample of about [`SAMPLE`] seconds. Runs twice; the first run compiles and touches
+/// memory.
 fn runs_a_sample(time: &Time<'_>) -> Result<usize> {
     time(1)?;
     let (wall, _) = time(1)?;
     Ok(((SAMPLE / wall.max(1e-9)) as usize).clamp(1, MOST_RUNS))
 }
 
-/// The device's times if all of them were credible.
+/// Returns the device's times if all of them were credible, otherwise those by wall clock.
 fn by_best_clock(walls: Vec<f64>, devices: Vec<f64>) -> Samples {
     let credible = devices.len() == walls.len();
     if credible { Samples::new(Clock::Device, devices) } else { Samples::new(Clock::Wall, walls) }
 }
 
-/// Times one program by wall clock: a submission for each run, and the wait for it. Ends after `runs`, or when they
-/// have taken `budget` seconds. Warms up first.
+/// Times one program by wall clock, including a submission and wait for each run. Ends after `runs` runs or `budget`
+/// seconds. Runs once first, untimed.
 ///
 /// # Errors
 /// As [`Program::submit`].
@@ -151,7 +152,7 @@ pub fn measure_wall(program: &Program, runs: usize, budget: f64) -> Result<Sampl
     Ok(Samples::new(Clock::Wall, seconds))
 }
 
-/// Seconds of one run out of several in one submission, by wall clock.
+/// Runs a program `runs` times in one submission. Returns the seconds per run by wall clock.
 ///
 /// # Errors
 /// As [`Program::submit`].
@@ -159,13 +160,14 @@ pub fn seconds(program: &Program, runs: usize) -> Result<f64> {
     Ok(program.time_runs(runs, None)?.0)
 }
 
-/// Bytes that an op has to move at least: its tensors, and its weights as the naive kernel reads them, once each.
+/// Returns the minimum bytes that an op has to move: its tensors, and its weights as the naive kernel reads them, once
+/// each.
 ///
 /// # Errors
 /// As [`Op::kernels`].
 pub fn bytes(engine: &Engine, op: &dyn Op, single: &SingleOp) -> Result<u64> {
     let signature = single.signature();
-    // The CPU device has no naive kernels; how large tensors and weights are is the same everywhere.
+    // The CPU device has no naive kernels, but sizes of tensors and weights do not depend on the device.
     let any = Profile { family: Family::Naive, ..Profile::minimal() };
     let profile = if engine.profile().cpu { &any } else { engine.profile() };
     let kernels = op.kernels(signature, profile)?;

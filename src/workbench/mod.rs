@@ -1,9 +1,9 @@
-//! The shader workbench: kernels tested against their references, and timed, on the present device.
+//! The shader workbench: tests kernels against their references and times them on the present device.
 //!
-//! [`check()`] runs every kernel of a case on outputs full of NaN and compares with the f64 reference;
-//! [`network_cases`] makes the cases of a network's layers at one size; [`measure`] times a prepared kernel and
-//! [`Samples`] states how sure that is; [`Record`] keeps the figures, to be compared with later ones;
-//! [`RunPlan`] runs a user's shader on [`Array`]s from files.
+//! [`check()`] runs every kernel of a case on outputs filled with NaN and compares with the f64 reference;
+//! [`network_cases`] builds the cases of a network's layers at one size; [`measure`] times prepared kernels and
+//! [`Samples`] quantifies the uncertainty; [`Record`] stores the figures for later comparison; [`RunPlan`] runs a
+//! user's shader on [`Array`]s from files.
 
 #[cfg(feature = "workbench")]
 mod array;

@@ -1,22 +1,22 @@
-//! A kernel held against the naive one: at the shapes of a real run an f64 reference would take minutes.
+//! Compares a kernel with the naive one: at the shapes of a real run, an f64 reference would take minutes.
 
 use super::compare::{Difference, HALF_TOLERANCE};
 use crate::graph::SingleRun;
 
-/// Largest difference between a kernel and the naive one, relative to the largest value: ten times the tolerance of
-/// the least accurate kernel (Winograd F(4x4, 3x3), 1e-5), because at full size sums are longer, and the naive
-/// kernel is no exact reference. A wrong kernel is off by far more.
+/// Tolerance between a kernel and the naive one, relative to the largest value: ten times that of the least accurate
+/// kernel (Winograd F(4x4, 3x3), 1e-5), because sums are longer at full size and the naive kernel is not exact. A wrong
+/// kernel is off by far more.
 const TOLERANCE: f64 = 1e-4;
 
-/// Largest part of a second output that may differ: decisions fall another way only where two values are as good as
-/// equal, and of random values few are. (Seen on lavapipe, Winograd against the naive kernel: below 1e-4.)
+/// Fraction of a saved output that may differ: decisions differ only where two values are almost equal, and few random
+/// values are. (Seen on lavapipe, Winograd against the naive kernel: below 1e-4.)
 const TIES: f64 = 1e-3;
 
-/// The same where factors are rounded to f16, which makes more of them as good as equal.
+/// The same fraction if factors are rounded to f16, which makes more values almost equal.
 const HALF_TIES: f64 = 2e-2;
 
-/// What is wrong with what a kernel left behind, if anything is; `naive` is what the naive kernel made of the same
-/// inputs. `half` says that it rounds more to f16 than the naive kernel does.
+/// Describes what is wrong with a kernel's outcome, if anything. `naive` is the naive kernel's outcome for the same
+/// inputs. `half` is true if the kernel rounds to f16 where the naive one does not.
 pub fn fault(outcome: &SingleRun, naive: &SingleRun, half: bool) -> Option<String> {
     let (tolerance, ties) = if half { (HALF_TOLERANCE, HALF_TIES) } else { (TOLERANCE, TIES) };
     let difference = Difference::of_two(&outcome.values, &naive.values);
@@ -31,17 +31,17 @@ pub fn fault(outcome: &SingleRun, naive: &SingleRun, half: bool) -> Option<Strin
     }
     let same = match (&outcome.saved, &naive.saved) {
         (None, None) => true,
-        // Decisions, or numbers.
+        // The saved output contains decisions or numbers.
         (Some(one), Some(other)) => {
             same_decisions(one, other, ties) || Difference::of_two(one, other).within(tolerance)
         }
         _ => false,
     };
-    (!same).then(|| "its second output differs from the naive kernel's by more than ties could".to_owned())
+    (!same).then(|| "its saved output differs from the naive kernel's by more than ties explain".to_owned())
 }
 
 fn same_decisions(one: &[f32], other: &[f32], ties: f64) -> bool {
-    // Not `!=`: a NaN differs from everything.
+    // `!(==)` is meant: a NaN differs from everything.
     let differing = one.iter().zip(other).filter(|(one, other)| !(one == other)).count();
     one.len() == other.len() && differing as f64 <= ties * one.len() as f64 + 1.0
 }
@@ -72,7 +72,10 @@ mod tests {
         assert!(differs(&[1.0], &[1.0, -2.0]));
         assert!(differs(&[f32::INFINITY], &[f32::INFINITY]));
         let touched = SingleRun { guard_intact: false, ..outcome(&[1.0], None) };
-        assert_eq!(fault(&touched, &outcome(&[1.0], None), false).unwrap(), "writes behind its output");
+        assert_eq!(
+            fault(&touched, &outcome(&[1.0], None), false).unwrap(),
+            "writes past the end of its output"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The ops of a VGG network as cases: what kernels are timed at.
+//! The ops of a VGG network as cases, to time kernels at realistic shapes.
 
 use crate::ops::{
     AdaptivePool, Add, Case, Conv, ConvBackward, Filter, Gram, GramBackward, Linear, LinearBackward, Matrix,
@@ -8,18 +8,18 @@ use crate::ops::{
 use crate::vgg::{LayerKind, Network, Preprocessing};
 use std::sync::Arc;
 
-/// A layer as far as its kernels' speed depends on it.
+/// The properties of a layer that determine its kernels' speed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayerShape {
-    /// A 3x3 convolution with border 1 and step 1: channels in and out.
+    /// A 3x3 convolution with padding 1 and stride 1: input and output channels.
     Conv(usize, usize),
-    /// A pooling that halves the map.
+    /// A pooling layer that halves the map.
     Halve,
-    /// A fully connected layer: features in and out.
+    /// A fully connected layer: input and output features.
     Linear(usize, usize),
 }
 
-/// The layers of a well-known network (Simonyan and Zisserman 2014): `vgg11`, `vgg13`, `vgg16` or `vgg19`.
+/// Returns the layers of a standard network (Simonyan and Zisserman 2014): `vgg11`, `vgg13`, `vgg16` or `vgg19`.
 pub fn topology(name: &str) -> Option<Vec<LayerShape>> {
     let convs = match name {
         "vgg11" => [1, 1, 2, 2, 2],
@@ -43,7 +43,7 @@ pub fn topology(name: &str) -> Option<Vec<LayerShape>> {
     Some(layers)
 }
 
-/// The layers of a network from a file; convolutions of other forms than VGG's are left out.
+/// Returns the layers of a network from a file, without convolutions that differ from VGG's.
 pub fn layers_of(network: &Network) -> Vec<LayerShape> {
     let shape = |layer: &crate::vgg::Layer| match &layer.kind {
         LayerKind::Conv(conv) if conv.kernel == [3, 3] && conv.stride == [1, 1] && conv.padding == [1, 1] => {
@@ -56,11 +56,11 @@ pub fn layers_of(network: &Network) -> Vec<LayerShape> {
     network.layers.iter().filter_map(shape).collect()
 }
 
-/// Every op of a run of these layers on a square picture of `side` pixels, forward and backward, each shape once,
-/// with its name: `conv 64->128@128`. Weights are made up.
+/// Returns every op of a run of these layers on a square picture of `side` pixels, forward and backward, each shape
+/// once, with a name such as `conv 64->128@128`. Weights are synthetic.
 ///
-/// The tolerance is that of the op's own cases times ten: sums have hundreds of times as many terms here. (Largest
-/// seen on lavapipe, Winograd F(4x4, 3x3) at 512 channels included: 2e-5.)
+/// The tolerance is ten times that of the op's own cases, because sums have hundreds of times as many terms. (Largest
+/// difference seen on lavapipe, including Winograd F(4x4, 3x3) at 512 channels: 2e-5.)
 pub fn network_cases(layers: &[LayerShape], side: usize) -> Vec<(String, Case)> {
     let mut cases = Cases::default();
     let picture = Shape::map(3, side, side);
@@ -124,7 +124,7 @@ impl Cases {
         self.add(format!("conv_backward {ins}->{outs}@{side}"), backward, &[output, output], 1e-5);
     }
 
-    /// What losses and gradients do on a map.
+    /// Adds the ops of losses and gradients on a map.
     fn map(&mut self, channels: usize, side: usize) {
         let map = Shape::map(channels, side, side);
         let matrix = Shape::Matrix { rows: channels, columns: channels };
@@ -150,13 +150,14 @@ impl Cases {
     }
 }
 
-/// Values without a pattern between -1 and 1 (Knuth's multiplicative hash), cheap enough for a hundred million.
+/// Returns a pseudo-random value between -1 and 1 (Knuth's multiplicative hash), cheap enough for a hundred million.
 fn value(index: usize) -> f32 {
     let hash = (index as u32).wrapping_mul(2_654_435_761) ^ 0x5bd1_e995;
     (hash >> 8) as f32 / (1 << 23) as f32 - 1.0
 }
 
-/// Made-up weights that keep the size of values (He et al. 2015; uniform values have a third of the variance).
+/// Returns a synthetic weight that preserves the magnitude of activations (He et al. 2015; uniform values have a third
+/// of the variance).
 fn weight(index: usize, fan_in: usize) -> f32 {
     value(index) * (6.0 / fan_in as f32).sqrt()
 }

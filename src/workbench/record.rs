@@ -1,4 +1,4 @@
-//! Figures of a bench as a file, and what has changed since an earlier one.
+//! Figures of a bench as a file, and changes since an earlier one.
 
 use super::measure::{Clock, Samples};
 use crate::error::{Error, Result};
@@ -6,28 +6,28 @@ use crate::files::read_text;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// Format of the file; a change of meaning changes the number.
+/// Version of the file's format.
 const FORMAT: u32 = 1;
-/// The largest file that is read, in bytes.
+/// Maximum size of the file in bytes.
 const MAX_FILE: u64 = 1 << 22;
-/// A change of the median below this part does not count, however small the spread: the clock of a CPU or GPU
-/// moves by as much from one minute to the next.
+/// Relative change of the median below which a change does not count, however small the spread: the clock of a CPU or
+/// GPU varies by as much from one minute to the next.
 const LEAST_CHANGE: f64 = 0.05;
 
 /// All figures of one bench.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// The number of the format.
+    /// Version of the format.
     pub format: u32,
-    /// The program's version.
+    /// Version of the program.
     pub version: String,
     /// Adapter, backend and driver.
     pub device: String,
-    /// Measured peak of f32 operations a second (a multiply-add counts two).
+    /// Measured peak of f32 operations per second (a multiply-add counts as two).
     pub peak_flops: f64,
-    /// Measured peak of bytes a second.
+    /// Measured peak of bytes per second.
     pub peak_bandwidth: f64,
-    /// One for each kernel and shape.
+    /// One row for each kernel and shape.
     pub rows: Vec<Row>,
 }
 
@@ -36,28 +36,28 @@ pub struct Record {
 pub struct Row {
     /// Op and shape.
     pub case: String,
-    /// The kernel.
+    /// Name of the kernel.
     pub variant: String,
-    /// True if this device prefers it.
+    /// True if it is the preferred kernel on this device.
     pub preferred: bool,
-    /// Which clock.
+    /// Clock of the times.
     pub clock: Clock,
     /// Number of samples.
     pub samples: usize,
-    /// Least seconds of a run.
+    /// Minimum seconds of a run.
     pub min: f64,
     /// First quartile, median and third quartile of a run's seconds.
     pub quartiles: [f64; 3],
-    /// Operations of a run, a multiply-add counted as two; Winograd's kernels count the direct sum.
+    /// Operations of a run. A multiply-add counts as two; Winograd kernels count the direct sum.
     pub flops: f64,
-    /// Bytes that a run has to move at least.
+    /// Minimum bytes that a run has to move.
     pub bytes: f64,
-    /// True if the operations bound it on this device, false if the bytes do (roofline model).
+    /// True if operations limit it on this device, false if bytes do (roofline model).
     pub compute_bound: bool,
 }
 
 impl Row {
-    /// The figures of samples.
+    /// Computes the figures of samples.
     pub fn new(case: &str, variant: &str, samples: &Samples) -> Self {
         Self {
             case: case.to_owned(),
@@ -73,20 +73,20 @@ impl Row {
         }
     }
 
-    /// Seconds, by the median.
+    /// Median seconds of a run.
     pub fn median(&self) -> f64 {
         self.quartiles[1]
     }
 }
 
-/// What has become of a kernel's time.
+/// Change of a kernel's time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Change {
     /// The earlier record has no such row.
     New,
-    /// By another clock: not comparable.
+    /// Measured by another clock, so not comparable.
     OtherClock,
-    /// Within the noise of the two.
+    /// Within the noise of both measurements.
     Same(f64),
     /// Faster: new time over old time, below 1.
     Faster(f64),
@@ -95,29 +95,29 @@ pub enum Change {
 }
 
 impl Record {
-    /// An empty record of a device.
+    /// Creates an empty record for a device.
     pub fn new(device: String, peak_flops: f64, peak_bandwidth: f64) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Self { format: FORMAT, version, device, peak_flops, peak_bandwidth, rows: Vec::new() }
     }
 
-    /// Reads a file that [`Record::save`] wrote.
+    /// Reads a file written by [`Record::save`].
     ///
     /// # Errors
-    /// [`Error::File`] if it can't be read, or is no such file.
+    /// [`Error::File`] if it can't be read or is not such a file.
     pub fn load(path: &Path) -> Result<Self> {
-        let remedy = "Give a file that `mirage kernels bench --json` of this version wrote";
+        let remedy = "Use a file written by this version's `mirage kernels bench --json`";
         let text = read_text(path, MAX_FILE)
             .map_err(|error| Error::file(path, format!("can't be read: {error}"), remedy))?;
         let record: Self = serde_json::from_str(&text)
-            .map_err(|error| Error::file(path, format!("holds no figures of kernels ({error})"), remedy))?;
+            .map_err(|error| Error::file(path, format!("contains no kernel timings ({error})"), remedy))?;
         if record.format != FORMAT {
             return Err(Error::file(path, format!("has format {}, not {FORMAT}", record.format), remedy));
         }
         Ok(record)
     }
 
-    /// Writes the file whole or not at all; replaces one that exists only with `replace`.
+    /// Writes the file atomically. Replaces an existing file only if `replace` is true.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::File`] if the file may not be replaced.
@@ -130,8 +130,8 @@ impl Record {
         crate::files::write_whole(path, (text + "\n").as_bytes(), "writing", replace)
     }
 
-    /// What has become of a row since `earlier`. A kernel counts as faster or slower only if the middle halves of
-    /// both sets of samples lie apart *and* the medians differ by more than a twentieth.
+    /// Compares a row with an earlier record. A kernel counts as faster or slower only if the interquartile ranges of
+    /// both sets of samples do not overlap *and* the medians differ by more than a twentieth.
     pub fn change(row: &Row, earlier: &Self) -> Change {
         let same = |old: &&Row| old.case == row.case && old.variant == row.variant;
         let Some(old) = earlier.rows.iter().find(same) else { return Change::New };
@@ -169,10 +169,10 @@ mod tests {
         let old = [0.9, 1.0, 1.1];
         assert_eq!(change([0.4, 0.5, 0.6], old), Change::Faster(0.5));
         assert_eq!(change([1.9, 2.0, 2.1], old), Change::Slower(2.0));
-        // The halves overlap.
+        // The interquartile ranges overlap.
         assert_eq!(change([0.4, 0.5, 0.95], old), Change::Same(0.5));
         assert_eq!(change([1.0, 2.0, 2.1], old), Change::Same(2.0));
-        // Apart, but by next to nothing.
+        // Separate, but by almost nothing.
         assert!(matches!(change([1.03, 1.03, 1.03], [1.0, 1.0, 1.0]), Change::Same(_)));
         assert!(matches!(change([f64::NAN; 3], old), Change::Same(_)));
     }

@@ -1,4 +1,4 @@
-//! Is this driver right for this run? The kernels that a program uses, tested at the shapes that it uses them at.
+//! Checks a driver for a run: tests the kernels that a program uses at the shapes that it uses.
 
 use super::case::samples;
 use super::check::check;
@@ -8,21 +8,21 @@ use crate::graph::{Engine, KernelUse, PrepareOptions, PreparedNode, SingleOp, ca
 use crate::ops::REGISTRY;
 use std::sync::Arc;
 
-/// What was tested.
+/// Numbers of tests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verified {
-    /// Kernels, the naive ones included.
+    /// Number of kernels, including the naive ones.
     pub kernels: usize,
-    /// Kernels times shapes.
+    /// Number of tests: kernels times shapes.
     pub tests: usize,
 }
 
-/// Tests in two steps: each kernel of the program, and the naive one of the same op, against the f64 reference at
-/// the op's own small shapes; then each kernel against the naive one at the shapes of the program, on random inputs
-/// with the program's own weights. (An f64 reference of whole layers would take minutes.)
+/// Tests kernels in two steps: first each kernel of the program, and the naive one of the same op, against the f64
+/// reference at the op's own small shapes; then each kernel against the naive one at the program's shapes, on random
+/// inputs with the program's weights. (An f64 reference of whole layers would take minutes.)
 ///
 /// # Errors
-/// [`Error::WrongResult`] with the first kernel that computes something else, else if the device fails.
+/// [`Error::WrongResult`] for the first kernel with wrong results; otherwise if the device fails.
 pub fn verify(engine: &Arc<Engine>, nodes: &[PreparedNode]) -> Result<Verified> {
     let mut verified = Verified::default();
     let driver = |op: &str, variant: &str, at: String, message: String| Error::WrongResult {
@@ -40,7 +40,7 @@ pub fn verify(engine: &Arc<Engine>, nodes: &[PreparedNode]) -> Result<Verified> 
         };
         let cases = REGISTRY.iter().filter(|entry| entry.name == op).flat_map(|entry| (entry.cases)());
         let mut seen: Vec<&str> = Vec::new();
-        // A kernel over which the device is lost is wrong too, and the run ends with the first.
+        // A kernel that loses the device is wrong too, and the first wrong kernel ends the run.
         let mut tested_on = engine.clone();
         for (case, seed) in cases.zip(1..) {
             for checked in engine.without_traces(|| check(&mut tested_on, &case, seed, used))? {
@@ -57,7 +57,7 @@ pub fn verify(engine: &Arc<Engine>, nodes: &[PreparedNode]) -> Result<Verified> 
         verified.kernels += seen.len();
     }
     let mut tested: Vec<(KernelUse, &'static str)> = Vec::new();
-    // The CPU device has one kernel for each op, and so nothing to compare it with at these shapes.
+    // The CPU device has only one kernel for each op, so there is nothing to compare at these shapes.
     let compared = |node: &&PreparedNode| node.variant != "naive" && node.op.mutates().is_empty();
     for node in nodes.iter().filter(compared).filter(|_| !engine.profile().cpu) {
         let of = KernelUse::of(node.op.as_ref(), &node.signature, engine.profile())?;
@@ -79,14 +79,14 @@ pub fn verify(engine: &Arc<Engine>, nodes: &[PreparedNode]) -> Result<Verified> 
     Ok(verified)
 }
 
-/// What is wrong with a node's kernel against the naive one, at the node's shapes.
+/// Describes how a node's kernel differs from the naive one at the node's shapes; `None` if it does not.
 fn compare(engine: &Arc<Engine>, node: &PreparedNode) -> Result<Option<String>> {
     let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
     let single = SingleOp::new(engine, node.op.clone(), &node.signature.inputs)?.with(options);
     let kernels = candidates(node.op.as_ref(), &node.signature, engine.profile())?;
     let last = kernels.len() - 1;
     let Some(index) = kernels.iter().position(|kernel| kernel.variant == node.variant) else {
-        return Ok(Some("the device does not offer it any more".to_owned()));
+        return Ok(Some("the device no longer offers it".to_owned()));
     };
     let half = kernels[index].is_half() && !kernels[last].is_half();
     let inputs = single.upload(&samples(node.op.as_ref(), &node.signature))?;

@@ -240,7 +240,7 @@ fn threads_option_applies_to_cpu_only() {
             command
         };
         let refused = command().args(["--adapter", "0", "--threads", "2"]).assert().code(2);
-        refused.stderr(predicate::str::contains("--threads is for the CPU device"));
+        refused.stderr(predicate::str::contains("--threads applies only to the CPU device"));
         command().args(["--adapter", "cpu", "--threads", "0"]).assert().code(2);
     }
     // A sweep creates its folder before it opens a device.

@@ -1,4 +1,4 @@
-//! Types of numbers.
+//! Number types.
 
 use half::{bf16, f16};
 use npyz::TypeChar;
@@ -39,7 +39,7 @@ impl Element {
         Self::U64,
     ];
 
-    /// Name as WGSL has it, where it has one.
+    /// Name in WGSL, if it has one there.
     pub fn name(self) -> &'static str {
         match self {
             Self::F16 => "f16",
@@ -57,12 +57,12 @@ impl Element {
         }
     }
 
-    /// The type of this name.
+    /// Finds a type by its name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|element| element.name() == name)
     }
 
-    /// Name as NumPy has it: `np.float32`. It has no bf16.
+    /// Name in NumPy, such as `float32` (NumPy has no bf16).
     pub fn numpy(self) -> &'static str {
         match self {
             Self::F16 => "float16",
@@ -80,7 +80,7 @@ impl Element {
         }
     }
 
-    /// Bytes that one number takes.
+    /// Size of a number in bytes.
     pub fn size(self) -> usize {
         match self {
             Self::I8 | Self::U8 => 1,
@@ -90,13 +90,13 @@ impl Element {
         }
     }
 
-    /// True for floating point.
+    /// True for floating-point types.
     pub fn is_float(self) -> bool {
         matches!(self, Self::F16 | Self::Bf16 | Self::F32 | Self::F64)
     }
 
-    /// The number in these bytes, of which there are [`Element::size`] or more, rounded to f64 if it has 64 bits.
-    /// NaN if there are too few.
+    /// Reads a number from the first [`Element::size`] bytes as f64; 64-bit integers are rounded. NaN if there are too
+    /// few bytes.
     pub fn widen(self, bytes: &[u8]) -> f64 {
         fn first<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f64) -> f64 {
             bytes.first_chunk().map_or(f64::NAN, |bytes| convert(*bytes))
@@ -117,8 +117,8 @@ impl Element {
         }
     }
 
-    /// The whole number in these bytes, of which there are [`Element::size`] or more. `None` for floating point, and if
-    /// there are too few.
+    /// Reads an integer from the first [`Element::size`] bytes. `None` for floating-point types, or if there are too
+    /// few bytes.
     pub fn integer(self, bytes: &[u8]) -> Option<i128> {
         fn first<const N: usize, T: Into<i128>>(bytes: &[u8], convert: fn([u8; N]) -> T) -> Option<i128> {
             bytes.first_chunk().map(|bytes| convert(*bytes).into())
@@ -136,8 +136,8 @@ impl Element {
         }
     }
 
-    /// Puts a number into the first [`Element::size`] bytes, rounded or cut to what the type has; does nothing if
-    /// there are fewer.
+    /// Writes a number into the first [`Element::size`] bytes, rounded or saturated to the type's range. Does nothing
+    /// if there are fewer bytes.
     pub fn put(self, value: f64, bytes: &mut [u8]) {
         fn first<const N: usize>(bytes: &mut [u8], number: [u8; N]) {
             if let Some(place) = bytes.first_chunk_mut() {
@@ -160,19 +160,19 @@ impl Element {
         }
     }
 
-    /// The bytes of a number written as text: decimal, or hexadecimal with `0x` where it is whole. `None` if the
-    /// type has no such number.
+    /// Parses a decimal number, or a hexadecimal integer with `0x`, into its bytes. `None` if the type can't represent
+    /// it.
     pub fn parse(self, text: &str) -> Option<Vec<u8>> {
         if self.is_float() {
             let value: f64 = text.parse().ok()?;
             let mut bytes = vec![0; self.size()];
             self.put(value, &mut bytes);
-            // A finite number that became infinite did not fit.
+            // A finite number that became infinite exceeds the type's range.
             return (value.is_finite() == self.widen(&bytes).is_finite()).then_some(bytes);
         }
         let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
         let hexadecimal = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
-        // Else `--1` and `-+1` were numbers.
+        // Reject `--1` and `-+1`.
         if !hexadecimal.unwrap_or(digits).starts_with(|first: char| first.is_ascii_alphanumeric()) {
             return None;
         }

@@ -1,4 +1,4 @@
-//! Arrays of numbers in files: NumPy's .npy, and the tensors of .safetensors.
+//! Arrays of numbers in files: NumPy's .npy files, and tensors in .safetensors files.
 
 mod element;
 
@@ -14,24 +14,24 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
-/// The header of a .npy file is not longer than this; NumPy itself reads 10,000 bytes.
+/// Maximum bytes of the header of a .npy file; NumPy itself reads 10,000.
 const LONGEST_NPY_HEADER: usize = 1 << 14;
-/// Brackets within brackets of such a header: records in records in records. npyz takes four times as long for each
-/// level more.
+/// Maximum nesting of brackets in such a header, as in records of records. npyz takes four times as long for each
+/// additional level.
 const DEEPEST_NPY_HEADER: usize = 7;
 
-/// Numbers of one type with their dimensions, the last varying fastest.
+/// Numbers of one type with their dimensions; the last dimension varies fastest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Array {
-    /// Their type.
+    /// Type of the numbers.
     pub element: Element,
-    /// Dimensions, outermost first; none for a single number.
+    /// Dimensions, outermost first; empty for a single number.
     pub shape: Vec<usize>,
-    /// The numbers, each with its lowest byte first.
+    /// Bytes of the numbers, little-endian.
     pub bytes: Vec<u8>,
 }
 
-/// Dimensions for messages: `64x32`, or `one number`.
+/// Formats dimensions for messages: `64x32`, or `one number`.
 pub fn dimensions(shape: &[usize]) -> String {
     if shape.is_empty() {
         return "one number".to_owned();
@@ -39,25 +39,25 @@ pub fn dimensions(shape: &[usize]) -> String {
     shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x")
 }
 
-/// Product of dimensions; `None` if that many bytes could never be.
+/// Product of dimensions; `None` if it exceeds any possible memory.
 pub fn count(shape: &[usize]) -> Option<usize> {
     let count = shape.iter().try_fold(1usize, |product, side| product.checked_mul(*side))?;
     (count <= isize::MAX as usize / 8).then_some(count)
 }
 
 impl Array {
-    /// How many numbers there are.
+    /// Number of elements.
     pub fn elements(&self) -> usize {
         self.bytes.len() / self.element.size()
     }
 
-    /// All numbers as f64.
+    /// Returns all numbers as f64.
     pub fn widen(&self) -> Vec<f64> {
         self.each(Element::widen).collect()
     }
 
-    /// How far the numbers are from those of `expected`. Whole numbers on both sides are compared exactly: f64 has not
-    /// all that 64 bits have.
+    /// Compares the numbers with those of `expected`. Integers on both sides are compared exactly, because f64 can't
+    /// represent all 64-bit integers.
     pub fn difference(&self, expected: &Self) -> Difference {
         if self.element.is_float() || expected.element.is_float() {
             let [actual, expected] =
@@ -69,7 +69,7 @@ impl Array {
         Difference::between_integers(actual, expected)
     }
 
-    /// One number in words: all digits of a whole number. Empty if there is no such number.
+    /// Formats one number, integers with all digits. Empty if the index is out of range.
     pub fn number(&self, index: usize) -> String {
         let bytes = self.bytes.chunks_exact(self.element.size()).nth(index);
         bytes.map_or_else(String::new, |bytes| match self.element.integer(bytes) {
@@ -82,31 +82,31 @@ impl Array {
         self.bytes.chunks_exact(self.element.size()).map(move |bytes| read(self.element, bytes))
     }
 
-    /// The same numbers as f32, rounded where they are f64.
+    /// Converts the numbers to f32 with rounding.
     #[must_use]
     pub fn to_f32(&self) -> Self {
         let bytes = self.widen().into_iter().flat_map(|value| (value as f32).to_le_bytes()).collect();
         Self { element: Element::F32, shape: self.shape.clone(), bytes }
     }
 
-    /// Reads a .npy file of numbers. One of records (a structured array) becomes its bytes, one more dimension.
+    /// Reads a .npy file of numbers. Records (a structured array) become bytes, with one more dimension.
     ///
     /// # Errors
-    /// [`Error::File`] for what is no such file or is shorter than it says, for Fortran order, for the highest
-    /// byte first, and for numbers of other kinds.
+    /// [`Error::File`] if it is not such a file, is shorter than its header says, is in Fortran order or big-endian, or
+    /// contains numbers of other types.
     pub fn read_npy(path: &Path) -> Result<Self> {
         Self::read_npy_or_records(path).map(|(array, _)| array)
     }
 
-    /// [`Array::read_npy`], and whether the bytes are those of records.
+    /// Reads a .npy file like [`Array::read_npy`]. Also returns whether it contains records.
     ///
     /// # Errors
-    /// The same.
+    /// As [`Array::read_npy`].
     pub(in crate::workbench) fn read_npy_or_records(path: &Path) -> Result<(Self, bool)> {
         let (file, length) = open(path)?;
         let broken = |error: std::io::Error| {
             let problem = format!("can't be read as a .npy file: {error}");
-            Error::file(path, problem, "Write it anew with numpy.save")
+            Error::file(path, problem, "Save it again with numpy.save")
         };
         let mut reader = BufReader::with_capacity(LONGEST_NPY_HEADER, file);
         let head = reader.fill_buf().map_err(broken)?;
@@ -122,7 +122,7 @@ impl Array {
             return Err(Error::file(
                 path,
                 "is in Fortran order, its first dimension varying fastest",
-                "Save numpy.ascontiguousarray(a), which has the last one vary fastest",
+                "Save numpy.ascontiguousarray(a), in which the last one varies fastest",
             ));
         }
         if has_big_end(&dtype) {
@@ -145,12 +145,12 @@ impl Array {
         let Some(element) = element else {
             return Err(Error::file(
                 path,
-                format!("holds {}, a type that no shader could take", dtype.descr()),
-                "Save a.astype(numpy.float32), or whatever number the shader declares",
+                format!("contains {}, a type that shaders do not support", dtype.descr()),
+                "Save a.astype(numpy.float32), or the type that the shader declares",
             ));
         };
         let expected = count(&shape).and_then(|count| count.checked_mul(element.size()));
-        // Before memory is taken: the header may promise more than there is.
+        // Before allocating memory: the header may claim more than the file contains.
         let Some(expected) = expected.filter(|expected| *expected as u64 <= length) else {
             return Err(cut(path, &shape));
         };
@@ -159,13 +159,13 @@ impl Array {
         Ok((Self { element, shape, bytes }, matches!(dtype, DType::Record(_))))
     }
 
-    /// Writes a .npy file, whole or not at all; replaces one that exists only with `replace`.
+    /// Writes a .npy file atomically. Replaces an existing file only if `replace` is true.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::File`] for bf16, which NumPy has not, and for a file that may not be replaced.
+    /// [`Error::Io`]; [`Error::File`] for bf16, which NumPy lacks, and for a file that may not be replaced.
     pub fn write_npy(&self, path: &Path, replace: bool) -> Result<()> {
         let Some((kind, size)) = self.element.npy() else {
-            return Err(Error::file(path, "a .npy file holds no bf16", "Write f32"));
+            return Err(Error::file(path, "a .npy file can't contain bf16", "Write f32"));
         };
         let order = if size == 1 { '|' } else { '<' };
         let failed = |error: String| Error::io(path, "writing")(std::io::Error::other(error));
@@ -178,10 +178,10 @@ impl Array {
         crate::files::write_whole(path, &content, "writing", replace)
     }
 
-    /// Reads one tensor of a .safetensors file; the others are left on the disk.
+    /// Reads one tensor of a .safetensors file, without reading the others.
     ///
     /// # Errors
-    /// [`Error::File`] for what is no such file or has no such tensor.
+    /// [`Error::File`] if it is not such a file or has no such tensor.
     pub fn read_tensor(path: &Path, name: &str) -> Result<Self> {
         let (mut file, length) = open(path)?;
         let broken = |why: String| {
@@ -212,7 +212,7 @@ impl Array {
         let Some(element) = Element::of_tensor(info.dtype) else {
             return Err(Error::file(
                 path,
-                format!("its tensor `{name}` holds {:?}, which no shader takes", info.dtype),
+                format!("its tensor `{name}` contains {:?}, which shaders do not support", info.dtype),
                 "Store it as F32",
             ));
         };
@@ -231,12 +231,12 @@ impl Array {
     }
 }
 
-/// Zeros, to be read into.
+/// Allocates a zeroed buffer to read into.
 fn buffer(path: &Path, size: usize) -> Result<Vec<u8>> {
-    zeros(size).map_err(|problem| Error::file(path, problem, "Give a smaller array, or close other programs"))
+    zeros(size).map_err(|problem| Error::file(path, problem, "Use a smaller array, or close other programs"))
 }
 
-/// Some names, for a message.
+/// Lists some names for a message.
 fn some(names: &[String]) -> String {
     const MOST: usize = 12;
     let shown = names.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
@@ -248,7 +248,7 @@ fn cut(path: &Path, shape: &[usize]) -> Error {
     Error::file(path, problem, "Copy or write it again")
 }
 
-/// True if the dimensions in the head of a .npy file have a product beyond all memory: npyz multiplies them
+/// True if the product of the dimensions in the head of a .npy file exceeds any possible memory: npyz multiplies them
 /// unchecked.
 fn promises_too_much(head: &[u8]) -> bool {
     let head = String::from_utf8_lossy(head);
@@ -261,11 +261,11 @@ fn promises_too_much(head: &[u8]) -> bool {
 
 /// Checks the start of a .npy file before its header is parsed.
 fn check_npy_header(head: &[u8]) -> Result<(), &'static str> {
-    // Version 1 states the header's length in 2 bytes, later ones in 4.
+    // Version 1 stores the header's length in 2 bytes, later versions in 4.
     let (length, start) = match head.strip_prefix(b"\x93NUMPY") {
         Some([1, _, a, b, ..]) => (u32::from_le_bytes([*a, *b, 0, 0]), 10),
         Some([_, _, a, b, c, d, ..]) => (u32::from_le_bytes([*a, *b, *c, *d]), 12),
-        // npyz says what is wrong.
+        // npyz reports the error.
         _ => return Ok(()),
     };
     let end = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(start);
@@ -273,7 +273,7 @@ fn check_npy_header(head: &[u8]) -> Result<(), &'static str> {
         return Err("its header is too long");
     }
     let header = &head[start..head.len().min(end)];
-    // NumPy writes neither, and with them it is hard to say where a name ends.
+    // NumPy writes neither, and they make it hard to find the end of a name.
     if header.contains(&b'\\') || header.windows(3).any(|w| matches!(w, b"\"\"\"" | b"\'\'\'")) {
         return Err("its header has names with escapes");
     }
@@ -294,11 +294,11 @@ fn check_npy_header(head: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Opens a plain file and returns its length. An empty one is refused: files of /proc state no length, and may have no
-/// end.
+/// Opens an ordinary file and returns it with its length. Rejects an empty file: files of /proc report no length, and
+/// may have no end.
 fn open(path: &Path) -> Result<(File, u64)> {
     match open_ordinary(path) {
-        Ok((_, 0)) => Err(Error::file(path, "is empty", "Write it again, with numpy.save for instance")),
+        Ok((_, 0)) => Err(Error::file(path, "is empty", "Save it again, for instance with numpy.save")),
         opened => opened.map_err(|error| {
             Error::file(path, format!("can't be read: {error}"), "Check the name and the file's permissions")
         }),
@@ -427,7 +427,7 @@ mod tests {
             assert!(error.to_string().contains(words) && error.exit_code() == 2, "{words}: {error}");
             assert!(begun.elapsed().as_secs() < 2, "{words}");
         }
-        // A bracket in a name is no nesting.
+        // A bracket in a name does not count as nesting.
         let named = "{'descr': [('[[[[[[[[(((', '<f4')], 'fortran_order': False, 'shape': (1,), }";
         assert_eq!(read(&[header(named), vec![0; 4]].concat()).unwrap().shape, [1, 4]);
         let cut = header("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }");
@@ -490,7 +490,7 @@ mod tests {
         }
     }
 
-    /// Eight tensors of nearly 2^61 bytes, and one behind them whose place in the file would be beyond 64 bits.
+    /// Eight tensors of almost 2^61 bytes, followed by one whose offset in the file would exceed 64 bits.
     #[test]
     fn tensor_beyond_the_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();

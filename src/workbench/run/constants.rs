@@ -1,4 +1,4 @@
-//! The values that `--const` gives.
+//! Values of `--const`.
 
 use crate::error::{Error, Result};
 use crate::escape::shown;
@@ -6,7 +6,7 @@ use crate::shader::set_const;
 use crate::workbench::Element;
 use std::path::Path;
 
-/// The number of an override.
+/// Parses the value of an override.
 pub(super) fn override_value(name: &str, value: &str) -> Result<f64> {
     let digits = value.trim_end_matches(['u', 'i', 'f', 'h']);
     let number = match value {
@@ -38,9 +38,9 @@ pub(super) fn constant_line(
     let mut all: Vec<&str> = overrides.chain(known.iter().copied()).collect();
     all.sort_unstable();
     if !known.contains(&name) {
-        let list = if all.is_empty() { "there is none".to_owned() } else { all.join(", ") };
+        let list = if all.is_empty() { "nothing".to_owned() } else { all.join(", ") };
         return Err(Error::usage(format!(
-            "--const {name}: {} has no `override {name}` and no line `const {name}: u32 = ...;`; what can be set: {list}",
+            "--const {name}: {} has no `override {name}` and no line `const {name}: u32 = ...;`; it can set: {list}",
             shown(&path)
         )));
     }
@@ -48,24 +48,24 @@ pub(super) fn constant_line(
     let number =
         Element::U32.parse(digits).and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)));
     let number = number.ok_or_else(|| {
-        Error::usage(format!("--const {name}={value}: `const {name}: u32` takes a whole number from 0 on"))
+        Error::usage(format!("--const {name}={value}: `const {name}: u32` takes an integer >= 0"))
     })?;
     set_const(&shown(&path), text, name, number).map_err(|error| match error {
         Error::Shader { message, .. } => {
-            Error::usage(format!("--const {name}: {message}; the line has to begin without a space"))
+            Error::usage(format!("--const {name}: {message}; the line must not start with a space"))
         }
         error => error,
     })
 }
 
-/// Refuses overrides without a value.
+/// Rejects overrides without a value.
 pub(super) fn check_overrides(module: &naga::Module, given: &[(String, f64)]) -> Result<()> {
     for (_, found) in module.overrides.iter().filter(|(_, found)| found.init.is_none()) {
         let name = found.name.clone().unwrap_or_default();
         let key = found.id.map_or_else(|| name.clone(), |id| id.to_string());
         if !given.iter().any(|(given, _)| *given == key) {
             return Err(Error::usage(format!(
-                "`override {name}` has no value of its own: give one with --const {name}=VALUE"
+                "`override {name}` has no default value: set one with --const {name}=VALUE"
             )));
         }
     }

@@ -1,4 +1,4 @@
-//! The run itself.
+//! Execution of a run on the device.
 
 use super::memory::Memory;
 use super::plan::{ResultSpec, RunPlan};
@@ -9,37 +9,36 @@ use crate::gpu::{Context, Stopwatch};
 use crate::workbench::Array;
 use crate::workbench::measure::{Samples, measure_work};
 
-/// Half a word of what memory is filled with before a kernel writes it: a NaN as f16, twice as f32, four times as
-/// f64.
+/// Pattern that memory is filled with before a kernel writes it: a NaN as f16; repeated, also as f32 and f64.
 const POISON: [u8; 2] = 0x7ffbu16.to_le_bytes();
-/// Bytes behind the memory of a variable that a kernel must leave alone.
+/// Number of bytes after the memory of a variable that a kernel must not write.
 const GUARD: usize = 256;
-/// Rows of a texture are copied to buffers at multiples of this many bytes.
+/// Alignment in bytes of a texture's rows when copied to a buffer.
 const ROW: usize = wgpu::COPY_BYTES_PER_ROW_ALIGNMENT as usize;
 
-/// What came of a run.
+/// Outcome of a run.
 #[derive(Debug, Clone)]
 pub struct ShaderRun {
-    /// What was read back, in the order of [`RunPlan::results`].
+    /// Values read back, in the order of [`RunPlan::results`].
     pub results: Vec<RunResult>,
-    /// Names of the variables behind whose memory something was written.
+    /// Names of the variables that were written past their end.
     pub overruns: Vec<String>,
-    /// Times, if they were asked for.
+    /// Times, if requested.
     pub samples: Option<Samples>,
-    /// Bytes of all bound inputs and outputs, each once.
+    /// Bytes of all bound inputs and outputs, each counted once.
     pub bytes: u64,
 }
 
-/// What one variable held after the first run.
+/// Values of one variable after the first run.
 #[derive(Debug, Clone)]
 pub struct RunResult {
     /// Name of the variable.
     pub name: String,
-    /// Its numbers.
+    /// Values of the variable.
     pub array: Array,
-    /// How many of them were never written; 0 where the memory was filled from an input.
+    /// Number of values that were never written; 0 if the memory was filled from an input.
     pub unwritten: usize,
-    /// Which of them is the first.
+    /// Index of the first value that was never written.
     pub first_unwritten: Option<usize>,
 }
 
@@ -50,7 +49,7 @@ enum Resource {
         bound: u64,
     },
     Texture(wgpu::Texture),
-    /// Bytes that go with the commands.
+    /// Immediates, which are part of the commands.
     Immediate,
 }
 
@@ -63,19 +62,19 @@ struct Ready<'a> {
 }
 
 impl RunPlan {
-    /// Runs the shader once and reads its results, then, with a number of samples, again to time it. Memory
-    /// that is both input and output, and atomics, are filled again before each timed run.
+    /// Runs the shader once and reads its results; with a number of samples, runs it again to time it. Memory that is
+    /// both input and output, and memory with atomics, is filled again before each timed run.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the device can't do what the shader or its call asks for; [`Error::Shader`] if it is lost
-    /// or gives no answer.
+    /// [`Error::Usage`] if the device can't run the shader or its call; [`Error::Shader`] if the device is lost or does
+    /// not respond.
     pub fn run(&self, context: &Context, repeat: Option<usize>) -> Result<ShaderRun> {
         self.shader.check_features(context.device().features(), &context.describe())?;
         self.check_limits(&context.device().limits())?;
         self.execute(context, repeat).map_err(|error| self.explained(error))
     }
 
-    /// The other commands' remedies for these errors are about pictures.
+    /// Replaces the remedies of these errors, which are about pictures.
     fn explained(&self, error: Error) -> Error {
         match error {
             Error::OutOfMemory { what, needed, .. } => Error::OutOfMemory {
@@ -86,7 +85,7 @@ impl RunPlan {
             Error::DeviceLost(message) => Error::Shader {
                 name: self.shader.entry.clone(),
                 message: format!(
-                    "the device was lost: {message}. A loop that does not end, or takes longer than the driver allows, is the usual cause"
+                    "the device was lost: {message}. The usual cause is a loop that does not end or takes longer than the driver allows"
                 ),
             },
             Error::Timeout { seconds, .. } => Error::shader(
@@ -113,14 +112,14 @@ impl RunPlan {
         Ok(ShaderRun { results, overruns, samples, bytes })
     }
 
-    /// wgpu checks neither workgroup sizes that overrides set nor the sum of workgroup memory; and these messages
-    /// say what to do.
+    /// Checks the device's limits. wgpu checks neither workgroup sizes set by overrides nor the sum of workgroup
+    /// memory, and these messages include a remedy.
     fn check_limits(&self, limits: &wgpu::Limits) -> Result<()> {
         let usage = |message: String| Err(Error::usage(message));
         let most = limits.max_compute_workgroups_per_dimension;
         if let Some(groups) = self.workgroups.iter().find(|groups| **groups > most) {
             return usage(format!(
-                "--workgroups: {groups} workgroups along one axis, and the device takes {most}: spread them over x, y and z"
+                "--workgroups: {groups} workgroups along one axis; the device allows {most}: spread them over x, y and z"
             ));
         }
         let shader = &self.shader;
@@ -135,13 +134,13 @@ impl RunPlan {
             || all > limits.max_compute_invocations_per_workgroup.into()
         {
             return usage(format!(
-                "`{}` has workgroups of {x}x{y}x{z} invocations, and the device takes {} in all, {}x{}x{} at most: make @workgroup_size smaller",
+                "`{}` has workgroups of {x}x{y}x{z} invocations; the device allows {} in total and {}x{}x{} per axis: reduce @workgroup_size",
                 shader.entry, limits.max_compute_invocations_per_workgroup, sides[0], sides[1], sides[2]
             ));
         }
         if shader.workgroup_bytes > limits.max_compute_workgroup_storage_size {
             return usage(format!(
-                "`{}` uses {} bytes of workgroup memory, and the device has {}",
+                "`{}` uses {} bytes of workgroup memory; the device has {}",
                 shader.entry, shader.workgroup_bytes, limits.max_compute_workgroup_storage_size
             ));
         }
@@ -164,7 +163,7 @@ impl RunPlan {
             ),
         ] {
             if count > most as usize {
-                return usage(format!("`{}` uses {count} {what}, and the device takes {most}", shader.entry));
+                return usage(format!("`{}` uses {count} {what}; the device allows {most}", shader.entry));
             }
         }
         let binding =
@@ -174,7 +173,7 @@ impl RunPlan {
             match variable.bound {
                 Bound::Storage { .. } if memory.length as u64 > binding => {
                     return usage(format!(
-                        "`{name}` would take {} bytes, and the device binds {binding} at most: use a smaller input or output, or another --adapter",
+                        "`{name}` would take {} bytes; the device binds at most {binding}: use a smaller input or output, or another --adapter",
                         memory.length
                     ));
                 }
@@ -183,13 +182,13 @@ impl RunPlan {
                     let [height, width] = memory.extent;
                     if height > most || width > most {
                         return usage(format!(
-                            "`{name}` would be a texture of {height} rows of {width} texels, and the device takes {most} a side"
+                            "`{name}` would be a texture of {height} rows of {width} texels; the device allows {most} per side"
                         ));
                     }
                 }
                 Bound::Immediate if memory.length as u64 > limits.max_immediate_size.into() => {
                     return usage(format!(
-                        "`{name}` has {} bytes of immediates, and the device takes {}",
+                        "`{name}` has {} bytes of immediates; the device allows {}",
                         memory.length, limits.max_immediate_size
                     ));
                 }
@@ -200,7 +199,7 @@ impl RunPlan {
     }
 }
 
-/// Bytes of a texture's row.
+/// Returns the bytes of a texture's row.
 fn row_bytes(variable: &Variable, memory: &Memory) -> usize {
     match variable.bound {
         Bound::Texture { channels, .. } => memory.extent[1] as usize * channels * variable.element().size(),
@@ -213,7 +212,7 @@ fn extent(memory: &Memory) -> wgpu::Extent3d {
     wgpu::Extent3d { width, height, depth_or_array_layers: 1 }
 }
 
-/// So many bytes of a pattern that no kernel writes by chance.
+/// Returns `bytes` bytes of a pattern that no kernel writes by chance.
 fn poison(bytes: usize) -> Vec<u8> {
     POISON.iter().copied().cycle().take(bytes).collect()
 }
@@ -300,7 +299,7 @@ impl<'a> Ready<'a> {
         Ok(Self { plan, context, resources, pipeline, groups })
     }
 
-    /// Writes what each variable holds at first, for those that are `wanted`; waits for nothing.
+    /// Writes the initial contents of the `wanted` variables. Does not wait.
     fn fill(&self, wanted: impl Fn(&Variable, &Memory) -> bool) -> Result<()> {
         let variables = self.plan.shader.variables.iter().zip(&self.plan.memory);
         for ((variable, memory), resource) in variables.zip(&self.resources) {
@@ -314,7 +313,7 @@ impl<'a> Ready<'a> {
                     let start = bytes.len().min(memory.length);
                     bytes.truncate(start);
                     let rest = poison(buffer.size() as usize);
-                    // From the same place in the pattern, which an odd number of bytes would shift.
+                    // At the same position in the pattern, which an odd number of bytes would shift.
                     bytes.extend_from_slice(&rest[start..]);
                     self.context.upload(buffer, 0, &bytes)?;
                 }
@@ -371,7 +370,7 @@ impl<'a> Ready<'a> {
         measure_work(self.context.profile(), rounds, &time, any.then_some(&restore))
     }
 
-    /// What is in the memory now, and the names of the variables whose guard zone was written.
+    /// Reads the results, and the names of the variables whose guard zone was written.
     fn results(&self) -> Result<(Vec<RunResult>, Vec<String>)> {
         let mut overruns = Vec::new();
         let mut found: Vec<Vec<u8>> = vec![Vec::new(); self.resources.len()];
@@ -456,11 +455,11 @@ impl<'a> Ready<'a> {
 }
 
 impl RunPlan {
-    /// The API's errors about a user's shader are usage errors.
+    /// Turns the API's errors about a user's shader into usage errors.
     fn refused(&self, outcome: Result<()>) -> Result<()> {
         outcome.map_err(|error| match error {
             Error::Gpu { what, message } => Error::usage(format!(
-                "{}: the device refuses it while {what}. Change the shader or its call, or choose another --adapter:\n{}",
+                "{}: the device rejects it while {what}. Change the shader or its call, or choose another --adapter:\n{}",
                 shown(&self.shader.path),
                 message.trim_end()
             )),
@@ -479,9 +478,8 @@ fn resource(context: &Context, variable: &Variable, memory: &Memory) -> Result<R
             Ok(Resource::Buffer { buffer, bound })
         }
         Bound::Storage { writable, measured } => {
-            // An array of open length ends where its binding ends. Where the shader asks for its length, that has
-            // to be right; elsewhere the guard zone is bound too, so that an index beyond the end is not clamped
-            // to it.
+            // A runtime-sized array ends with its binding. If the shader queries its length, that must be correct;
+            // otherwise the guard zone is bound too, so an index beyond the end is not clamped to the end.
             let length = memory.length.next_multiple_of(4).max(variable.form.size().next_multiple_of(4));
             let guard = if writable { GUARD } else { 0 };
             let buffer = context.storage_buffer(label, (length + guard) as u64)?;

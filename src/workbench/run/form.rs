@@ -1,33 +1,33 @@
-//! The memory layout of a type, as naga computes it.
+//! Memory layout of types, as computed by naga.
 
 use crate::workbench::Element;
 
-/// Memory of a WGSL type that host and device share.
+/// Memory layout of a WGSL type that host and device share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Form {
     /// A scalar or an atomic.
     Number(Element),
     /// A vector, matrix or array.
     List {
-        /// Which of them.
+        /// Kind of the list.
         kind: ListKind,
-        /// How many; `None` for as many as the buffer has.
+        /// Number of items; `None` if the array is runtime-sized.
         count: Option<u32>,
-        /// Bytes from one to the next.
+        /// Distance between items in bytes.
         stride: u32,
-        /// What is listed; a matrix lists its columns.
+        /// Layout of an item; the items of a matrix are its columns.
         of: Box<Form>,
     },
     /// A struct.
     Fields {
-        /// Names, byte offsets and types of its members.
+        /// Names, byte offsets and layouts of the members.
         fields: Vec<(String, u32, Form)>,
-        /// Its size in bytes; with one element of an array whose length is open.
+        /// Size in bytes; a runtime-sized array counts with one element.
         span: u32,
     },
 }
 
-/// What kind of [`Form::List`] it is.
+/// Kind of a [`Form::List`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of the types")]
 pub enum ListKind {
@@ -39,16 +39,16 @@ pub enum ListKind {
 /// A number in a block of parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaf {
-    /// `member`, `inner.member`, `vector.x`, `list[3]`.
+    /// Name, such as `member`, `inner.member`, `vector.x` or `list[3]`.
     pub name: String,
-    /// Byte offset.
+    /// Offset in bytes.
     pub offset: usize,
-    /// Its type.
+    /// Type of the number.
     pub element: Element,
 }
 
 impl Form {
-    /// The type as WGSL would write it, structs by their members' types.
+    /// Formats the type as in WGSL, structs with their members.
     pub fn name(&self) -> String {
         match self {
             Self::Number(element) => element.name().to_owned(),
@@ -73,7 +73,7 @@ impl Form {
         }
     }
 
-    /// The type of all its numbers, if it is the same for all.
+    /// Returns the type of all its numbers, if they have the same type.
     pub fn only(&self) -> Option<Element> {
         match self {
             Self::Number(element) => Some(*element),
@@ -86,7 +86,7 @@ impl Form {
         }
     }
 
-    /// Bytes before the part that repeats, and the bytes of one repetition, if the length is open.
+    /// Returns the bytes before the runtime-sized array and its stride, if there is one.
     pub fn open_end(&self) -> Option<(usize, usize)> {
         match self {
             Self::List { count: None, stride, .. } => Some((0, *stride as usize)),
@@ -99,7 +99,7 @@ impl Form {
         }
     }
 
-    /// Its bytes; with one element of an array whose length is open.
+    /// Returns the size in bytes; a runtime-sized array counts with one element.
     pub fn size(&self) -> usize {
         match self {
             Self::Number(element) => element.size(),
@@ -109,8 +109,7 @@ impl Form {
         }
     }
 
-    /// Calls `visit` with the offset and type of each number in the first `end` bytes, in order; gaps between them
-    /// are left out.
+    /// Calls `visit` with the offset and type of each number in the first `end` bytes, in order, skipping gaps.
     pub fn visit(&self, end: usize, visit: &mut dyn FnMut(usize, Element)) {
         self.visit_from(0, end, visit);
     }
@@ -134,8 +133,8 @@ impl Form {
         }
     }
 
-    /// Numbers in memory and numbers that count of one array element, where the two differ: `array<vec3<f32>>` has
-    /// 4 and 3. `None` for everything without gaps, and for structs.
+    /// Returns how many numbers an array element takes in memory and how many it contains, if they differ: 4 and 3 for
+    /// `array<vec3<f32>>`. `None` for types without gaps and for structs.
     pub fn gaps(&self) -> Option<(usize, usize)> {
         let Self::List { kind, stride, of, .. } = self else { return None };
         let element = of.only()?;
@@ -148,7 +147,7 @@ impl Form {
         (real < whole).then_some((whole, real))
     }
 
-    /// All its numbers with their names, of which `name` is the first part.
+    /// Returns all its numbers with their names, prefixed by `name`.
     pub fn leaves(&self, name: &str) -> Vec<Leaf> {
         let mut leaves = Vec::new();
         self.collect(name.to_owned(), 0, &mut leaves);
@@ -176,10 +175,10 @@ impl Form {
         }
     }
 
-    /// The form of a type.
+    /// Computes the layout of a type.
     ///
     /// # Errors
-    /// The name of a type that host and device do not share.
+    /// The name of a type that host and device can't share.
     pub(super) fn of(module: &naga::Module, ty: naga::Handle<naga::Type>) -> Result<Self, String> {
         use naga::{ArraySize, TypeInner};
         let vector = |size: naga::VectorSize, scalar: naga::Scalar| {
@@ -196,7 +195,7 @@ impl Form {
             TypeInner::Matrix { columns, rows, scalar } => Ok(Self::List {
                 kind: ListKind::Matrix,
                 count: Some(*columns as u32),
-                // A column of three takes the room of four.
+                // A column of three takes the space of four.
                 stride: u32::from(scalar.width) * (*rows as u32).next_power_of_two(),
                 of: Box::new(vector(*rows, *scalar)?),
             }),

@@ -1,4 +1,4 @@
-//! What the memory of a variable holds at first, and how long it is.
+//! Initial contents and length of a variable's memory.
 
 use super::shader::{Bound, Variable};
 use super::spec::ArraySource;
@@ -13,26 +13,27 @@ use rand_distr::{Distribution, StandardNormal};
 /// Memory of one variable.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    /// Its first contents; empty if none were given.
+    /// Initial contents; empty if none were given.
     pub bytes: Vec<u8>,
-    /// Its length in bytes, without a guard zone.
+    /// Length in bytes, without the guard zone.
     pub length: usize,
     /// Height and width of a texture.
     pub extent: [u32; 2],
-    /// Where its numbers come from, in the words of the call.
+    /// Source of its numbers, as given in the call.
     pub source: Option<String>,
-    /// Dimensions of the file it is filled from.
+    /// Dimensions of the array that it is filled from.
     pub(super) shape: Vec<usize>,
 }
 
 impl Memory {
-    /// True if it is filled from a file, by a pattern or from parameters.
+    /// True if it is filled from a file, a pattern or parameters.
     pub fn is_filled(&self) -> bool {
         !self.bytes.is_empty()
     }
 }
 
-/// What a variable should hold, from a file. Records become numbers as those of an input do; plain uint8 are numbers.
+/// Reads the expected values of a variable from a file. Records become numbers like those of an input; plain uint8
+/// values are numbers.
 pub(super) fn expected_values(variable: &Variable, source: &ArraySource) -> Result<Array> {
     let refuse = |why: String| Error::usage(format!("--expect {source}: {why}"));
     let array = match source {
@@ -42,20 +43,20 @@ pub(super) fn expected_values(variable: &Variable, source: &ArraySource) -> Resu
             (array, false) => return Ok(array),
         },
         ArraySource::Zeros(_) | ArraySource::Random(..) => {
-            return Err(refuse("give a file of expected values".to_owned()));
+            return Err(refuse("use a file of expected values".to_owned()));
         }
     };
     match variable.form.only() {
         None => Ok(array),
         Some(element) if has_struct(variable) => reinterpret(array, element).map_err(refuse),
         Some(_) => Err(refuse(format!(
-            "it holds records, and `{}` has no struct: save numpy.lib.recfunctions.structured_to_unstructured(a)",
+            "it contains records, but `{}` has no struct: save numpy.lib.recfunctions.structured_to_unstructured(a)",
             variable.describe()
         ))),
     }
 }
 
-/// The memory of a variable as a source fills it, and a note on a conversion.
+/// Fills the memory of a variable from a source. Also returns a note on a conversion, if any.
 pub(super) fn fill_from(variable: &Variable, source: &ArraySource) -> Result<(Memory, Option<String>)> {
     let what = || format!("--input {source} for `{}`", variable.describe());
     let refuse = |why: String| Error::usage(format!("{}: {why}", what()));
@@ -91,21 +92,21 @@ pub(super) fn fill_from(variable: &Variable, source: &ArraySource) -> Result<(Me
     Ok((Memory { length, extent, bytes, shape, source: Some(source.to_string()) }, note))
 }
 
-/// The bytes of an array as memory has them, and its shape.
+/// Returns the bytes of an array as laid out in memory, and its shape.
 fn in_memory(variable: &Variable, array: Array) -> (Vec<u8>, Vec<usize>) {
     let (_, packed) = length(variable, &array.shape);
     let spreads = packed && array.element == variable.element();
     (if spreads { spread(variable, &array) } else { array.bytes }, array.shape)
 }
 
-/// The array as the variable takes it: of its own type, f16 and bf16 of tensors widened, pairs of f16 as words.
+/// Converts an array to the variable's type: f16 and bf16 of tensors are widened, pairs of f16 become words.
 fn convert(variable: &Variable, array: Array, is_tensor: bool) -> Result<(Array, Option<String>), String> {
     let declared = variable.element();
     let mixed = variable.form.only().is_none();
     if array.element == declared || mixed {
         return Ok((array, None));
     }
-    // A structured array's bytes, for a struct of which all members have one type.
+    // The bytes of a structured array, for a struct whose members all have the same type.
     if array.element == Element::U8 && has_struct(variable) {
         return Ok((reinterpret(array, declared)?, None));
     }
@@ -117,7 +118,7 @@ fn convert(variable: &Variable, array: Array, is_tensor: bool) -> Result<(Array,
         (Element::F16 | Element::Bf16, Element::U32) => {
             if !array.elements().is_multiple_of(2) {
                 return Err(format!(
-                    "it has {} {}, and a u32 takes two: add one more",
+                    "it has {} {}, but a u32 takes two: add one more",
                     array.elements(),
                     array.element
                 ));
@@ -129,32 +130,32 @@ fn convert(variable: &Variable, array: Array, is_tensor: bool) -> Result<(Array,
             ))
         }
         (found, declared) => Err(format!(
-            "the file holds {found}, the shader declares {declared}: save a.astype(numpy.{}), or change the declaration",
+            "the file contains {found}, but the shader declares {declared}: save a.astype(numpy.{}), or change the declaration",
             declared.numpy()
         )),
     }
 }
 
-/// True if records of NumPy can have the variable's layout.
+/// True if NumPy records can have the variable's layout.
 fn has_struct(variable: &Variable) -> bool {
     variable.form.name().contains("struct")
 }
 
-/// The same bytes as numbers of another type: shapes count those. Of bytes whose last dimension is no whole number of
-/// them, the dimensions are lost.
+/// Reinterprets bytes as numbers of another type and adapts the shape. If the last dimension is not a multiple of the
+/// number's size, the result has one dimension.
 fn reinterpret(array: Array, element: Element) -> Result<Array, String> {
     let (size, all) = (element.size(), array.bytes.len());
     let mut shape = array.shape;
     match shape.last_mut() {
         Some(last) if last.is_multiple_of(size) => *last /= size,
         _ if all.is_multiple_of(size) => shape = vec![all / size],
-        _ => return Err(format!("it has {all} bytes, and each {element} takes {size}")),
+        _ => return Err(format!("it has {all} bytes, but each {element} takes {size}")),
     }
     Ok(Array { element, shape, bytes: array.bytes })
 }
 
-/// Bytes of memory for an array of this shape, and whether the array leaves gaps out: its last dimension counts
-/// the real numbers (three of a `vec3`), not those that memory has.
+/// Returns the bytes of memory for an array of this shape, and whether the array omits gaps: its last dimension then
+/// counts the numbers of an element (three of a `vec3`), not their places in memory.
 pub(super) fn length(variable: &Variable, shape: &[usize]) -> (usize, bool) {
     let size = count(shape).unwrap_or(0) * variable.element().size();
     match variable.form.gaps() {
@@ -163,7 +164,7 @@ pub(super) fn length(variable: &Variable, shape: &[usize]) -> (usize, bool) {
     }
 }
 
-/// Checks that a variable can have this length in bytes; returns height and width of a texture.
+/// Checks that a variable can have this length in bytes. Returns height and width of a texture.
 pub(super) fn check_length(variable: &Variable, shape: &[usize], length: usize) -> Result<[u32; 2], String> {
     let size = variable.element().size();
     let numbers = |bytes: usize| format!("{} {}", bytes / size, variable.element());
@@ -172,13 +173,13 @@ pub(super) fn check_length(variable: &Variable, shape: &[usize], length: usize) 
         return match shape {
             [height, width, last] if *last == channels => Ok([side(*height)?, side(*width)?]),
             [height, width] if channels == 1 => Ok([side(*height)?, side(*width)?]),
-            _ => Err(format!("a texture takes HEIGHTxWIDTHx{channels}, and this is {}", dimensions(shape))),
+            _ => Err(format!("a texture takes HEIGHTxWIDTHx{channels}, but this is {}", dimensions(shape))),
         };
     }
     let form = &variable.form;
     let gaps = match form.gaps() {
         Some((whole, real)) => format!(
-            " (each of its elements takes {whole} in memory: give them all, or {real} each with a last dimension of {real})"
+            " (each element takes {whole} in memory: include all of them, or {real} each, with a last dimension of {real})"
         ),
         None => String::new(),
     };
@@ -186,21 +187,21 @@ pub(super) fn check_length(variable: &Variable, shape: &[usize], length: usize) 
         Some((before, stride)) => {
             if length < before + stride {
                 return Err(format!(
-                    "it has too few elements: {} at least, and this is {}{gaps}",
+                    "it has too few elements: at least {} are needed, but this is {}{gaps}",
                     numbers(before + stride),
                     numbers(length)
                 ));
             }
             if !(length - before).is_multiple_of(stride) {
                 return Err(format!(
-                    "it has to be {} and then a multiple of {}, and this is {}{gaps}",
+                    "it has to be {} plus a multiple of {}, but this is {}{gaps}",
                     numbers(before),
                     numbers(stride),
                     numbers(length)
                 ));
             }
             if !length.is_multiple_of(4) {
-                return Err(format!("{} are no whole number of 4-byte words: add one", numbers(length)));
+                return Err(format!("{} are not a multiple of 4 bytes: add one", numbers(length)));
             }
         }
         None => {
@@ -208,7 +209,7 @@ pub(super) fn check_length(variable: &Variable, shape: &[usize], length: usize) 
             if length != expected {
                 let verdict = if length < expected { "too few" } else { "too many" };
                 return Err(format!(
-                    "it has {verdict} elements: {} are declared, and this is {}{gaps}",
+                    "it has {verdict} elements: {} are declared, but this is {}{gaps}",
                     numbers(expected),
                     numbers(length)
                 ));
@@ -218,7 +219,7 @@ pub(super) fn check_length(variable: &Variable, shape: &[usize], length: usize) 
     Ok([0; 2])
 }
 
-/// Numbers without gaps, put where they belong in memory.
+/// Spreads numbers without gaps to their places in memory.
 fn spread(variable: &Variable, array: &Array) -> Vec<u8> {
     let (length, _) = length(variable, &array.shape);
     let mut bytes = vec![0; length];
@@ -232,7 +233,7 @@ fn spread(variable: &Variable, array: &Array) -> Vec<u8> {
     bytes
 }
 
-/// Random numbers: normal where they are floating point, else a byte's range.
+/// Fills memory with random numbers: normally distributed floats, or integers in the range of a byte.
 fn scatter(variable: &Variable, seed: u64, bytes: &mut [u8]) {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let length = bytes.len();

@@ -1,9 +1,8 @@
 //! Runs any compute shader on arrays from files.
 //!
-//! [`UserShader`] reflects the WGSL itself, not through [`crate::shader::Interface`], which refuses what this
-//! program's own kernels don't use. [`RunPlan`] matches inputs, outputs and parameters with its variables, all
-//! before a device is opened; [`RunPlan::run`] then runs it into memory full of NaN words with a guard zone behind
-//! it.
+//! [`UserShader`] reflects the WGSL itself, not through [`crate::shader::Interface`], which rejects features that this
+//! program's own kernels don't use. [`RunPlan`] matches inputs, outputs and parameters with the shader's variables
+//! before a device is opened; [`RunPlan::run`] then runs it on memory filled with NaN and followed by a guard zone.
 
 mod constants;
 mod device;

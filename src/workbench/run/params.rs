@@ -1,21 +1,21 @@
-//! Parameters as text, laid out as the shader's uniforms and immediates require.
+//! Parameters as text, laid out like the shader's uniforms and immediates.
 
 use super::form::Leaf;
 use super::shader::{Bound, Variable};
 use crate::error::{Error, Result};
 use crate::workbench::Element;
 
-/// The most bytes that a block of parameters may have: what each device takes as a uniform.
+/// Maximum bytes of a block of parameters: the uniform size that every device supports.
 const MOST_BYTES: usize = 1 << 16;
 
 /// One parameter: `64`, `u32:64` or `name=u32:64`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Param {
-    /// The member that it is for; the next one if it has no name.
+    /// Name of the member; `None` for the next one.
     pub name: Option<String>,
-    /// The expected type.
+    /// Expected type.
     pub element: Option<Element>,
-    /// The number.
+    /// Value as text.
     pub text: String,
 }
 
@@ -41,7 +41,7 @@ fn parse(part: &str) -> Result<Param, String> {
         Some((element, text)) => {
             let known = Element::named(element.trim());
             let known =
-                known.ok_or_else(|| format!("'{part}': there is no type '{}'; {form}", element.trim()))?;
+                known.ok_or_else(|| format!("'{part}': unknown type '{}'; {form}", element.trim()))?;
             (Some(known), text.trim())
         }
         None => (None, value),
@@ -52,28 +52,28 @@ fn parse(part: &str) -> Result<Param, String> {
     Ok(Param { name, element, text: text.to_owned() })
 }
 
-/// Where a number goes: which block, and where in it.
+/// Place of a number: its block, and its position in the block.
 struct Place {
     block: usize,
     leaf: Leaf,
     full: String,
 }
 
-/// The bytes of these blocks (uniforms and immediates), in order.
+/// Returns the bytes of these blocks (uniforms and immediates), in order.
 ///
 /// # Errors
-/// [`Error::Usage`] unless each number of each block is given once, with its own type.
+/// [`Error::Usage`] unless each number of each block is given exactly once, with the right type.
 pub(super) fn fill(blocks: &[&Variable], params: &Params) -> Result<Vec<Vec<u8>>> {
     let mut places = Vec::new();
     for (block, variable) in blocks.iter().enumerate() {
         let size = variable.form.size();
         if size > MOST_BYTES {
             return Err(Error::usage(format!(
-                "`{}` has {size} bytes of parameters; at most {MOST_BYTES} are taken. Fill it from a file with --input, or make it a storage buffer",
+                "`{}` has {size} bytes of parameters; the limit is {MOST_BYTES}. Fill it from a file with --input, or make it a storage buffer",
                 variable.name
             )));
         }
-        // A lone number is called as its variable.
+        // A variable that is a single number is addressed by its own name.
         let inside = variable.form.leaves("");
         for (leaf, full) in inside.into_iter().zip(variable.form.leaves(&variable.name)) {
             places.push(Place { block, leaf, full: full.name });
@@ -85,7 +85,7 @@ pub(super) fn fill(blocks: &[&Variable], params: &Params) -> Result<Vec<Vec<u8>>
     };
     if places.is_empty() && !params.0.is_empty() {
         return Err(Error::usage(
-            "--params: the entry point uses no uniform and no immediate (what a shader does not use is not there)",
+            "--params: the entry point uses no uniform and no immediate (unused variables do not count)",
         ));
     }
     let size = |variable: &&Variable| match variable.bound {
@@ -94,7 +94,7 @@ pub(super) fn fill(blocks: &[&Variable], params: &Params) -> Result<Vec<Vec<u8>>
     };
     let mut bytes: Vec<Vec<u8>> = blocks.iter().map(|variable| vec![0; size(variable)]).collect();
     let mut given = vec![false; places.len()];
-    // Names first, so that what has none fills the rest in order.
+    // Named parameters first, so the others fill the remaining places in order.
     let (named, unnamed): (Vec<&Param>, Vec<&Param>) =
         params.0.iter().partition(|param| param.name.is_some());
     for param in named.into_iter().chain(unnamed) {
@@ -104,7 +104,7 @@ pub(super) fn fill(blocks: &[&Variable], params: &Params) -> Result<Vec<Vec<u8>>
             })?,
             None => given.iter().position(|given| !given).ok_or_else(|| {
                 Error::usage(format!(
-                    "--params gives {}, which are more than the {} that there are: {}",
+                    "--params gives {} values, more than the {} parameters: {}",
                     params.0.len(),
                     places.len(),
                     wanted()
@@ -118,18 +118,18 @@ pub(super) fn fill(blocks: &[&Variable], params: &Params) -> Result<Vec<Vec<u8>>
         let declared = place.leaf.element;
         if let Some(element) = param.element.filter(|element| *element != declared) {
             return Err(Error::usage(format!(
-                "--params: {element}:{} is for `{}`, which is {declared}; the parameters are {}",
+                "--params: {element}:{} is for `{}`, a {declared}; the parameters are {}",
                 param.text,
                 place.full,
                 wanted()
             )));
         }
         let number = declared.parse(&param.text).ok_or_else(|| {
-            Error::usage(format!("--params: '{}' is not a {declared}, which `{}` is", param.text, place.full))
+            Error::usage(format!("--params: '{}' is not a {declared}, as `{}` is", param.text, place.full))
         })?;
         let target = bytes[place.block].get_mut(place.leaf.offset..place.leaf.offset + number.len());
         let target = target
-            .ok_or_else(|| Error::usage(format!("--params: `{}` lies outside of its block", place.full)))?;
+            .ok_or_else(|| Error::usage(format!("--params: `{}` lies outside its block", place.full)))?;
         target.copy_from_slice(&number);
     }
     match given.iter().position(|given| !given) {
@@ -142,7 +142,7 @@ pub(super) fn fill(blocks: &[&Variable], params: &Params) -> Result<Vec<Vec<u8>>
     }
 }
 
-/// The place of this name: `member`, or `variable.member` where several have such a member.
+/// Finds a place by name: `member`, or `variable.member` if several variables have such a member.
 fn find(places: &[Place], name: &str) -> Result<usize, &'static str> {
     if let Some(index) = places.iter().position(|place| place.full == name) {
         return Ok(index);

@@ -1,4 +1,4 @@
-//! What goes where: inputs, outputs and parameters matched with a shader's variables, before any device is opened.
+//! Plan of a run: matches inputs, outputs and parameters with a shader's variables before a device is opened.
 
 use super::memory::{Memory, check_length, expected_values, fill_from, length};
 use super::params::{Params, fill};
@@ -10,50 +10,50 @@ use crate::workbench::Array;
 use crate::workbench::array::{count, dimensions};
 use std::path::PathBuf;
 
-/// What to run.
+/// A request to run a shader.
 #[derive(Debug, Clone, Default)]
 pub struct RunRequest {
     /// The shader.
     pub shader: ShaderRequest,
-    /// Numbers for variables.
+    /// Inputs of variables.
     pub inputs: Vec<Input>,
-    /// Variables to be written to files.
+    /// Variables to write to files.
     pub outputs: Vec<Output>,
-    /// What variables should hold in the end.
+    /// Expected values of variables after the run.
     pub expected: Vec<Input>,
-    /// Numbers of uniforms and immediates.
+    /// Values of uniforms and immediates.
     pub params: Params,
-    /// Workgroups along each axis.
+    /// Number of workgroups along each axis.
     pub workgroups: [u32; 3],
 }
 
-/// A run, checked as far as that needs no device.
+/// A run, checked as far as possible without a device.
 #[derive(Debug, Clone)]
 pub struct RunPlan {
     /// The shader.
     pub shader: UserShader,
-    /// What the shader's variables hold, in their order.
+    /// Memory of the shader's variables, in their order.
     pub memory: Vec<Memory>,
-    /// What is read back.
+    /// Variables to read back.
     pub results: Vec<ResultSpec>,
-    /// Workgroups along each axis.
+    /// Number of workgroups along each axis.
     pub workgroups: [u32; 3],
     /// Notes on how files were read.
     pub notes: Vec<String>,
 }
 
-/// A variable to be read back.
+/// A variable to read back.
 #[derive(Debug, Clone)]
 pub struct ResultSpec {
-    /// Which of the shader's variables.
+    /// Index of the shader's variable.
     pub variable: usize,
-    /// Dimensions of the array that it becomes.
+    /// Dimensions of the resulting array.
     pub shape: Vec<usize>,
-    /// True if gaps between its numbers are left out: three instead of four of a `vec3`.
+    /// True if gaps between its numbers are omitted: three instead of four for a `vec3`.
     pub packed: bool,
-    /// Where it is written to.
+    /// File to write it to.
     pub path: Option<PathBuf>,
-    /// What it should be.
+    /// Expected values.
     pub expected: Option<Array>,
 }
 
@@ -61,12 +61,12 @@ impl RunPlan {
     /// Reads the shader and all files, and matches them.
     ///
     /// # Errors
-    /// [`Error::File`] or [`Error::Usage`] for the first thing that does not fit.
+    /// [`Error::File`] or [`Error::Usage`] for the first mismatch.
     pub fn new(request: &RunRequest) -> Result<Self> {
         let shader = UserShader::read(&request.shader)?;
         if let Some(axis) = request.workgroups.iter().position(|groups| *groups == 0) {
             return Err(Error::usage(format!(
-                "--workgroups: {} workgroups along {}; there has to be one at least",
+                "--workgroups: {} workgroups along {}; at least one is needed",
                 request.workgroups[axis],
                 ["x", "y", "z"][axis]
             )));
@@ -85,7 +85,7 @@ impl RunPlan {
         Ok(plan)
     }
 
-    /// Matches each with a variable: those with a name first, the others in order over those that are left.
+    /// Matches each item with a variable: named items first, the others with the remaining variables in order.
     fn matched<'a, T>(
         &self,
         items: &'a [T],
@@ -104,10 +104,10 @@ impl RunPlan {
                 let what = if index.is_some() {
                     "can't be written by the shader"
                 } else {
-                    "is not a variable that it uses"
+                    "is not a variable of the shader"
                 };
                 return Err(Error::usage(format!(
-                    "{option} {wanted}=...: `{wanted}` {what}; {}. (A file whose name has a `=` in it: ./{wanted}=...)",
+                    "{option} {wanted}=...: `{wanted}` {what}; {}. (For a file name with a `=`: ./{wanted}=...)",
                     self.shader.describe_variables()
                 )));
             };
@@ -120,7 +120,7 @@ impl RunPlan {
             .collect();
         if unnamed.len() > free.len() {
             return Err(Error::usage(format!(
-                "{} x {option} without a name, for {} variables that are left to take one; {}",
+                "{} x {option} without a name, but only {} variables are left; {}",
                 unnamed.len(),
                 free.len(),
                 self.shader.describe_variables()
@@ -142,7 +142,7 @@ impl RunPlan {
         for (index, input) in matched {
             let variable = &self.shader.variables[index];
             let source = match &input.source {
-                // Two inputs full of the same numbers would hide that a kernel takes one for the other.
+                // Two inputs with the same numbers would hide that a kernel mixes them up.
                 ArraySource::Random(shape, None) => {
                     ArraySource::Random(shape.clone(), Some(index as u64 + 1))
                 }
@@ -175,7 +175,7 @@ impl RunPlan {
             Variable::writable,
             Variable::writable,
         )?;
-        // An expectation without a name is for the only output; without any, for the only variable that is
+        // Expected values without a name are for the only output; without outputs, for the only variable that is
         // written.
         let is_output = |variable: &Variable| {
             let index = self.shader.variables.iter().position(|other| other.name == variable.name);
@@ -185,7 +185,7 @@ impl RunPlan {
         let candidates = self.shader.variables.iter().filter(|variable| is_output(variable)).count();
         if candidates != 1 && expected.iter().any(|expected| expected.name.is_none()) {
             return Err(Error::usage(format!(
-                "--expect without a name is for a single output, and there are {candidates}: give --expect NAME=FILE; {}",
+                "--expect without a name needs a single output, but there are {candidates}: use --expect NAME=FILE; {}",
                 self.shader.describe_variables()
             )));
         }
@@ -207,7 +207,7 @@ impl RunPlan {
         Ok(())
     }
 
-    /// One result: its shape, as stated or as the expected values, the input or the declaration have it.
+    /// Plans one result. Its shape is given explicitly, or by the expected values, the input or the declaration.
     fn want(
         &mut self,
         index: usize,
@@ -232,7 +232,7 @@ impl RunPlan {
         } else {
             let path = output.map_or_else(String::new, |output| shown(&output.path));
             return Err(Error::usage(format!(
-                "--output {path}: how large is it? `{}` does not say; add the shape, e.g. --output {path}:64x32",
+                "--output {path}: its size is unknown, as `{}` does not declare one; add the shape, e.g. --output {path}:64x32",
                 variable.describe()
             )));
         };
@@ -251,7 +251,7 @@ impl RunPlan {
             let same = array.shape == shape || array.shape.is_empty() && count(&shape) == Some(1);
             if !same {
                 return Err(Error::usage(format!(
-                    "--expect {source} has the shape {}, the output {}",
+                    "--expect {source} has shape {}, but the output has shape {}",
                     dimensions(&array.shape),
                     dimensions(&shape)
                 )));
@@ -314,7 +314,7 @@ mod tests {
         @compute @workgroup_size(1) fn mixed() { m[0].id += 1u; }
         @compute @workgroup_size(1) fn vectors() { v[0] += 1.0; }";
 
-    /// A .npy file of 8 elements with these fields, each byte another.
+    /// Writes a .npy file of 8 elements with these fields; all bytes differ.
     fn npy(folder: &Path, name: &str, descr: &str, bytes: u8) -> PathBuf {
         let header = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (8,), }}\n");
         let mut content = b"\x93NUMPY\x01\x00".to_vec();
@@ -383,7 +383,7 @@ mod tests {
         let plan = planned(folder, "mixed", [records, None, records]).unwrap();
         assert_eq!((plan.memory[0].length, plan.results[0].shape.as_slice()), (64, &[8, 8][..]));
         assert_eq!(plan.results[0].expected.as_ref().unwrap().element, Element::U8);
-        // Where there is no struct, they would be compared as bytes.
+        // Without a struct they would be compared as bytes.
         let why = planned(folder, "vectors", [None, None, records]).unwrap_err().to_string();
         assert!(why.contains("structured_to_unstructured"), "{why}");
     }

@@ -12,8 +12,8 @@ use naga::{AddressSpace, Expression, Handle, ImageClass, ShaderStage, StorageAcc
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The remedy for a text that is not valid.
-const MEND: &str = "Mend the shader";
+/// Remedy for an invalid text.
+const MEND: &str = "Correct the shader";
 
 /// How a variable is bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,22 +22,22 @@ pub enum Bound {
     Storage {
         /// True for `read_write`.
         writable: bool,
-        /// True if the shader asks for the length of an open array in it.
+        /// True if the shader queries the length of a runtime-sized array in it.
         measured: bool,
     },
     /// `var<uniform>`.
     Uniform,
     /// `var<immediate>`.
     Immediate,
-    /// A 2-D storage texture of 32-bit numbers.
+    /// A 2-D storage texture of 32-bit values.
     Texture {
-        /// True unless it is write only.
+        /// True unless it is write-only.
         readable: bool,
-        /// True unless it is read only.
+        /// True unless it is read-only.
         writable: bool,
-        /// Its texels.
+        /// Format of the texels.
         format: wgpu::TextureFormat,
-        /// Numbers of a texel.
+        /// Number of channels of a texel.
         channels: usize,
     },
 }
@@ -45,17 +45,17 @@ pub enum Bound {
 /// One variable that the entry point uses.
 #[derive(Debug, Clone)]
 pub struct Variable {
-    /// Its name.
+    /// Name of the variable.
     pub name: String,
-    /// Its bind group; 0 for immediates.
+    /// Bind group; 0 for immediates.
     pub group: u32,
-    /// Its number in the group; 0 for immediates.
+    /// Binding number in the group; 0 for immediates.
     pub binding: u32,
-    /// How it is bound.
+    /// Kind of binding.
     pub bound: Bound,
-    /// Its memory; for a texture, one texel.
+    /// Memory layout; for a texture, that of one texel.
     pub form: Form,
-    /// True if there are atomics in it.
+    /// True if it contains atomics.
     pub atomic: bool,
 }
 
@@ -65,17 +65,17 @@ impl Variable {
         matches!(self.bound, Bound::Storage { writable: true, .. } | Bound::Texture { writable: true, .. })
     }
 
-    /// True for the memory that inputs and outputs are of; false for parameters.
+    /// True for memory of inputs and outputs; false for parameters.
     pub fn is_data(&self) -> bool {
         matches!(self.bound, Bound::Storage { .. } | Bound::Texture { .. })
     }
 
-    /// Type of its numbers in files; bytes if there are several types.
+    /// Returns the type of its numbers in files; bytes if it has several types.
     pub fn element(&self) -> Element {
         self.form.only().unwrap_or(Element::U8)
     }
 
-    /// As it is declared, for messages: `y: array<f32>, read_write`.
+    /// Formats its declaration for messages: `y: array<f32>, read_write`.
     pub fn describe(&self) -> String {
         let kind = match self.bound {
             Bound::Storage { writable: false, .. } => "read",
@@ -100,55 +100,55 @@ impl Variable {
 /// The shader to read.
 #[derive(Debug, Clone, Default)]
 pub struct ShaderRequest {
-    /// The WGSL file.
+    /// Path of the WGSL file.
     pub path: PathBuf,
-    /// The entry point, if there are several.
+    /// Name of the entry point, needed if there are several.
     pub entry: Option<String>,
-    /// Values of `override`s, and of whole `const NAME: u32 = ...;` lines.
+    /// Values of `override`s and of whole `const NAME: u32 = ...;` lines.
     pub constants: Vec<(String, String)>,
-    /// Write the loops marked `// unroll` out.
+    /// Unroll the loops marked `// unroll`.
     pub unroll: bool,
 }
 
-/// A compute shader with everything that calling it takes.
+/// A compute shader with everything needed to call it.
 #[derive(Debug, Clone)]
 pub struct UserShader {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
     /// Final WGSL.
     pub source: Arc<str>,
-    /// The entry point.
+    /// Name of the entry point.
     pub entry: String,
-    /// Invocations of a workgroup.
+    /// Size of a workgroup in invocations.
     pub workgroup: [u32; 3],
     /// Bytes of workgroup memory.
     pub workgroup_bytes: u32,
     /// Values of overrides.
     pub overrides: Vec<(String, f64)>,
-    /// What the entry point uses, by group and binding, immediates last.
+    /// Variables that the entry point uses, by group and binding; immediates last.
     pub variables: Vec<Variable>,
 }
 
 impl UserShader {
-    /// Reads a WGSL file, as if the device could do everything that naga knows.
+    /// Reads a WGSL file, assuming a device that supports everything that naga does.
     ///
     /// # Errors
-    /// [`Error::Usage`] with naga's message, line and caret if it is not valid, or if the entry point or a
-    /// constant is not there; [`Error::File`] if it can't be read, or binds what can't be filled from files.
+    /// [`Error::Usage`] with naga's message, line and caret if it is invalid, or if the entry point or a constant does
+    /// not exist; [`Error::File`] if it can't be read, or has bindings that can't be filled from files.
     pub fn read(request: &ShaderRequest) -> Result<Self> {
         let path = &request.path;
         let refuse = |problem: String| Error::file(path, problem, MEND);
         let mut text = read_text(path, LONGEST_TEXT as u64).map_err(|error| {
-            let remedy = "Check the name and the file's permissions; it has to be WGSL, in UTF-8";
+            let remedy = "Check the name and the file's permissions; it has to be WGSL in UTF-8";
             Error::file(path, format!("can't be read: {error}"), remedy)
         })?;
-        // Windows' editors may write a byte order mark, which is not WGSL.
+        // Windows editors may write a byte order mark, which WGSL does not allow.
         if text.starts_with('\u{feff}') {
             text.remove(0);
         }
         let all = |text: &str| {
             parse(path, text, Capabilities::all()).map_err(|message| {
-                Error::usage(format!("{}: is not valid WGSL. Mend the shader:\n{message}", shown(&path)))
+                Error::usage(format!("{}: is not valid WGSL. Correct the shader:\n{message}", shown(&path)))
             })
         };
         let (declared, declared_info) = all(&text)?;
@@ -162,7 +162,7 @@ impl UserShader {
             });
             match found {
                 Some(found) => {
-                    // With an `@id`, that alone is the override's key.
+                    // An `@id`, if present, is the override's key.
                     let key = found.id.map_or_else(|| name.clone(), |id| id.to_string());
                     if overrides.iter().any(|(earlier, _)| *earlier == key) {
                         return Err(Error::usage(format!(
@@ -174,7 +174,7 @@ impl UserShader {
                 None => text = constant_line(path, &text, &declared, name, value)?,
             }
         }
-        // Texts with changed constants, and with loops written out, are texts to check of their own.
+        // Changed constants and unrolled loops make new texts, which have to be checked again.
         let (mut module, mut info) = (declared, declared_info);
         if overrides.len() < request.constants.len() {
             (module, info) = all(&text)?;
@@ -208,7 +208,7 @@ impl UserShader {
         })
     }
 
-    /// Checks the text again with what one device has.
+    /// Checks the text against a device's features.
     ///
     /// # Errors
     /// [`Error::Usage`] with naga's message if the device lacks something that the shader uses.
@@ -218,14 +218,14 @@ impl UserShader {
         let capabilities = wgpu_naga_bridge::features_to_naga_capabilities(features, flags);
         parse(&self.path, &self.source, capabilities).map(drop).map_err(|message| {
             Error::usage(format!(
-                "{}: uses what {device} has not, or not with these options. Choose another --adapter (`mirage devices` \
-                 lists them), or do without in the shader:\n{message}",
+                "{}: uses features that {device} lacks, or lacks with these options. Choose another --adapter (`mirage \
+                 devices` lists them), or avoid them in the shader:\n{message}",
                 shown(&self.path)
             ))
         })
     }
 
-    /// Names of the variables with their types, for messages.
+    /// Lists the variables with their types, for messages.
     pub fn describe_variables(&self) -> String {
         if self.variables.is_empty() {
             return format!("`{}` uses no bound variable", self.entry);
@@ -235,7 +235,7 @@ impl UserShader {
     }
 }
 
-/// Parses and validates, with naga's own message for what is wrong.
+/// Parses and validates a text. The error is naga's own message.
 fn parse(path: &Path, text: &str, capabilities: Capabilities) -> Result<(naga::Module, ModuleInfo), String> {
     check_bounds(text)?;
     let name = shown(&path);
@@ -252,14 +252,14 @@ fn parse(path: &Path, text: &str, capabilities: Capabilities) -> Result<(naga::M
     Ok((module, info))
 }
 
-/// Refuses types that are nested too deep, or that have too many members, counted in each place where they are used:
-/// with two of one type in each struct, they double with each level.
+/// Rejects types that are nested too deeply or have too many members. Members count at each use of a type: with two
+/// members of the same type in each struct, their number doubles with each level.
 fn check_types(module: &naga::Module) -> Result<(), String> {
     const DEEPEST: usize = 60;
     const MOST_MEMBERS: usize = 1 << 12;
     let mut known: Vec<(usize, usize)> = Vec::new();
     for (_, ty) in module.types.iter() {
-        // A type stands behind those that it is made of.
+        // A type follows the types that it consists of.
         let of = |base: &Handle<naga::Type>| known.get(base.index()).copied().unwrap_or_default();
         let (depth, members) = match &ty.inner {
             TypeInner::Array { base, .. } | TypeInner::BindingArray { base, .. } => of(base),
@@ -281,8 +281,7 @@ fn check_types(module: &naga::Module) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses values that are so large that compilers take the memory of the whole machine for them: each invocation has
-/// its own.
+/// Rejects values per invocation that are so large that compilers exhaust the machine's memory for them.
 fn check_memory(module: &naga::Module, info: &ModuleInfo) -> Result<(), String> {
     const MOST: u32 = 1 << 18;
     let size = |inner: &TypeInner| inner.try_size(module.to_ctx()).unwrap_or(u32::MAX);
@@ -290,7 +289,7 @@ fn check_memory(module: &naga::Module, info: &ModuleInfo) -> Result<(), String> 
         if bytes <= MOST {
             return Ok(());
         }
-        Err(format!("{what} takes {bytes} bytes in each invocation; at most {MOST} are taken"))
+        Err(format!("{what} takes {bytes} bytes in each invocation; the limit is {MOST}"))
     };
     let name = |name: &Option<String>| name.clone().unwrap_or_default();
     let mut all = 0u32;
@@ -325,7 +324,7 @@ fn choose_entry(module: &naga::Module, wanted: Option<&str>) -> Result<String> {
     let names: Vec<&str> = compute.map(|point| point.name.as_str()).collect();
     let list = names.join(", ");
     match (wanted, names.as_slice()) {
-        (_, []) => Err(Error::usage("the shader has no @compute entry point; only such can be run")),
+        (_, []) => Err(Error::usage("the shader has no @compute entry point, and no other kind can be run")),
         (None, [only]) => Ok((*only).to_owned()),
         (None, _) => {
             Err(Error::usage(format!("the shader has several entry points, choose one with --entry: {list}")))
@@ -335,12 +334,12 @@ fn choose_entry(module: &naga::Module, wanted: Option<&str>) -> Result<String> {
             Error::usage(format!("--entry {wanted}: this is not a @compute entry point; those are: {list}")),
         ),
         (Some(wanted), _) => {
-            Err(Error::usage(format!("--entry {wanted}: the shader has no such entry point, but: {list}")))
+            Err(Error::usage(format!("--entry {wanted}: the shader has no such entry point, only {list}")))
         }
     }
 }
 
-/// What an entry point uses, in order, and its bytes of workgroup memory.
+/// Returns the variables that an entry point uses, in order, and its bytes of workgroup memory.
 fn variables(module: &naga::Module, info: &ModuleInfo, index: usize) -> Result<(Vec<Variable>, u32), String> {
     let usage = info.get_entry_point(index);
     let lengths = measured(module, &module.entry_points[index]);
@@ -399,7 +398,7 @@ fn texture(dim: naga::ImageDimension, arrayed: bool, class: ImageClass) -> Resul
         Format::Rg32Float | Format::Rg32Uint | Format::Rg32Sint => 2,
         Format::Rgba32Float | Format::Rgba32Uint | Format::Rgba32Sint => 4,
         other => {
-            return Err(format!("a storage texture of {other:?} (only those of 32-bit numbers are taken)"));
+            return Err(format!("a storage texture of {other:?} (only 32-bit channels are supported)"));
         }
     };
     if dim != naga::ImageDimension::D2 || arrayed || access.contains(StorageAccess::ATOMIC) {
@@ -423,7 +422,7 @@ fn has_atomic(module: &naga::Module, ty: Handle<naga::Type>) -> bool {
     }
 }
 
-/// The variables whose `arrayLength` is asked for; `None` if a pointer of unknown origin is asked.
+/// Returns the variables that `arrayLength` is called for; `None` if it is called for a pointer of unknown origin.
 fn measured(module: &naga::Module, entry: &naga::EntryPoint) -> Option<Vec<Handle<naga::GlobalVariable>>> {
     let functions = module.functions.iter().map(|(_, function)| function).chain([&entry.function]);
     let mut found = Vec::new();

@@ -1,11 +1,11 @@
-//! Inputs, outputs and expected values in words.
+//! Parses inputs, outputs and expected values from text.
 
 use crate::escape::{one_line, shown};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Where numbers come from.
+/// Source of numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ArraySource {
     /// A .npy file.
@@ -14,12 +14,12 @@ pub enum ArraySource {
     Tensor(PathBuf, String),
     /// Zeros of this shape.
     Zeros(Vec<usize>),
-    /// Random numbers of this shape and seed; without a seed, another one for each variable.
+    /// Random numbers of this shape and seed; without a seed, each variable gets its own.
     Random(Vec<usize>, Option<u64>),
 }
 
 impl ArraySource {
-    /// The file, if it is one.
+    /// Returns the path, if the source is a file.
     pub fn path(&self) -> Option<&PathBuf> {
         match self {
             Self::Npy(path) | Self::Tensor(path, _) => Some(path),
@@ -41,23 +41,23 @@ impl fmt::Display for ArraySource {
     }
 }
 
-/// `[NAME=]SOURCE`: numbers for a variable, or those that it should hold in the end.
+/// `[NAME=]SOURCE`: values for a variable, or its expected values after the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Input {
-    /// The variable; the next one if it has no name.
+    /// Name of the variable; `None` for the next one.
     pub name: Option<String>,
-    /// The numbers.
+    /// Source of the values.
     pub source: ArraySource,
 }
 
-/// `[NAME=]FILE.npy[:SHAPE]`: where the numbers of a variable go.
+/// `[NAME=]FILE.npy[:SHAPE]`: file for the values of a variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// The variable; the next one if it has no name.
+    /// Name of the variable; `None` for the next one.
     pub name: Option<String>,
-    /// The .npy file.
+    /// Path of the .npy file.
     pub path: PathBuf,
-    /// Its dimensions, if they are stated.
+    /// Dimensions, if given.
     pub shape: Option<Vec<usize>>,
 }
 
@@ -80,8 +80,7 @@ impl FromStr for Input {
             let (sides, seed) =
                 sides.split_once(':').map_or((sides, None), |(sides, seed)| (sides, Some(seed)));
             let wrong = |what: &str, kind: &str| format!("'{what}' is not a {kind}; {form}");
-            let number =
-                |seed: &str| seed.parse().map_err(|_| wrong(seed, "seed, which is a whole number from 0 on"));
+            let number = |seed: &str| seed.parse().map_err(|_| wrong(seed, "seed, an integer >= 0"));
             let seed = seed.map(number).transpose()?;
             ArraySource::Random(shape(sides).ok_or_else(|| wrong(sides, "shape like 64x32"))?, seed)
         } else {
@@ -97,7 +96,7 @@ impl FromStr for Output {
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, rest) = split_name(text);
         let (path, shape) = match rest.rsplit_once(':') {
-            // A name may have colons of its own: what follows the last is a shape only if it reads as one.
+            // A file name may contain colons, so the text after the last one is a shape only after `.npy`.
             Some((path, sides)) if ends_with(path, ".npy") => {
                 let sides = shape(sides).ok_or_else(|| format!("'{sides}' is not a shape such as 64x32"))?;
                 (path, Some(sides))
@@ -113,7 +112,7 @@ impl FromStr for Output {
     }
 }
 
-/// `NAME=` and the rest. What does not read as a name of WGSL belongs to the file: `./a=b.npy` is one.
+/// Splits off `NAME=`. A prefix that is not a WGSL name belongs to the file, as in `./a=b.npy`.
 fn split_name(text: &str) -> (Option<String>, &str) {
     match text.split_once('=') {
         Some((name, rest)) if is_name(name) => (Some(name.to_owned()), rest),
@@ -129,7 +128,7 @@ fn ends_with(text: &str, ending: &str) -> bool {
     text.len() > ending.len() && text.ends_with(ending)
 }
 
-/// File and tensor: split behind the first `.safetensors` that is a file, or the first of all.
+/// Splits file and tensor after the first `.safetensors` that is an existing file, or else after the first one.
 fn split_tensor(text: &str) -> Option<(&str, &str)> {
     const ENDING: &str = ".safetensors:";
     let splits = text.match_indices(ENDING).map(|(at, _)| {
@@ -141,7 +140,7 @@ fn split_tensor(text: &str) -> Option<(&str, &str)> {
     file.or(splits.first()).copied()
 }
 
-/// `64x32` as numbers from 1 on; `None` for anything else, and for more than memory could hold.
+/// Parses a shape such as `64x32`; `None` if a side is not an integer >= 1 or the array could not fit into memory.
 fn shape(text: &str) -> Option<Vec<usize>> {
     let sides: Vec<usize> = text
         .split('x')
