@@ -23,9 +23,9 @@ pub enum Error {
     File {
         /// Path as given by the user.
         path: PathBuf,
-        /// What is wrong with it, without a closing full stop.
+        /// Description of the problem, without a final full stop.
         problem: String,
-        /// What to do about it, as a sentence.
+        /// Remedy, as a sentence.
         remedy: String,
     },
 
@@ -40,7 +40,7 @@ pub enum Error {
         what: String,
         /// Requested size in bytes.
         needed: u64,
-        /// What to do about it, as a sentence.
+        /// Remedy, as a sentence.
         remedy: String,
     },
 
@@ -57,14 +57,14 @@ pub enum Error {
     Timeout {
         /// The step that was waited for.
         doing: String,
-        /// The limit that ran out, in seconds.
+        /// Time limit in seconds.
         seconds: u64,
     },
 
     /// The graphics API rejected a kernel or a resource: a bug in this program or the driver.
     #[error("the graphics API rejected {what}: {message}")]
     Gpu {
-        /// The labelled object or step.
+        /// Label of the object or step.
         what: String,
         /// The API's message.
         message: String,
@@ -92,9 +92,9 @@ pub enum Error {
     /// A function of the CPU device or its call failed: a bug in this program.
     #[error("the CPU device failed at {what}: {message}")]
     Cpu {
-        /// The labelled object or step.
+        /// Label of the object or step.
         what: String,
-        /// What went wrong.
+        /// Description of the failure.
         message: String,
     },
 
@@ -120,11 +120,11 @@ pub enum Error {
         at: String,
         /// Adapter, backend and driver.
         device: String,
-        /// What is wrong.
+        /// Description of the difference.
         message: String,
     },
 
-    /// Reading or writing failed in the operating system.
+    /// The operating system failed to read or write.
     #[error("{path}: {action} failed: {source}", path = shown(.path))]
     Io {
         /// The file or folder.

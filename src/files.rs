@@ -167,7 +167,7 @@ pub(crate) fn make_folder(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|error| {
         let is_taken = folder.symlink_metadata().is_ok_and(|found| !found.is_dir());
         let problem =
-            if is_taken { "it is not a folder".to_owned() } else { format!("it can't be made ({error})") };
+            if is_taken { "it is not a folder".to_owned() } else { format!("it can't be created ({error})") };
         Error::file(folder, problem, "Choose another folder, one that you may write to")
     })
 }
@@ -188,8 +188,8 @@ pub(crate) fn temporary(path: &Path, target: &Path) -> Result<NamedTempFile> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(parent(target)).map_err(|error| {
-        let problem = format!("no file can be made in its folder ({})", error.kind());
-        Error::file(path, problem, "Choose a folder that you may write to, on a disk with room")
+        let problem = format!("no file can be created in its folder ({})", error.kind());
+        Error::file(path, problem, "Choose a folder that you may write to, on a disk with free space")
     })
 }
 
@@ -335,7 +335,7 @@ mod tests {
         make_folder(&path("a/b")).unwrap();
         make_folder(&path("a/b")).unwrap();
         std::fs::write(path("file"), "").unwrap();
-        for (name, words) in [("file", "not a folder"), ("file/inner", "can't be made")] {
+        for (name, words) in [("file", "not a folder"), ("file/inner", "can't be created")] {
             let error = make_folder(&path(name)).unwrap_err();
             assert!(error.to_string().contains(words) && error.exit_code() == 2, "{error}");
         }

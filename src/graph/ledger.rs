@@ -78,7 +78,7 @@ impl Claim {
         Self { taken, ledger: ledger.clone() }
     }
 
-    /// Its size in bytes.
+    /// Size in bytes.
     pub fn bytes(&self) -> u64 {
         self.taken.total()
     }

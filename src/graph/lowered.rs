@@ -47,7 +47,7 @@ pub struct Buffer {
     pub label: String,
     /// Size in bytes.
     pub bytes: u64,
-    /// Where it comes from.
+    /// Origin of its memory.
     pub origin: Origin,
 }
 
@@ -58,11 +58,11 @@ pub struct Texture {
     pub label: String,
     /// Size in texels.
     pub texels: u64,
-    /// Where it comes from; never [`Origin::Bound`].
+    /// Origin of its memory; never [`Origin::Bound`].
     pub origin: Origin,
 }
 
-/// Where memory comes from.
+/// Origin of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// The program's own memory, zero-filled at first.

@@ -50,7 +50,7 @@ pub enum ScalarKind {
 pub struct Member {
     /// Name of the member.
     pub name: String,
-    /// Byte offset.
+    /// Offset in bytes.
     pub offset: u32,
     /// Type of the member.
     pub kind: ScalarKind,
@@ -155,7 +155,7 @@ impl Interface {
             let bound = used().filter(|(_, variable)| variable.binding.is_some());
             found.uses.push(bound.filter_map(|(_, variable)| variable.name.clone()).collect());
             let shared = used().filter(|(_, variable)| variable.space == naga::AddressSpace::WorkGroup);
-            // Drivers may round each variable up.
+            // Drivers may round up the size of each variable.
             let sizes = shared.map(|(_, variable)| module.types[variable.ty].inner.size(module.to_ctx()));
             found.workgroup_bytes.push(sizes.map(|size| size.next_multiple_of(16)).sum());
         }

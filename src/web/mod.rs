@@ -36,7 +36,7 @@
 //!   `localhost`: a web site can't reach it by pointing its own name at 127.0.0.1 (DNS rebinding).
 //! - Requests from pages of another origin are refused, and so are WebSocket handshakes without an origin.
 //! - Anyone who can reach the server may watch. Commands require the token in the fragment of [`LivePage::url`].
-//! Browsers   don't send the fragment to servers. The token is compared in constant time.
+//!   Browsers do not send the fragment to servers. The token is compared in constant time.
 //! - The page loads nothing from other servers, and its Content-Security-Policy forbids it.
 //! - Requests, messages, connections and waiting times are limited (see `server.rs` and `viewer.rs`), and so is
 //!   the history of a long run (see `history.rs`).

@@ -132,7 +132,7 @@ fn unwritable_folder_is_refused() {
         [check_film(path, false).unwrap_err(), Film::create(path, FilmOptions::default()).unwrap_err()]
     {
         assert!(matches!(error, Error::File { .. }), "{error}");
-        assert!(error.to_string().contains("no file can be made in its folder"), "{error}");
+        assert!(error.to_string().contains("no file can be created in its folder"), "{error}");
     }
 }
 

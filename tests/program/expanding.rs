@@ -248,7 +248,7 @@ fn too_deep_or_large_shaders_are_refused() {
         (
             "unroll",
             body("\n// unroll\nfor (var i = 0u; i < 4000000000u; i++) { y[0] += 1.0; }\n"),
-            "written out",
+            "unrolled",
         ),
         ("long", body("y[0] = 1.0;") + &" ".repeat(2 << 20), "bytes"),
     ] {

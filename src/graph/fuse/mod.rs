@@ -10,11 +10,11 @@ use super::ir::{Graph, TensorId};
 use std::collections::HashSet;
 
 impl Graph {
-    /// Applies each rule until it matches no more. The values of `kept` tensors, and of all goals that are not
-    /// gradients of maps, stay the same; other tensors may hold the result of more steps than before, or disappear.
+    /// Applies each rule until it no longer matches. The values of `kept` tensors, and of all goals that are not
+    /// gradients of maps, stay the same. Other tensors may include the results of fused steps, or disappear.
     pub fn fuse(&mut self, kept: &HashSet<TensorId>) {
-        // The pool last: as long as a convolution's adjoint masks its gradient itself, it needs the map that a fused
-        // pool does not store.
+        // Pools last: while a convolution's adjoint masks its gradient itself, it needs the map, which a fused pool
+        // does not store.
         for rule in [sum::apply, mask::apply, pool::apply] {
             while (0..self.nodes().len()).any(|at| rule(self, at, kept)) {}
         }

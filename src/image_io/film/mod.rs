@@ -156,8 +156,8 @@ impl Film {
         check_time("hold_last", 0, options.hold_last)?;
         let (format, target) = check(path, options.overwrite)?;
         let file = tempfile::tempfile_in(parent(&target)).map_err(|e| {
-            let problem = format!("no file can be made in its folder ({})", e.kind());
-            Error::file(path, problem, "Choose a folder that you may write to, on a disk with room")
+            let problem = format!("no file can be created in its folder ({})", e.kind());
+            Error::file(path, problem, "Choose a folder that you may write to, on a disk with free space")
         })?;
         let spool = Spool { file, length: 0, frames: Vec::new() };
         Ok(Self { path: path.to_owned(), target, format, options, size: None, last: Vec::new(), spool })

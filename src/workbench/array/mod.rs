@@ -459,7 +459,7 @@ mod tests {
         assert!(!ends.difference(&of(Element::I64, &["-1"])).within(1.0));
         assert_eq!(of(Element::I64, &["-9223372036854775808"]).number(0), "-9223372036854775808");
         assert!(ends.difference(&of(Element::U64, &["1", "2"])).largest.is_infinite());
-        // With floats, and of other sizes.
+        // Compared with floats and integers of other sizes.
         assert!(of(Element::U32, &["3"]).difference(&of(Element::F64, &["3.0"])).within(0.0));
         assert!(of(Element::U32, &["3"]).difference(&of(Element::I8, &["3"])).within(0.0));
         assert_eq!(

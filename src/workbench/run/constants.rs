@@ -40,7 +40,7 @@ pub(super) fn constant_line(
     if !known.contains(&name) {
         let list = if all.is_empty() { "nothing".to_owned() } else { all.join(", ") };
         return Err(Error::usage(format!(
-            "--const {name}: {} has no `override {name}` and no line `const {name}: u32 = ...;`; it can set: {list}",
+            "--const {name}: {} has no `override {name}` and no line `const {name}: u32 = ...;`; --const can set: {list}",
             shown(&path)
         )));
     }

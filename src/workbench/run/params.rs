@@ -118,14 +118,14 @@ pub(super) fn fill(blocks: &[&Variable], params: &Params) -> Result<Vec<Vec<u8>>
         let declared = place.leaf.element;
         if let Some(element) = param.element.filter(|element| *element != declared) {
             return Err(Error::usage(format!(
-                "--params: {element}:{} is for `{}`, a {declared}; the parameters are {}",
+                "--params: {element}:{} is for `{}`, of type {declared}; the parameters are {}",
                 param.text,
                 place.full,
                 wanted()
             )));
         }
         let number = declared.parse(&param.text).ok_or_else(|| {
-            Error::usage(format!("--params: '{}' is not a {declared}, as `{}` is", param.text, place.full))
+            Error::usage(format!("--params: '{}' is not a {declared} (for `{}`)", param.text, place.full))
         })?;
         let target = bytes[place.block].get_mut(place.leaf.offset..place.leaf.offset + number.len());
         let target = target

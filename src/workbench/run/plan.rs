@@ -104,7 +104,7 @@ impl RunPlan {
                 let what = if index.is_some() {
                     "can't be written by the shader"
                 } else {
-                    "is not a variable of the shader"
+                    "is not a variable that the shader uses"
                 };
                 return Err(Error::usage(format!(
                     "{option} {wanted}=...: `{wanted}` {what}; {}. (For a file name with a `=`: ./{wanted}=...)",

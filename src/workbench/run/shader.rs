@@ -213,7 +213,7 @@ impl UserShader {
     /// # Errors
     /// [`Error::Usage`] with naga's message if the device lacks something that the shader uses.
     pub fn check_features(&self, features: wgpu::Features, device: &str) -> Result<()> {
-        // wgpu's primary backends have all that some old OpenGL devices lack.
+        // wgpu's primary backends support everything that some old OpenGL devices lack.
         let flags = wgpu::DownlevelFlags::all();
         let capabilities = wgpu_naga_bridge::features_to_naga_capabilities(features, flags);
         parse(&self.path, &self.source, capabilities).map(drop).map_err(|message| {
