@@ -46,6 +46,25 @@ def text(key, value, deflated=None):
     return chunk(b"iTXt", key + b"\0\0\0\0\0" + value)
 
 
+def tiff(bits, photometric, data, more=()):
+    """Returns a TIFF of 12x8 pixels in one uncompressed strip. `bits` has an entry per channel; `more` are further tags as
+    (tag, type, values), with type 3 for SHORT."""
+    shorts = [(256, [12]), (257, [8]), (258, bits), (259, [1]), (262, [photometric]), (277, [len(bits)]), (278, [8])]
+    tags = sorted([(tag, 3, values) for tag, values in shorts] + [(273, 4, [8]), (279, 4, [len(data)]), *more])
+    start = 8 + len(data) + len(data) % 2
+    values_at = start + 2 + 12 * len(tags) + 4
+    entries, values = b"", b""
+    for tag, kind, numbers in tags:
+        packed = struct.pack("<" + ("H" if kind == 3 else "I") * len(numbers), *numbers)
+        if len(packed) > 4:
+            where, values = struct.pack("<I", values_at + len(values)), values + packed
+        else:
+            where = packed.ljust(4, b"\0")
+        entries += struct.pack("<HHI", tag, kind, len(numbers)) + where
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", start) + data.ljust(start - 8, b"\0") + directory + values
+
+
 def zeros(count):
     return zlib.compress(bytes(count), 9)
 
@@ -154,6 +173,14 @@ def records():
 
 def images():
     palette = chunk(b"PLTE", bytes(range(48))) + chunk(b"tRNS", bytes(range(16)))
+    generator = random.Random(2)
+    put("image", "reversed-bits.tif", tiff([1], 1, generator.randbytes(16), [(266, 3, [2])]))
+    colors = [generator.randrange(65536) for _ in range(48)]
+    put("image", "palette.tif", tiff([4], 3, generator.randbytes(48), [(320, 3, colors)]))
+    put("image", "extra-channels.tif", tiff([8] * 5, 2, generator.randbytes(480), [(338, 3, [0, 2])]))
+    exif = b"II*\0" + struct.pack("<IHHIII", 8, 1, 0x112, 4, 1, 6) + bytes(4)
+    end = chunk(b"IEND", b"")
+    put("image", "exif-after-pixels.png", png().replace(end, chunk(b"eXIf", exif) + end))
     put("image", "palette.png", png(color=3, depth=4, before=palette))
     put("image", "gray-16.png", png(color=4, depth=16))
     put("image", "interlaced.png", png(width=1, height=1, color=6, interlace=1))
