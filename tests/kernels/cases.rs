@@ -159,6 +159,26 @@ fn every_op_runs_on_the_cpu_device() {
     }
 }
 
+/// Tests convolutions with more transformed tiles than the CPU device keeps at once. They are too large to be cases of all
+/// devices: billions of operations in the naive kernel.
+#[test]
+fn cpu_convolutions_process_tiles_in_bands() {
+    let _turn = turn();
+    let forward = Conv::same(filter(20, 904, [3, 3]), true);
+    let conv = Conv::same(filter(904, 20, [3, 3]), false);
+    let backward = ConvBackward { conv, size: [79, 83], epilogue: GradientEpilogue::default() };
+    let upstream = Shape::map(904, 79, 83);
+    for case in [
+        // The registry's tolerance for convolutions.
+        Case::normal(forward, &[Shape::map(904, 61, 49)], 1e-5),
+        Case::normal(backward, &[upstream, upstream], 1e-5),
+    ] {
+        let prepared = Prepared::new(case, 1);
+        let seen = check(&cpu(DeviceOptions::default()), &prepared, false, &mut Ran::new());
+        assert_eq!(seen.into_iter().map(|(_, variant)| variant).collect::<Vec<_>>(), ["cpu"]);
+    }
+}
+
 #[test]
 fn cpu_results_do_not_depend_on_thread_count() {
     let _turn = turn();
