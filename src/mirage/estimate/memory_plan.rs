@@ -28,10 +28,10 @@ const DRIVER: u64 = 100 << 20;
 /// 22.3.6 and LLVM 15).
 const IDLE_DRIVER: u64 = 48 << 20;
 /// Memory of the kernel tests of `--verify`: an op's cases with their weights and references. Measured, like
-/// [`COMPILED`], with the default network at 256 px: 481 MiB on the CPU device and 868 MiB on Mesa 22.3.6 in total.
-const TESTS: u64 = 190 << 20;
+/// [`COMPILED`], with the default network at 256 px: 372 MiB on the CPU device and 788 MiB on Mesa 22.3.6 in total.
+const TESTS: u64 = 100 << 20;
 /// Memory that a software driver retains for the kernels compiled for these tests.
-const COMPILED: u64 = 170 << 20;
+const COMPILED: u64 = 90 << 20;
 /// Resident memory of a software driver per compute pipeline.
 const PIPELINE: u64 = 1 << 20;
 
