@@ -1,6 +1,6 @@
 //! The error type of the library.
 //!
-//! Every message tells the user what went wrong, where, and what to do about it. [`Error::exit_code`] maps a variant to
+//! Every message says what went wrong, where, and what to do about it. [`Error::exit_code`] maps a variant to
 //! the program's exit code.
 
 use crate::escape::{one_line, shown};

@@ -19,7 +19,7 @@ use std::sync::{Arc, OnceLock};
 #[derive(Debug)]
 pub struct Engine {
     device: Device,
-    /// Why this device was chosen, if the user should be told.
+    /// Note for the user about the choice of this device, if any.
     note: Option<String>,
     has_idle_driver: bool,
     choices: OnceLock<Choices>,
@@ -137,7 +137,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Explains why this device was chosen, if the user should be told.
+    /// Returns a note for the user about the choice of this device, if there is one.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
     }
@@ -255,7 +255,7 @@ impl Engine {
     }
 
     /// Runs `test`, then releases the packed weights and pipelines that it created.
-    pub fn without_traces<T>(&self, test: impl FnOnce() -> T) -> T {
+    pub fn with_temporary_resources<T>(&self, test: impl FnOnce() -> T) -> T {
         match &self.device {
             Device::Gpu(device) => {
                 let (constants, pipelines) = (device.constant_keys(), device.pipelines.hashes());

@@ -237,7 +237,7 @@ mod tests {
         let set = |path: &Path, mode| {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap()
         };
-        // Permissions above the base don't matter: whoever may write there may also replace the program.
+        // Permissions above the base don't matter: a user who can write there can also replace the program.
         set(&root, 0o1777);
         let written = Place::new(&above, "weights");
         let linked = Place { base: root.join("link"), file: root.join("link").join(DEFAULT_NETWORK) };

@@ -43,7 +43,7 @@ pub fn verify(engine: &Arc<Engine>, nodes: &[PreparedNode]) -> Result<Verified> 
         // A kernel that loses the device is wrong too, and the first wrong kernel ends the run.
         let mut tested_on = engine.clone();
         for (case, seed) in cases.zip(1..) {
-            for checked in engine.without_traces(|| check(&mut tested_on, &case, seed, used))? {
+            for checked in engine.with_temporary_resources(|| check(&mut tested_on, &case, seed, used))? {
                 if let Some(fault) = checked.fault {
                     let shapes: Vec<String> = checked.shapes.iter().map(ToString::to_string).collect();
                     return Err(driver(op, checked.variant, shapes.join(", "), fault));
@@ -64,7 +64,7 @@ pub fn verify(engine: &Arc<Engine>, nodes: &[PreparedNode]) -> Result<Verified> 
         if tested.contains(&(of.clone(), node.variant)) {
             continue;
         }
-        if let Some(message) = engine.without_traces(|| compare(engine, node))? {
+        if let Some(message) = engine.with_temporary_resources(|| compare(engine, node))? {
             let shapes: Vec<String> = node.signature.inputs.iter().map(ToString::to_string).collect();
             return Err(driver(
                 node.op.name(),

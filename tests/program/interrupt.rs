@@ -182,7 +182,7 @@ fn run_survives_closed_log_reader() {
     assert!(whole == pixels(&place.path("out.png")));
 }
 
-/// If nobody reads the output, a command that also writes files reports a failure.
+/// If the reader of its output is gone, a command that also writes files reports a failure.
 #[test]
 fn closed_stdout_fails_kernels_test() {
     let place = Place::new();

@@ -1,6 +1,6 @@
 //! `--size auto` and `--tile auto`: chooses the values that keep a run within its memory limit.
 
-use super::forecast::{Budgets, FIRST_SIZES, Tiles, largest_fitting, tiles};
+use super::forecast::{Budgets, FIRST_SIZES, Tiles, largest_fitting, plan_with, tiles};
 use crate::cli::args::RenderArgs;
 use crate::cli::checked_run::CheckedRun;
 use crate::cli::output::format::bytes;
@@ -100,14 +100,7 @@ fn tiling(
     request: &Request,
     budgets: &Budgets,
 ) -> Result<(Tiling, Option<String>)> {
-    let needed = |tiling: Tiling| {
-        match MemoryPlan::new(engine, network, &Request { tiling, ..request.clone() }) {
-            Ok(memory) => Ok(Some(memory)),
-            // A tensor exceeds the device's limits.
-            Err(Error::OutOfMemory { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    };
+    let needed = |tiling: Tiling| plan_with(engine, network, request, tiling);
     if needed(Tiling::Whole)?.is_some_and(|memory| budgets.exceeded(&memory).is_none()) {
         return Ok((Tiling::Whole, None));
     }

@@ -170,7 +170,7 @@ impl Forecast {
             Some(size) => format!("--size {size} is the largest that fits"),
             None => "no size fits".to_owned(),
         };
-        let is_tiled = match checked.request.tiling {
+        let in_tiles = match checked.request.tiling {
             Tiling::Side(side) => format!(" in tiles of {side} pixels"),
             _ => String::new(),
         };
@@ -191,7 +191,7 @@ impl Forecast {
             _ => format!("Close other programs{tiles}, or set the limit with --memory"),
         };
         Err(Error::usage(format!(
-            "at {width}x{height} pixels this run needs {}{is_tiled}, and {budget}: {advice}. {remedy}",
+            "at {width}x{height} pixels this run needs {}{in_tiles}, and {budget}: {advice}. {remedy}",
             bytes(needed)
         )))
     }
@@ -212,6 +212,20 @@ pub(in crate::cli) enum Tiles {
     Exceed(u32),
 }
 
+/// Plans a run with this tiling; none if a tensor exceeds the device's limits.
+pub(in crate::cli) fn plan_with(
+    engine: &Engine,
+    network: &Arc<Network>,
+    request: &Request,
+    tiling: Tiling,
+) -> Result<Option<MemoryPlan>> {
+    match MemoryPlan::new(engine, network, &Request { tiling, ..request.clone() }) {
+        Ok(memory) => Ok(Some(memory)),
+        Err(Error::OutOfMemory { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Finds tiles for a run that exceeds its budgets as a whole.
 pub(in crate::cli) fn tiles(
     engine: &Engine,
@@ -222,13 +236,11 @@ pub(in crate::cli) fn tiles(
     let mut least = (u64::MAX, Tiling::LEAST);
     for side in Tiling::Auto.sides(request.size()).into_iter().flatten() {
         let side = side as u32;
-        match MemoryPlan::new(engine, network, &Request { tiling: Tiling::Side(side), ..request.clone() }) {
-            Ok(memory) if budgets.exceeded(&memory).is_none() => return Ok(Tiles::Fit(side)),
-            Ok(memory) => least = least.min((memory.needed(), side)),
-            // A tensor exceeds the device's limits.
-            Err(Error::OutOfMemory { .. }) => {}
-            Err(error) => return Err(error),
+        let Some(memory) = plan_with(engine, network, request, Tiling::Side(side))? else { continue };
+        if budgets.exceeded(&memory).is_none() {
+            return Ok(Tiles::Fit(side));
         }
+        least = least.min((memory.needed(), side));
     }
     Ok(Tiles::Exceed(least.1))
 }
