@@ -109,6 +109,16 @@ pub enum Error {
         setbacks: u32,
     },
 
+    /// The loss of every picture that a line search tried was NaN or infinite.
+    #[error(
+        "the loss of every picture that the line search tried was NaN or infinite (iterations: {iterations}), so the \
+         picture is still the start picture. Lower --learning-rate or the weights"
+    )]
+    NoFiniteTrial {
+        /// Number of iterations.
+        iterations: u32,
+    },
+
     /// A kernel computes wrong results on this device: a bug in the driver, or in a shader from --shader-dir.
     #[error(
         "wrong result: {kernel} at {at} on {device}: {message}. No picture was made. Update the driver, or try other kernels (--kernels texture, buffer or naive) or another --adapter; `mirage kernels test` tests all of them"

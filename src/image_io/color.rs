@@ -1,10 +1,11 @@
-//! Conversion from a photo's embedded colour space (ICC profile or cICP) to sRGB.
+//! Conversion from a photo's embedded colour space (ICC profile, or cICP, gAMA and cHRM of a PNG) to sRGB.
 
 use std::sync::Arc;
 
 use moxcms::{
-    CicpColorPrimaries, CicpProfile, ColorProfile, DataColorSpace, Layout, MatrixCoefficients, ProfileText,
-    TransferCharacteristics, TransformF64Executor, TransformOptions,
+    Chromaticity, CicpColorPrimaries, CicpProfile, ColorPrimaries, ColorProfile, DataColorSpace, Layout,
+    MatrixCoefficients, ProfileText, ToneReprCurve, TransferCharacteristics, TransformF64Executor,
+    TransformOptions,
 };
 
 /// A conversion of rows of pixels to sRGB.
@@ -94,6 +95,54 @@ pub(super) fn judge_code_points(points: [u8; 4]) -> Result<Profile, String> {
         full_range: true,
     });
     Ok(conversion(&profile, Layout::Rgb, 3))
+}
+
+/// The exponent of a PNG's `gAMA` by which values are encoded, and the chromaticities (x, y) of its `cHRM`: white, red,
+/// green, blue. A part that the file doesn't state is that of sRGB.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Gamma {
+    pub exponent: Option<f32>,
+    pub chromaticities: Option<[(f32, f32); 4]>,
+}
+
+/// True if white, the first of these chromaticities, lies inside the triangle of red, green and blue.
+fn are_possible([white, red, green, blue]: [(f32, f32); 4]) -> bool {
+    let area = |(ax, ay): (f32, f32), (bx, by): (f32, f32), (cx, cy): (f32, f32)| {
+        (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
+    };
+    let parts = [area(white, green, blue), area(red, white, blue), area(red, green, white)];
+    let all = area(red, green, blue);
+    all != 0.0 && white.1 > 0.0 && parts.iter().all(|part| part / all > 0.0)
+}
+
+/// Relative difference from 1/2.2 up to which `gAMA` stands for the curve of sRGB, as in libpng: writers of sRGB state
+/// 1/2.2, which is only near the curve.
+const SAME_EXPONENT: f32 = 0.05;
+
+/// Classifies the colours that a PNG's `gAMA` and `cHRM` describe. A gray value is repeated in all three channels.
+pub(super) fn judge_gamma(gamma: Gamma) -> Profile {
+    let mut profile = ColorProfile::new_srgb();
+    // The code points would take precedence over the curve.
+    (profile.cicp, profile.description) = (None, None);
+    if let Some(all @ [white, red, green, blue]) = gamma.chromaticities {
+        if !are_possible(all) {
+            return Profile::Ignored("its white isn't a mixture of its red, green and blue");
+        }
+        let at = |(x, y): (f32, f32)| Chromaticity { x, y };
+        let primaries = ColorPrimaries { red: at(red), green: at(green), blue: at(blue) };
+        profile.update_rgb_colorimetry(at(white).to_xyyb(), primaries);
+    }
+    let exponent = gamma.exponent.filter(|exponent| !((exponent * 2.2 - 1.0).abs() <= SAME_EXPONENT));
+    if let Some(exponent) = exponent {
+        if !(exponent > 0.0) {
+            return Profile::Ignored("the exponent of its gAMA isn't above 0");
+        }
+        let curve = ToneReprCurve::Parametric(vec![1.0 / exponent]);
+        profile.red_trc = Some(curve.clone());
+        profile.green_trc = Some(curve.clone());
+        profile.blue_trc = Some(curve);
+    }
+    conversion(&profile, Layout::Rgb, 3)
 }
 
 impl ToSrgb {
@@ -220,6 +269,48 @@ mod tests {
             ([255; 4], "primaries 255"),
         ] {
             assert!(judge_code_points(points).err().unwrap().contains(words), "{words}");
+        }
+    }
+
+    #[test]
+    fn png_gamma_and_chromaticities_are_converted() {
+        const SRGB: [(f32, f32); 4] = [(0.3127, 0.329), (0.64, 0.33), (0.3, 0.6), (0.15, 0.06)];
+        const P3: [(f32, f32); 4] = [(0.3127, 0.329), (0.68, 0.32), (0.265, 0.69), (0.15, 0.06)];
+        let judge = |exponent, chromaticities| judge_gamma(Gamma { exponent, chromaticities });
+        for (exponent, chromaticities) in
+            [(None, None), (Some(0.45455), None), (Some(0.45), Some(SRGB)), (None, Some(SRGB))]
+        {
+            assert!(
+                matches!(judge(exponent, chromaticities), Profile::Srgb),
+                "{exponent:?} {chromaticities:?}"
+            );
+        }
+        let convert = |exponent, chromaticities, source: &[f32]| {
+            let Profile::Convert(mut to_srgb, _) = judge(exponent, chromaticities) else {
+                panic!("not converted")
+            };
+            let mut out = [0.0; 3];
+            assert!(to_srgb.row(source, &mut out));
+            out
+        };
+        // 0.5 in linear light, in one channel for gray; 0.5 to the power of 1.8, as Macs encoded; the published matrix
+        // of P3, see above.
+        for (out, expected) in [
+            (convert(Some(1.0), None, &[0.214_041]), [0.5; 3]),
+            (convert(Some(1.0), Some(SRGB), &[0.214_041, 0.0, 1.0]), [0.5, 0.0, 1.0]),
+            (convert(Some(1.0 / 1.8), None, &[0.5; 3]), [0.5727; 3]),
+            (convert(Some(0.45455), Some(P3), &[0.6, 0.4, 0.3]), [0.6345, 0.3887, 0.2800]),
+        ] {
+            assert!(out.iter().zip(expected).all(|(v, e)| (v - e).abs() < 2e-3), "{out:?} {expected:?}");
+        }
+        // Damaged values are ignored: no exponent, no white, three times the same primary.
+        let same = [SRGB[0], SRGB[1], SRGB[1], SRGB[1]];
+        let no_white = [(0.0, 0.0), SRGB[1], SRGB[2], SRGB[3]];
+        for (exponent, chromaticities) in
+            [(Some(0.0), None), (None, Some(same)), (None, Some(no_white)), (None, Some([(0.0, 0.0); 4]))]
+        {
+            let judged = judge(exponent, chromaticities);
+            assert!(matches!(judged, Profile::Ignored(_)), "{exponent:?} {chromaticities:?}");
         }
     }
 

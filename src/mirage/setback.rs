@@ -129,6 +129,30 @@ impl LossTrend {
         Self { last: None, rises: 0, ..self }
     }
 
+    /// Writes the trend as text; the inverse of [`LossTrend::from_text`].
+    pub fn to_text(self) -> String {
+        let number = |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |value| value.to_string());
+        let Self { settled, first, last, rises, rising_since } = self;
+        format!("{settled} {} {} {rises} {rising_since}", number(first), number(last))
+    }
+
+    /// Parses a text from a file; `None` if it is malformed or a loss is not finite.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let number = |word: &str| match word {
+            "none" => Some(None),
+            word => word.parse().ok().filter(|value: &f64| value.is_finite()).map(Some),
+        };
+        let words: Vec<&str> = text.split(' ').collect();
+        let [settled, first, last, rises, rising_since] = words[..] else { return None };
+        Some(Self {
+            settled: settled.parse().ok()?,
+            first: number(first)?,
+            last: number(last)?,
+            rises: rises.parse().ok()?,
+            rising_since: rising_since.parse().ok()?,
+        })
+    }
+
     /// Records the loss after an iteration, which must be finite. Returns a fault if it diverges.
     pub fn follow(&mut self, iteration: u32, loss: f64) -> Option<Fault> {
         let first = match self.first {
@@ -142,7 +166,8 @@ impl LossTrend {
         if !rises {
             (self.rises, self.rising_since) = (0, iteration);
         } else {
-            self.rises += 1;
+            // A file may hold any number.
+            self.rises = self.rises.saturating_add(1);
         }
         self.last = Some(loss);
         if first > 0.0 && loss > DIVERGED_FACTOR * first {
@@ -170,6 +195,32 @@ mod tests {
         assert!(follow(&mut trend.gone_back(), &[(2, 1999.0)]).is_empty());
         // A first loss of zero gives nothing to compare with.
         assert!(follow(&mut LossTrend::new(0, false), &[(0, 0.0), (9, 1e30)]).is_empty());
+    }
+
+    #[test]
+    fn trend_continues_from_its_text() {
+        let losses = [(0, 3.0), (7, 3.1), (14, 0.1 + 0.2), (21, 3.3), (28, 3.4), (35, 3.5), (42, 3.6)];
+        for saved in 0..losses.len() {
+            let mut trend = LossTrend::new(5, true);
+            follow(&mut trend, &losses[..saved]);
+            let mut restored = LossTrend::from_text(&trend.to_text()).unwrap();
+            assert_eq!(restored, trend);
+            assert_eq!(follow(&mut restored, &losses[saved..]), follow(&mut trend, &losses[saved..]));
+        }
+        for text in [
+            "",
+            "1 2 3 4",
+            "1 2 3 4 5 6",
+            "1 NaN none 4 5",
+            "1 2 inf 4 5",
+            "-1 2 3 4 5",
+            "1 2 3 4 4294967296",
+        ] {
+            assert_eq!(LossTrend::from_text(text), None, "{text}");
+        }
+        // The largest numbers are handled.
+        let mut trend = LossTrend::from_text("4294967295 1 1 4294967295 4294967295").unwrap();
+        assert_eq!(follow(&mut trend, &[(9, 2.0)]), []);
     }
 
     #[test]

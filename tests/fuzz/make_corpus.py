@@ -133,8 +133,8 @@ def runs(program):
     length = struct.unpack("<Q", checkpoint[:8])[0]
     header, data = json.loads(checkpoint[8 : 8 + length]), checkpoint[8 + length :]
 
-    def forged(name, change, data=data):
-        copy = json.loads(json.dumps(header))
+    def forged(name, change, data=data, tensors=None):
+        copy = {**json.loads(json.dumps(header)), **(tensors or {})}
         change(copy["__metadata__"])
         words = json.dumps(copy, separators=(",", ":")).encode()
         put("checkpoint", name, struct.pack("<Q", len(words)) + words + data)
@@ -148,6 +148,9 @@ def runs(program):
     forged("sets-where-to-write.safetensors", options(log="/tmp/x", overwrite=True, adapter="$(touch x)"))
     forged("size-overflows.safetensors", lambda m: m.update({"state:size": f"{1 << 63}x{1 << 63}"}))
     forged("earlier-scales.safetensors", lambda m: m.update({"state:earlier_scales": "5x4:1,10x8:2"}))
+    best = {"dtype": "F32", "shape": [624], "data_offsets": [len(data), len(data) + 2496]}
+    losses = {"state:loss": "0.5", "state:trend": "20 3.5 0.25 1 2", "state:best": "1 1e-9"}
+    forged("best-picture.safetensors", lambda m: m.update(losses), data + bytes(2496), {"best": best})
     forged("no-groups.safetensors", lambda m: m.update({"state:groups": ""}))
     forged("nested-options.safetensors", lambda m: m.update(options="[" * 2000))
     forged("no-tensors.safetensors", lambda m: None, data=b"")
@@ -183,6 +186,10 @@ def images():
     put("image", "exif-after-pixels.png", png().replace(end, chunk(b"eXIf", exif) + end))
     put("image", "palette.png", png(color=3, depth=4, before=palette))
     put("image", "gray-16.png", png(color=4, depth=16))
+    primaries = [31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000]
+    primaries = chunk(b"cHRM", struct.pack(">8I", *primaries))
+    put("image", "gamma-and-primaries.png", png(before=chunk(b"gAMA", struct.pack(">I", 100000)) + primaries))
+    put("image", "gamma-of-gray.png", png(color=0, depth=16, before=chunk(b"gAMA", struct.pack(">I", 55556))))
     put("image", "interlaced.png", png(width=1, height=1, color=6, interlace=1))
     put("image", "bomb-in-iccp.png", png(before=chunk(b"iCCP", b"x\0\0" + zeros(20 * MIB))))
     put("image", "large.png", png(width=30000, height=30000, rows=b"\0"))

@@ -7,24 +7,38 @@ use crate::common::{both_devices, turn};
 use neural_mirage::graph::{Graph, TensorId};
 use neural_mirage::mirage::optimizer::{Adam, Lbfgs, LineSearch, Optimizer, StateTensor, StepInputs};
 use neural_mirage::mirage::{
-    Ending, Event, Fault, Request, RunResult, ScaleCount, Scales, Session, Setback, State,
+    Checkpoint, Ending, Event, Fault, Request, RunResult, ScaleCount, Scales, Session, Setback, State, Tiling,
 };
 use neural_mirage::ops::Shape;
 use neural_mirage::{Error, Result};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Wraps an optimiser so that its learning rate is NaN at step `at` the first `times` times.
+/// What goes wrong in an optimiser.
+#[derive(Debug)]
+enum Wrong {
+    /// The learning rate is NaN at a step the first so many times.
+    NanAt(u32, AtomicU32),
+    /// From a step on, the learning rate is negative, so that the loss rises.
+    AscendsFrom(u32),
+}
+
+/// Wraps an optimiser in which something goes wrong.
 #[derive(Debug)]
 struct Glitch {
     inner: Arc<dyn Optimizer>,
-    at: u32,
-    times: AtomicU32,
+    wrong: Wrong,
 }
 
 impl Glitch {
     fn around(inner: impl Optimizer + 'static, at: u32, times: u32) -> Arc<dyn Optimizer> {
-        Arc::new(Self { inner: Arc::new(inner), at, times: AtomicU32::new(times) })
+        Arc::new(Self { inner: Arc::new(inner), wrong: Wrong::NanAt(at, AtomicU32::new(times)) })
+    }
+
+    fn ascending(inner: impl Optimizer + 'static, from: u32) -> Arc<dyn Optimizer> {
+        Arc::new(Self { inner: Arc::new(inner), wrong: Wrong::AscendsFrom(from) })
     }
 }
 
@@ -62,11 +76,17 @@ impl Optimizer for Glitch {
     }
 
     fn control(&self, done: u32) -> [f32; 4] {
+        let control = self.inner.control(done);
         let left = |times: u32| times.checked_sub(1);
-        if done == self.at && self.times.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
-            return [f32::NAN; 4];
+        match &self.wrong {
+            Wrong::NanAt(at, times)
+                if done == *at && times.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() =>
+            {
+                [f32::NAN; 4]
+            }
+            Wrong::AscendsFrom(from) if done >= *from => [-control[0], control[1], control[2], control[3]],
+            _ => control,
         }
-        self.inner.control(done)
     }
 
     fn step(&self, graph: &mut Graph, inputs: &StepInputs, state: &[TensorId]) -> Result<Vec<TensorId>> {
@@ -177,7 +197,9 @@ fn resumed_run_keeps_halved_step() {
             run_observed(&mut resumed).0.unwrap().picture
         };
         assert!(resume(state.clone()) == whole.picture);
-        assert!(resume(State { halvings: 0, ..state.clone() }) != whole.picture);
+        let mut full_step = state.clone();
+        full_step.halvings = 0;
+        assert!(resume(full_step) != whole.picture);
     }
 }
 
@@ -263,9 +285,83 @@ fn line_search_causes_no_setbacks() {
         let mut request = request(&golden);
         request.optimizer = Arc::new(Lbfgs { learning_rate: 1e25, clamp: false, ..Lbfgs::default() });
         request.schedule.report_every = 1;
+        iterate(&mut request, 120);
         let mut session = session(&(engine, network.clone(), request.clone()), request);
         let (result, observed) = run_observed(&mut session);
         assert!(result.unwrap().picture.rgb.iter().all(|value| value.is_finite()));
         assert!(observed.setbacks.is_empty(), "{:?}", observed.setbacks);
+        assert!(observed.totals[1..].iter().any(|total| !total.is_finite()), "{:?}", observed.totals);
+    }
+}
+
+/// If no step was short enough, the picture is still the start picture. That is an error, however few reports there are.
+#[test]
+fn line_search_without_finite_loss_is_an_error() {
+    let _turn = turn();
+    let golden = Golden::open("objective.safetensors");
+    let network = network();
+    for engine in both_devices() {
+        for every in [0, 1] {
+            let mut request = request(&golden);
+            request.optimizer = Arc::new(Lbfgs { learning_rate: 1e25, clamp: false, ..Lbfgs::default() });
+            request.schedule.report_every = every;
+            let setting = (engine.clone(), network.clone(), request.clone());
+            let mut failed = session(&setting, request.clone());
+            let (result, observed) = run_observed(&mut failed);
+            assert!(matches!(result, Err(Error::NoFiniteTrial { iterations: 12 })), "{result:?}");
+            assert!(observed.setbacks.is_empty(), "{:?}", observed.setbacks);
+            assert!(failed.last_good().is_some());
+            // A stop is not the end.
+            let mut stopped = session(&setting, request);
+            let result = stopped.run(&mut |event: Event<'_>| match event {
+                Event::Progress { iteration: 5, .. } => Ok(ControlFlow::Break(())),
+                _ => CONTINUE,
+            });
+            assert_eq!(result.unwrap().ending, Ending::Stopped);
+        }
+    }
+}
+
+/// A run that is resumed from a checkpoint goes back to a picture from before it, exactly as an uninterrupted one.
+#[test]
+fn resumed_run_knows_its_best_picture() {
+    let _turn = turn();
+    let golden = Golden::open("objective.safetensors");
+    let network = network();
+    let [gpu, cpu] = both_devices();
+    let ending = |result: Result<RunResult>| result.map(|result| result.picture).map_err(|e| e.to_string());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint.safetensors");
+    for (engine, tiling) in [(gpu, Tiling::Whole), (cpu.clone(), Tiling::Whole), (cpu, Tiling::Side(16))] {
+        let mut request = request(&golden);
+        (request.schedule.state_every, request.tiling) = (10, tiling);
+        request.optimizer = Glitch::ascending(Adam { decay: 0.0, ..Adam::default() }, 9);
+        iterate(&mut request, 35);
+        let setting = (engine, network.clone(), request.clone());
+        let (whole, observed) = run_observed(&mut session(&setting, request.clone()));
+        let whole = ending(whole);
+        let first = &observed.setbacks[0];
+        println!("{:?} {:?}", observed.setbacks, observed.totals);
+        assert!(matches!(first.fault, Fault::Rising { .. }) && first.to < 20, "{first:?}");
+        let before: Vec<&State> = observed.states.iter().filter(|state| state.halvings == 0).collect();
+        assert!(before.last().unwrap().iteration == 20, "{before:?}");
+        for state in &before {
+            let checkpoint = Checkpoint { state: (*state).clone(), texts: HashMap::new() };
+            checkpoint.save(&path).unwrap();
+            let mut resumed = session(&setting, request.clone());
+            resumed.resume(Checkpoint::load(&path).unwrap().state).unwrap();
+            let (result, again) = run_observed(&mut resumed);
+            assert_eq!(again.setbacks, observed.setbacks, "from {}", state.iteration);
+            assert!(ending(result) == whole, "from {}", state.iteration);
+        }
+        // With other targets, the losses so far are no measure.
+        let mut other = request.clone();
+        let mut photo = picture(&golden, "photo");
+        photo.rgb.iter_mut().for_each(|value| *value = 1.0 - *value);
+        other.photo = Arc::new(photo);
+        let mut resumed = session(&setting, other);
+        resumed.resume(before[1].clone()).unwrap();
+        let (_, again) = run_observed(&mut resumed);
+        assert!(again.setbacks.iter().all(|setback| setback.to >= 20), "{:?}", again.setbacks);
     }
 }

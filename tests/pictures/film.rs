@@ -295,6 +295,39 @@ fn equal_consecutive_frames_are_merged() {
 }
 
 #[test]
+fn dropped_frames_leave_no_trace() {
+    for ending in ENDINGS {
+        let dir = folder();
+        let pictures: Vec<_> = (0..5).map(|seed| gradient(seed, (12, 9))).collect();
+        let [one, other] = ["one", "other"].map(|name| dir.path().join(format!("{name}.{ending}")));
+        let mut film = Film::create(&one, FilmOptions::default()).unwrap();
+        for picture in &pictures {
+            film.frame(picture, 50).unwrap();
+        }
+        film.truncate(9);
+        assert_eq!(film.frames(), 5);
+        film.truncate(2);
+        assert_eq!(film.frames(), 2);
+        // The dropped frame may be added again.
+        film.frame(&pictures[4], 70).unwrap();
+        film.finish(vec![]).unwrap();
+        let mut film = Film::create(&other, FilmOptions::default()).unwrap();
+        for (picture, time) in [(0, 50), (1, 50), (4, 70)] {
+            film.frame(&pictures[picture], time).unwrap();
+        }
+        film.finish(vec![]).unwrap();
+        assert!(std::fs::read(&one).unwrap() == std::fs::read(&other).unwrap(), "{ending}");
+        // A film of which all frames were dropped can go on.
+        let mut film =
+            Film::create(&dir.path().join(format!("none.{ending}")), FilmOptions::default()).unwrap();
+        film.frame(&pictures[0], 50).unwrap();
+        film.truncate(0);
+        film.frame(&pictures[1], 50).unwrap();
+        film.finish(vec![]).unwrap();
+    }
+}
+
+#[test]
 fn longest_durations_fit_every_format() {
     for ending in ENDINGS {
         let dir = folder();

@@ -251,6 +251,49 @@ fn png_cicp_is_converted_or_refused() {
     assert!(worst(&decoded.picture.rgb, &[expected; 6]) < 3e-3, "{:?} {expected}", decoded.picture.rgb);
 }
 
+/// The content of a `gAMA` or `cHRM` chunk.
+fn hundred_thousandths(values: &[u32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_be_bytes()).collect()
+}
+
+#[test]
+fn png_gamma_and_chromaticities_are_converted() {
+    const P3: [u32; 8] = [31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000];
+    let image: DynamicImage = image::RgbImage::from_pixel(2, 1, image::Rgb([153, 102, 77])).into();
+    let png = encoded(&image, ImageFormat::Png);
+    let gamma = |png: &[u8], value| png_with_chunk(png, b"gAMA", &hundred_thousandths(&[value]));
+    // The value that stands for sRGB changes nothing.
+    let plain = read_bytes(&gamma(&png, 45455)).unwrap();
+    assert_eq!(plain.picture, read_bytes(&png).unwrap().picture);
+    assert_eq!(notes(&plain), "");
+    let wide = read_bytes(&png_with_chunk(&png, b"cHRM", &hundred_thousandths(&P3))).unwrap();
+    assert_eq!(notes(&wide), "converted from the colours of its gAMA and cHRM to sRGB");
+    // The same result as with an ICC profile of Display P3.
+    assert!(worst(&wide.picture.rgb[..3], &[0.6345, 0.3887, 0.2825]) < 0.012, "{:?}", wide.picture.rgb);
+    // Linear light, in colours of 8 bits and in gray of 16.
+    let encode = |linear: f32| 1.055 * linear.powf(1.0 / 2.4) - 0.055;
+    let linear = read_bytes(&gamma(&png, 100_000)).unwrap();
+    let expected = [153, 102, 77].map(|level| encode(level as f32 / 255.0));
+    assert!(worst(&linear.picture.rgb[..3], &expected) < 3e-3, "{:?} {expected:?}", linear.picture.rgb);
+    let gray = image::ImageBuffer::from_pixel(1, 1, image::Luma([9000u16]));
+    let gray = encoded(&DynamicImage::ImageLuma16(gray), ImageFormat::Png);
+    let decoded = read_bytes(&gamma(&gray, 100_000)).unwrap();
+    let expected = [encode(9000.0 / 65535.0); 3];
+    assert!(worst(&decoded.picture.rgb, &expected) < 3e-3, "{:?} {expected:?}", decoded.picture.rgb);
+    // The chunk sRGB takes precedence, and a profile does.
+    let both = png_with_chunk(&gamma(&png, 100_000), b"sRGB", &[0]);
+    assert_eq!(read_bytes(&both).unwrap().picture, plain.picture);
+    // Values that describe no colours are ignored.
+    let broken = read_bytes(&gamma(&png, 0)).unwrap();
+    assert_eq!(broken.picture, plain.picture);
+    let broken = read_bytes(&png_with_chunk(&png, b"cHRM", &hundred_thousandths(&[0; 8]))).unwrap();
+    assert_eq!(broken.picture, plain.picture);
+    assert_eq!(
+        notes(&broken),
+        "the colours of its gAMA and cHRM ignored: its white isn't a mixture of its red, green and blue"
+    );
+}
+
 #[test]
 fn large_picture_is_averaged_while_reading() {
     let (width, height) = (5000u32, 3400u32);

@@ -50,6 +50,49 @@ fn full_disk_loses_no_sweep_cell() {
     image::open(rescued).unwrap();
 }
 
+/// A sweep's checkpoint that has no room beside the cells is rescued; the last line says where it belongs.
+#[test]
+fn stopped_sweep_says_where_its_rescued_checkpoint_belongs() {
+    let place = Place::new();
+    place.photo("photo.png", 64, 48);
+    std::fs::create_dir(place.path("tmp")).unwrap();
+    let Some(_disk) = Disk::mount(&place, "64k") else { return };
+    let sweep = || {
+        let mut command = place.mirage();
+        command.args(["sweep", "photo.png", "--size", "48", "--adapter", "cpu", "-o", "disk/sweep"]);
+        command.arg("--weights").arg(place.network()).args(["--columns", "iterations=2,1000000"]);
+        command
+    };
+    let mut command = sweep();
+    let mut child = place.spawn(command.env("TMPDIR", place.path("tmp")));
+    wait_for("no cell", || {
+        assert!(child.try_wait().unwrap().is_none(), "the sweep ended");
+        place.path("disk/sweep/r1c1.png").exists()
+    });
+    signal(&child, "-INT");
+    assert_eq!(code(&mut child), Some(130));
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let (_, last) = said.trim_end().rsplit_once("To continue this sweep, move ").expect(&said);
+    let (from, rest) = last.split_once(" to ").expect(&said);
+    let (to, rest) = rest.split_once(" and run ").expect(&said);
+    assert_eq!(rest, "the same command.", "{said}");
+    assert!(!place.path(to).exists(), "{said}");
+    // With room for it, the sweep continues from there.
+    let saved = neural_mirage::mirage::Checkpoint::load(&place.path(from)).unwrap().state.iteration;
+    assert!(saved >= 2);
+    let options = ["-t", "tmpfs", "-o", "remount,size=1M", "tmpfs"];
+    let grown = std::process::Command::new("mount").args(options).arg(place.path("disk")).status();
+    assert!(grown.unwrap().success());
+    std::fs::copy(place.path(from), place.path(to)).unwrap();
+    let mut child = place.spawn(&sweep());
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    signal(&child, "-INT");
+    assert_eq!(code(&mut child), Some(130));
+    let after = neural_mirage::mirage::Checkpoint::load(&place.path(to)).unwrap().state.iteration;
+    assert!(after >= saved, "{after} {saved}");
+}
+
 #[test]
 fn disk_space_is_checked_before_the_run() {
     let place = Place::new();

@@ -1,7 +1,10 @@
 //! Graphics devices that hang or are lost: the error is reported within the limit, and `--retry` continues.
 
 use crate::support::{Place, pixels};
+use image::AnimationDecoder as _;
 use predicates::prelude::*;
+use std::fs::File;
+use std::io::BufReader;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -45,14 +48,23 @@ fn render(place: &Place, output: &str, more: &[&str]) -> assert_cmd::Command {
 fn lost_device_is_reopened_and_picture_is_identical() {
     let place = Place::new();
     place.photo("photo.png", 48, 32);
-    render(&place, "whole.png", &["--quiet"]).assert().success();
+    render(&place, "whole.png", &["--quiet", "--film", "whole.gif"]).assert().success();
     let words =
         ["--retry", "50", "--lose-device-after", "200", "--checkpoint-every", "7", "--save-every", "50"];
-    let output = render(&place, "out.png", &[&words[..], &["--log", "run.jsonl"]].concat()).output().unwrap();
+    let files = ["--log", "run.jsonl", "--film", "out.gif"];
+    let output = render(&place, "out.png", &[&words[..], &files].concat()).output().unwrap();
     let printed = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{printed}");
     assert!(printed.contains("Reopening it (1 of 50)") && printed.contains("Resuming after"), "{printed}");
     assert!(pixels(&place.path("out.png")) == pixels(&place.path("whole.png")));
+    // Iterations that were repeated are in the film once.
+    let frames = |name: &str| -> Vec<Vec<u8>> {
+        let film = BufReader::new(File::open(place.path(name)).unwrap());
+        let frames = image::codecs::gif::GifDecoder::new(film).unwrap().into_frames();
+        frames.map(|frame| frame.unwrap().into_buffer().into_raw()).collect()
+    };
+    let film = frames("out.gif");
+    assert!(film.len() > 40 && film == frames("whole.gif"), "{} frames", film.len());
     let entries = place.entries();
     let snapshots: Vec<&String> = entries.iter().filter(|name| name.starts_with("out-0")).collect();
     assert_eq!(snapshots, ["out-0050.png", "out-0100.png", "out-0150.png", "out-0200.png"]);

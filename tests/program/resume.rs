@@ -217,15 +217,18 @@ fn line_search_resumes_while_its_loss_is_not_finite() {
         "--average-decay",
         "0",
     ];
-    render(&place, "whole.png", "24", &words).assert().success();
+    render(&place, "whole.png", "80", &words).assert().success();
     for done in ["1", "5", "13"] {
         let (picture, checkpoint) = (format!("{done}.png"), format!("{done}-checkpoint.safetensors"));
         let log = format!("{done}.jsonl");
         let part = [&words[..], &["--checkpoint-every", done, "--log", &log]].concat();
-        render(&place, &picture, done, &part).assert().success();
+        // The picture is still the start picture, which is an error.
+        let stuck = render(&place, &picture, done, &part).assert().code(1);
+        stuck.stderr(predicate::str::contains("Lower --learning-rate"));
+        assert!(place.path(&picture).exists());
         let log = std::fs::read_to_string(place.path(&log)).unwrap();
         assert!(log.contains("\"loss\":null"), "the last loss is finite: {log}");
-        place.mirage().args(["resume", &checkpoint, "--iterations", "24", "--quiet"]).assert().success();
+        place.mirage().args(["resume", &checkpoint, "--iterations", "80", "--quiet"]).assert().success();
         assert_eq!(pixels(&place.path(&picture)), pixels(&place.path("whole.png")), "{done}");
     }
 }

@@ -130,13 +130,14 @@ impl Forecast {
         if self.memory.is_shared { peak.classes() } else { peak.device }
     }
 
-    /// Returns one line with the memory by class, and the time.
+    /// Returns one line with the memory by class, and the time. Reading the pictures, which is done by then, is
+    /// mentioned if it took more than the run will.
     pub(in crate::cli) fn line(&self) -> String {
         let device = self.device();
+        let host = if self.memory.is_shared { device } else { self.memory.host_peak().host };
         let mut line = if self.memory.is_shared {
             format!("Needs up to {} of memory ({})", bytes(device.total()), parts(&device))
         } else {
-            let host = self.memory.host_peak().host;
             format!(
                 "Needs up to {} on the device ({}) and {} of memory ({})",
                 bytes(device.total()),
@@ -147,6 +148,9 @@ impl Forecast {
         };
         if let Some(seconds) = self.seconds() {
             line += &format!(", about {}", duration(seconds));
+        }
+        if self.reading > host.total() {
+            line += &format!("; reading the pictures took up to {}", bytes(self.reading));
         }
         line
     }
@@ -301,8 +305,13 @@ mod tests {
         assert!(!line.contains("on the device") && !line.contains("about"), "{line}");
         cpu.speed = Some(Speed { size: [64, 96], per_pixel: 1e-5, per_iteration: 0.1, preparing: 1.0 });
         assert!(cpu.line().ends_with(&format!(", about {}", duration(cpu.seconds().unwrap()))));
-        let gpu = forecast(Profile::minimal(), None, None).line();
-        assert!(gpu.contains("on the device (weights"), "{gpu}");
+        let mut gpu = forecast(Profile::minimal(), None, None);
+        let line = gpu.line();
+        assert!(line.contains("on the device (weights") && !line.contains("reading"), "{line}");
+        // The host's memory counts, not the device's.
+        gpu.reading = gpu.memory.host_peak().host.total() + 1;
+        let read = format!("; reading the pictures took up to {}", bytes(gpu.reading));
+        assert_eq!(gpu.line(), line + &read);
     }
 
     #[test]

@@ -142,8 +142,8 @@ fn check_room(
     if schedule.state_every > 0 || schedule.state_when_stopped {
         let state = request.optimizer.state(Shape::Map { channels: 3, height, width });
         let state: u64 = state.iter().map(|tensor| tensor.shape.elements() as u64).sum();
-        // With the picture and its average, in f32.
-        note("a checkpoint", (state + 2 * raw) * 4, folder, left);
+        // With the picture, its average and the best one so far, in f32.
+        note("a checkpoint", (state + 3 * raw) * 4, folder, left);
     }
     if let Some(film) = &args.watching.film {
         // Compressed size relative to the raw frames; a rough guess.

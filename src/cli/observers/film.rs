@@ -22,6 +22,8 @@ pub(in crate::cli) struct FilmRecorder {
     checked: Rc<CheckedRun>,
     status: SharedStatus,
     failed: bool,
+    /// Each recorded iteration, and the number of frames before it.
+    recorded: Vec<(u32, usize)>,
 }
 
 impl FilmRecorder {
@@ -42,7 +44,18 @@ impl FilmRecorder {
             checked: checked.clone(),
             status: status.clone(),
             failed: false,
+            recorded: Vec::new(),
         })
+    }
+
+    /// Drops the frames of this iteration and later ones, which the run has gone back to: after a setback, or when the
+    /// device was lost.
+    fn go_back_to(&mut self, iteration: u32) {
+        let repeated = self.recorded.iter().position(|(recorded, _)| *recorded >= iteration);
+        if let Some(repeated) = repeated {
+            self.film.truncate(self.recorded[repeated].1);
+            self.recorded.truncate(repeated);
+        }
     }
 
     /// Writes the film, if it has a frame, or rescues it to another place. Returns a line for the user.
@@ -74,6 +87,8 @@ impl Observer for FilmRecorder {
         if let Event::Picture { iteration, picture, last } = event
             && (last || self.checked.request.schedule.picture_at.contains(&iteration))
         {
+            self.go_back_to(iteration);
+            let frames = self.film.frames();
             let recorded = self.film.frame(&*self.checked.at_full_size(picture)?, FRAME);
             let failed = recorded.is_err();
             if let Err(error) = recorded
@@ -83,6 +98,9 @@ impl Observer for FilmRecorder {
                 self.status.borrow_mut().problems.push(problem);
             }
             self.failed = failed;
+            if !failed {
+                self.recorded.push((iteration, frames));
+            }
         }
         Ok(ControlFlow::Continue(()))
     }

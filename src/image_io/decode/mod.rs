@@ -31,7 +31,7 @@ const MAX_FILE: u64 = 1 << 31;
 /// For all supported kinds (1 to 16 bits, palette, gray, alpha, CMYK, YCbCr, 32 bit float TIFF) the result
 /// is RGB `f32` in [0, 1] at the file's full precision (float samples are unchanged), with EXIF orientation
 /// applied, alpha composited on white (on the encoded values, as browsers do), and an embedded colour profile,
-/// or the code points of a PNG's cICP, converted to sRGB. Of an animation or multi-page file the first frame is
+/// or a PNG's cICP, gAMA and cHRM, converted to sRGB. Of an animation or multi-page file the first frame is
 /// read. A picture of 1x1 is accepted. Each of these conversions is listed in [`Decoded::notes`].
 ///
 /// # Errors

@@ -2,9 +2,9 @@
 
 use std::io::Cursor;
 
-use png::{BitDepth, ColorType, DecodingError, Limits, Transformations};
+use png::{BitDepth, ColorType, DecodingError, Info, Limits, ScaledFloat, Transformations};
 
-use super::super::color::MAX_PROFILE;
+use super::super::color::{Gamma, MAX_PROFILE};
 use super::super::metadata::{MAX_TEXTS, latin1_texts};
 use super::super::rows::{Colors, Layout, Opacity, Sample};
 use super::super::structure::{self, EXIF_KEYS};
@@ -35,12 +35,13 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     if found.palette {
         reading.notes.push("palette expanded".to_owned());
     }
-    // The code points take precedence over a profile.
+    // The order of precedence of the specification.
     let embedded = match (found.cicp, &info.icc_profile) {
         (Some(points), _) => Embedded::CodePoints(points),
         (None, Some(icc)) => Embedded::Profile(icc.to_vec()),
         (None, None) if found.profile => Embedded::Unreadable,
-        (None, None) => Embedded::Nothing,
+        (None, None) if info.srgb.is_some() => Embedded::Nothing,
+        (None, None) => gamma(info).map_or(Embedded::Nothing, Embedded::Gamma),
     };
     let exif = match &info.exif_metadata {
         Some(exif) => Some(exif.to_vec()),
@@ -82,6 +83,14 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
         }
     }
     Ok(Stored { rows, orientation })
+}
+
+/// Reads `gAMA` and `cHRM`; None if the file has neither.
+fn gamma(info: &Info<'_>) -> Option<Gamma> {
+    let at = |(x, y): (ScaledFloat, ScaledFloat)| (x.into_value(), y.into_value());
+    let exponent = info.gama_chunk.map(ScaledFloat::into_value);
+    let chromaticities = info.chrm_chunk.map(|c| [c.white, c.red, c.green, c.blue].map(at));
+    (exponent.is_some() || chromaticities.is_some()).then_some(Gamma { exponent, chromaticities })
 }
 
 /// Reads EXIF from a text chunk: a name, a length, and hexadecimal digits. Returns `None` if it is malformed, because

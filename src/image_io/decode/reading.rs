@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use image::metadata::Orientation;
 
-use super::super::color::{self, Profile};
+use super::super::color::{self, Gamma, Profile};
 use super::super::rows::{Colors, Keep, Layout, Rows, Sample};
 use super::super::{MAX_PIXELS, check_size, structure};
 use super::failure::Failure;
@@ -52,6 +52,8 @@ pub(super) enum Embedded {
     Unreadable,
     /// The code points of PNG's cICP.
     CodePoints([u8; 4]),
+    /// PNG's gAMA and cHRM.
+    Gamma(Gamma),
 }
 
 impl From<Option<Vec<u8>>> for Embedded {
@@ -175,18 +177,18 @@ impl<'a> Reading<'a> {
             Sample::U16 => note("16 bit"),
             Sample::F32 => note("32 bit float, taken as sRGB-encoded"),
         }
+        const PROFILE: &str = "the embedded colour profile";
         let (profile, what) = match embedded {
-            Embedded::Nothing => (Profile::Srgb, ""),
-            Embedded::Profile(icc) => {
-                (color::judge(&icc, layout.colors.count()), "the embedded colour profile")
-            }
-            Embedded::Unreadable => (Profile::Ignored("it is malformed or too large"), ""),
+            Embedded::Nothing => (Profile::Srgb, PROFILE),
+            Embedded::Profile(icc) => (color::judge(&icc, layout.colors.count()), PROFILE),
+            Embedded::Unreadable => (Profile::Ignored("it is malformed or too large"), PROFILE),
             Embedded::CodePoints(points) => {
                 let judged = color::judge_code_points(points).map_err(|problem| {
                     Failure::Refused(problem, "Export it as an sRGB PNG or JPEG and try again")
                 })?;
                 (judged, "the colours of its cICP")
             }
+            Embedded::Gamma(gamma) => (color::judge_gamma(gamma), "the colours of its gAMA and cHRM"),
         };
         let mut to_srgb = None;
         match profile {
@@ -195,7 +197,7 @@ impl<'a> Reading<'a> {
                 note(&format!("converted from {what}{name} to sRGB"));
                 to_srgb = Some(conversion);
             }
-            Profile::Ignored(reason) => note(&format!("embedded colour profile ignored: {reason}")),
+            Profile::Ignored(reason) => note(&format!("{what} ignored: {reason}")),
         }
         let size = (width as usize, height as usize);
         Rows::new(layout, size, step, self.keep(), self.options.background, to_srgb).map_err(Failure::Memory)

@@ -226,6 +226,16 @@ impl Film {
         self.spool.frames.len()
     }
 
+    /// Drops the last frames and keeps at most this many.
+    pub fn truncate(&mut self, frames: usize) {
+        if frames < self.frames() {
+            let dropped: usize = self.spool.frames.drain(frames..).map(|frame| frame.length).sum();
+            self.spool.length -= dropped as u64;
+            // The levels of the frame that is now the last one are not known.
+            self.last.clear();
+        }
+    }
+
     /// Creates the file, with embedded metadata: keys and values as in
     /// [`WriteOptions::metadata`](super::WriteOptions::metadata), which [`read_metadata`](super::read_metadata) reads.
     /// They are stored as iTXt chunks in APNG and as XMP in WebP and GIF.

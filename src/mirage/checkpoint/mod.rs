@@ -6,6 +6,7 @@
 //! | `weights` | groups, 3 | weight, gradient norm and reference of each of `state:groups`; NaN for a missing value |
 //! | `shares` | shares | the share of each of `state:shares` |
 //! | `last_look` | length | the picture that the change is measured from, if it may end the run |
+//! | `best` | length | the picture with the least loss so far, if it is an earlier one: red, green and blue of each pixel |
 //!
 //! Counters and names are metadata texts (`state:...`). All values are little-endian f32, so a checkpoint can be used
 //! on another machine.
@@ -36,6 +37,8 @@ const NO_HASH: [u8; 64] = [b'0'; 64];
 const TENSOR: &str = "tensor:";
 /// Name of the picture that the change is measured from.
 const LAST_LOOK: &str = "last_look";
+/// Name of the picture with the least loss.
+const BEST: &str = "best";
 /// Name of the weights: three numbers for each group.
 const WEIGHTS: &str = "weights";
 /// Name of the shares: one number for each group that has a share.

@@ -1,17 +1,20 @@
 //! Reads a checkpoint: checks the whole file first, then reads the tensors that the run needs.
 
-use super::{FORMAT, LAST_LOOK, NO_HASH, PIECE, SHARES, TENSOR, WEIGHTS, hash_at};
+use super::{BEST, FORMAT, LAST_LOOK, NO_HASH, PIECE, SHARES, TENSOR, WEIGHTS, hash_at};
 use crate::allocation::with_capacity;
 use crate::error::{Error, Result};
 use crate::files::{LENGTH_BYTES, LONGEST_HEADER, open_ordinary};
 use crate::hex::hex;
+use crate::image_io::Picture;
 use crate::mirage::loss::Shares;
+use crate::mirage::objective::kept_picture::KeptPicture;
 use crate::mirage::objective::step::StateTensors;
 use crate::mirage::optimizer::Optimizer;
 use crate::mirage::request::Request;
 use crate::mirage::run::reporting::CHANGE_SAMPLES;
-use crate::mirage::run::state::{EarlierScale, State};
+use crate::mirage::run::state::{EarlierScale, LossHistory, State};
 use crate::mirage::scales::Scale;
+use crate::mirage::setback::LossTrend;
 use crate::mirage::weighting::{GroupWeight, Weights};
 use crate::ops::Shape;
 use safetensors::Dtype;
@@ -21,6 +24,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Remedy for a file that is not a valid checkpoint.
 const REMEDY: &str = "Give a file that `mirage render` saved after Ctrl-C or with --checkpoint-every";
@@ -37,10 +41,12 @@ pub struct CheckpointFile {
     file: Opened,
     /// Metadata that the program stored with the state, such as the run's options.
     pub(super) texts: HashMap<String, String>,
-    /// The state without its tensors and its last look.
+    /// The state without its tensors, its last look and its best picture.
     state: State,
     /// Iteration of the last look, if any.
     looked_at: Option<u32>,
+    /// Iteration and loss of the best picture, if any.
+    best: Option<(u32, f64)>,
 }
 
 impl CheckpointFile {
@@ -96,11 +102,28 @@ impl CheckpointFile {
             shares_changed: text("shares_changed").is_ok_and(|text| text == "true"),
             halvings: text("halvings").map_or(Ok(0), |text| text.parse()).map_err(|_| damaged("halvings"))?,
             last_look: None,
+            losses: match (text("loss"), text("trend")) {
+                (Ok(loss), Ok(trend)) => Some(LossHistory {
+                    loss: finite(&loss).ok_or_else(|| damaged("loss"))?,
+                    trend: LossTrend::from_text(&trend).ok_or_else(|| damaged("trend"))?,
+                    best: None,
+                }),
+                _ => None,
+            },
         };
         state.check_time().map_err(|error| damaged(&error.to_string()))?;
         let looked_at = match file.tensors.info(LAST_LOOK) {
             Some(_) => Some(look.parse().map_err(|_| damaged("last_look"))?),
             None => None,
+        };
+        let best = match (file.tensors.info(BEST), text("best")) {
+            (Some(_), Ok(best)) if state.losses.is_some() => {
+                let parts = best.split_once(' ');
+                let parts = parts.and_then(|(at, loss)| Some((at.parse().ok()?, finite(loss)?)));
+                let known = parts.filter(|(at, _)| *at <= state.iteration);
+                Some(known.ok_or_else(|| damaged(BEST))?)
+            }
+            _ => None,
         };
         file.check_lengths(size).map_err(|problem| damaged(&problem))?;
         let small = [(SHARES, shares.len()), (WEIGHTS, 3 * groups.len())];
@@ -117,7 +140,7 @@ impl CheckpointFile {
         let shares = Shares(shares.into_iter().zip(values(SHARES)).collect());
         let weights = weights(groups, &values(WEIGHTS)).ok_or_else(|| damaged("weights"))?;
         let state = State { shares, weights, ..state };
-        Ok((Self { file, texts, state, looked_at }, tensors))
+        Ok((Self { file, texts, state, looked_at, best }, tensors))
     }
 
     /// Returns the metadata that the program stored with the state, such as the run's options.
@@ -172,7 +195,7 @@ impl CheckpointFile {
         }
         let is_needed = |name: &str| match name.strip_prefix(TENSOR) {
             Some(name) => lengths.contains_key(name),
-            None => name == LAST_LOOK,
+            None => name == LAST_LOOK || name == BEST,
         };
         let mut state = self.state_of(self.file.read(is_needed)?);
         if let Some(replaced) = replaced {
@@ -185,6 +208,13 @@ impl CheckpointFile {
     pub(super) fn state_of(&self, mut tensors: Tensors) -> State {
         let mut state = self.state.clone();
         state.last_look = self.looked_at.zip(tensors.remove(LAST_LOOK));
+        if let (Some(losses), Some((at, loss)), Some(rgb)) =
+            (&mut state.losses, self.best, tensors.remove(BEST))
+        {
+            let [height, width] = state.size;
+            let picture = KeptPicture::Whole(Arc::new(Picture { width, height, rgb }));
+            losses.best = Some((at, loss, picture));
+        }
         let of_state = |(name, values): (String, _)| Some((name.strip_prefix(TENSOR)?.to_owned(), values));
         state.tensors = tensors.into_iter().filter_map(of_state).collect();
         // safetensors orders tensors by size and name; a state must not depend on that order.
@@ -260,6 +290,9 @@ impl Opened {
         let picture = height.saturating_mul(width).saturating_mul(3);
         if self.count(&format!("{TENSOR}picture")) != Some(picture) {
             return Err(format!("its picture is not one of {width}x{height} pixels"));
+        }
+        if self.count(BEST).is_some_and(|count| count != picture) {
+            return Err(format!("its best picture is not one of {width}x{height} pixels"));
         }
         // Values as the device stores them, with a border.
         let stored = height.saturating_add(2).saturating_mul(width.saturating_add(2)).saturating_mul(4);
@@ -341,6 +374,11 @@ fn read_values(
         }
     }
     Ok(is_finite)
+}
+
+/// Parses a finite number.
+fn finite(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|value: &f64| value.is_finite())
 }
 
 /// Parses height and width.

@@ -4,14 +4,17 @@ use super::write::texts_of;
 use super::*;
 use crate::image_io::Picture;
 use crate::mirage::loss::Shares;
+use crate::mirage::objective::kept_picture::KeptPicture;
 use crate::mirage::objective::step::STATE_AVERAGE_COUNTERS;
 use crate::mirage::optimizer::{Adam, Lbfgs, LineSearch, Optimizer};
 use crate::mirage::request::Request;
-use crate::mirage::run::state::EarlierScale;
+use crate::mirage::run::state::{EarlierScale, LossHistory};
+use crate::mirage::setback::LossTrend;
 use crate::mirage::weighting::{GroupWeight, Weights};
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use safetensors::{Dtype, SafeTensors};
 use std::fs::File;
+use std::sync::Arc;
 
 fn checkpoint() -> Checkpoint {
     let values = |start: f32| (0..3 * 5 * 7).map(|at| (start + at as f32).sin() / 3.0).collect::<Vec<f32>>();
@@ -21,6 +24,7 @@ fn checkpoint() -> Checkpoint {
         norm,
         reference,
     };
+    let best = KeptPicture::Whole(Arc::new(Picture { width: 7, height: 5, rgb: values(6.0) }));
     let state = State {
         iteration: 37,
         seconds: 12.345_678_9,
@@ -47,6 +51,11 @@ fn checkpoint() -> Checkpoint {
         shares_changed: true,
         halvings: 2,
         last_look: Some((30, values(4.0))),
+        losses: Some(LossHistory {
+            loss: 0.1 + 0.2,
+            trend: LossTrend::from_text("20 3.5 0.25 1 35").unwrap(),
+            best: Some((33, 1e-9, best)),
+        }),
     };
     let texts = [("options".to_owned(), "{\"photo\":\"my photo ü.png\"}".to_owned())].into();
     Checkpoint { state, texts }
@@ -66,9 +75,12 @@ fn checkpoint_round_trips_bit_identically() {
     bare.state.shares = Shares::default();
     bare.state.weights = Weights::default();
     bare.state.last_look = None;
+    bare.state.losses = None;
     bare.state.earlier_scales = None;
     bare.state.shares_changed = false;
-    for checkpoint in [full, bare] {
+    let mut at_best = checkpoint();
+    at_best.state.losses.as_mut().unwrap().best = None;
+    for checkpoint in [full, bare, at_best] {
         checkpoint.save(&path).unwrap();
         assert_eq!(Checkpoint::load(&path).unwrap(), checkpoint);
     }
@@ -216,6 +228,9 @@ fn impossible_states_are_refused() {
         assert_eq!(error.exit_code(), 2);
         error.to_string()
     };
+    fn losses(state: &mut State) -> &mut LossHistory {
+        state.losses.as_mut().unwrap()
+    }
     for (change, words) in [
         (
             (|state| state.tensors[1].1.truncate(104)) as fn(&mut State),
@@ -227,6 +242,16 @@ fn impossible_states_are_refused() {
         (|state| state.weights.0[1].norm = Some(f32::INFINITY), "weights"),
         (|state| state.weights.0[1].reference = Some(-1.0), "weights"),
         (|state| state.last_look = Some((3, vec![0.5; (3 << 20) + 1])), "the change is measured from"),
+        (|state| losses(state).loss = f64::NAN, "damaged: loss"),
+        (|state| losses(state).best.as_mut().unwrap().0 = 38, "damaged: best"),
+        (|state| losses(state).best.as_mut().unwrap().1 = f64::INFINITY, "damaged: best"),
+        (
+            |state| {
+                let small = Picture { width: 3, height: 5, rgb: vec![0.5; 45] };
+                losses(state).best.as_mut().unwrap().2 = KeptPicture::Whole(Arc::new(small));
+            },
+            "its best picture is not one of 7x5 pixels",
+        ),
         (|state| state.shares.0 = (0..1001).map(|index| (index.to_string(), 1.0)).collect(), "1000 groups"),
     ] {
         let message = refusal(change);

@@ -1,9 +1,10 @@
 //! Writes a checkpoint.
 
-use super::{FORMAT, LAST_LOOK, NO_HASH, PIECE, SHARES, TENSOR, WEIGHTS, hash_at};
+use super::{BEST, FORMAT, LAST_LOOK, NO_HASH, PIECE, SHARES, TENSOR, WEIGHTS, hash_at};
 use crate::error::{Error, Result};
 use crate::files::write_whole_with;
 use crate::hex::hex;
+use crate::mirage::objective::kept_picture::KeptPicture;
 use crate::mirage::run::state::{EarlierScale, State};
 use crate::mirage::weighting::GroupWeight;
 use safetensors::Dtype;
@@ -23,15 +24,15 @@ pub(super) fn save(state: &State, texts: &HashMap<String, String>, path: &Path, 
     let at = hash_at(&header).ok_or_else(|| refused("a text contains the key of the checksum".to_owned()))?;
     let mut hash = Sha256::new();
     hash.update(&header);
-    let pieces = || tensors.iter().flat_map(|tensor| tensor.values.chunks(PIECE));
+    let pieces = || tensors.iter().flat_map(|tensor| tensor.values.pieces());
     let mut bytes = Vec::new();
     for piece in pieces() {
-        hash.update(little_endian(piece, &mut bytes));
+        hash.update(little_endian(&piece, &mut bytes));
     }
     header[at..at + NO_HASH.len()].copy_from_slice(hex(&hash.finalize()).as_bytes());
     let write = |file: &mut File| {
         file.write_all(&header)?;
-        pieces().try_for_each(|piece| file.write_all(little_endian(piece, &mut bytes)))
+        pieces().try_for_each(|piece| file.write_all(little_endian(&piece, &mut bytes)))
     };
     write_whole_with(path, write, "writing the checkpoint", replace)
 }
@@ -40,13 +41,27 @@ pub(super) fn save(state: &State, texts: &HashMap<String, String>, path: &Path, 
 struct FileTensor<'a> {
     name: String,
     shape: Vec<usize>,
-    values: Cow<'a, [f32]>,
+    values: Values<'a>,
+}
+
+enum Values<'a> {
+    Floats(Cow<'a, [f32]>),
+    Picture(&'a KeptPicture),
+}
+
+impl Values<'_> {
+    fn pieces(&self) -> Box<dyn Iterator<Item = Cow<'_, [f32]>> + '_> {
+        match self {
+            Self::Floats(values) => Box::new(values.chunks(PIECE).map(Cow::Borrowed)),
+            Self::Picture(picture) => picture.pieces(PIECE),
+        }
+    }
 }
 
 /// Returns the tensors of a state's file, sorted by name, as safetensors requires.
 fn tensors(state: &State) -> Vec<FileTensor<'_>> {
     fn lent(name: String, values: &[f32]) -> FileTensor<'_> {
-        FileTensor { name, shape: vec![values.len()], values: Cow::Borrowed(values) }
+        FileTensor { name, shape: vec![values.len()], values: Values::Floats(Cow::Borrowed(values)) }
     }
     let row = |weight: &GroupWeight| {
         [weight.weight, weight.norm.unwrap_or(f32::NAN), weight.reference.unwrap_or(f32::NAN)]
@@ -54,16 +69,24 @@ fn tensors(state: &State) -> Vec<FileTensor<'_>> {
     let weights = FileTensor {
         name: WEIGHTS.to_owned(),
         shape: vec![state.weights.0.len(), 3],
-        values: state.weights.0.iter().flat_map(row).collect(),
+        values: Values::Floats(state.weights.0.iter().flat_map(row).collect()),
     };
     let shares = FileTensor {
         name: SHARES.to_owned(),
         shape: vec![state.shares.0.len()],
-        values: state.shares.0.iter().map(|(_, share)| *share).collect(),
+        values: Values::Floats(state.shares.0.iter().map(|(_, share)| *share).collect()),
     };
     let of_state = state.tensors.iter().map(|(name, values)| lent(format!("{TENSOR}{name}"), values));
     let look = state.last_look.iter().map(|(_, look)| lent(LAST_LOOK.to_owned(), look));
-    let mut tensors: Vec<_> = of_state.chain(look).chain([weights, shares]).collect();
+    let best = state.losses.iter().flat_map(|losses| &losses.best).map(|(_, _, picture)| {
+        let [height, width] = picture.size();
+        FileTensor {
+            name: BEST.to_owned(),
+            shape: vec![3 * height * width],
+            values: Values::Picture(picture),
+        }
+    });
+    let mut tensors: Vec<_> = of_state.chain(look).chain(best).chain([weights, shares]).collect();
     tensors.sort_by(|one, other| one.name.cmp(&other.name));
     tensors
 }
@@ -92,7 +115,13 @@ pub(super) fn texts_of(state: &State, texts: &HashMap<String, String>) -> HashMa
         ("state:last_look", state.last_look.as_ref().map_or(String::new(), |(at, _)| at.to_string())),
         ("state:sha256", String::from_utf8_lossy(&NO_HASH).into_owned()),
     ];
-    texts.extend(own.map(|(key, value)| (key.to_owned(), value)).into_iter().chain(scales));
+    let losses = state.losses.iter().flat_map(|losses| {
+        let best = losses.best.as_ref().map(|(at, loss, _)| ("state:best", format!("{at} {loss}")));
+        let always = [("state:loss", losses.loss.to_string()), ("state:trend", losses.trend.to_text())];
+        always.into_iter().chain(best)
+    });
+    let own = own.into_iter().chain(losses).map(|(key, value)| (key.to_owned(), value));
+    texts.extend(own.chain(scales));
     texts
 }
 
@@ -104,7 +133,7 @@ fn header(
     let mut end = 0;
     let infos = tensors.iter().map(|tensor| {
         let start = end;
-        end += size_of_val::<[f32]>(&tensor.values);
+        end += tensor.shape.iter().product::<usize>() * size_of::<f32>();
         let shape = tensor.shape.clone();
         (tensor.name.clone(), TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) })
     });

@@ -2,13 +2,15 @@
 
 use super::tiling::planes::Planes;
 use crate::image_io::Picture;
+use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 /// Number of steps from black to white of a value that is kept in 16 bits.
 const LEVELS: f32 = 65_535.0;
 
 /// A kept picture. Clones share its values.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(in crate::mirage) enum KeptPicture {
     /// Unchanged, as read from the device.
     Whole(Arc<Picture>),
@@ -17,7 +19,7 @@ pub(in crate::mirage) enum KeptPicture {
 }
 
 /// A picture with 16 bits per value, interleaved as red, green and blue.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(in crate::mirage) struct Compact {
     size: [usize; 2],
     values: Vec<u16>,
@@ -26,15 +28,15 @@ pub(in crate::mirage) struct Compact {
 }
 
 impl Compact {
-    /// Converts from planes.
-    fn of(planes: &Planes) -> Self {
+    /// Converts from values that are interleaved as red, green and blue.
+    fn of(size: [usize; 2], values: impl Iterator<Item = f32>) -> Self {
         let mut non_finite = 0;
         let round = |value: f32| {
             non_finite += usize::from(!value.is_finite());
             (value.clamp(0.0, 1.0) * LEVELS).round() as u16
         };
-        let values = planes.interleaved().map(round).collect();
-        Self { size: planes.size(), values, non_finite }
+        let values = values.map(round).collect();
+        Self { size, values, non_finite }
     }
 }
 
@@ -42,10 +44,21 @@ impl KeptPicture {
     /// Converts from planes: to the compact form if the picture is clamped to [0, 1] anyway.
     pub fn of(planes: &Planes, clamps: bool) -> Self {
         if clamps {
-            return Self::Compact(Arc::new(Compact::of(planes)));
+            return Self::Compact(Arc::new(Compact::of(planes.size(), planes.interleaved())));
         }
         let [height, width] = planes.size();
         Self::Whole(Arc::new(Picture { width, height, rgb: planes.interleaved().collect() }))
+    }
+
+    /// Converts a whole picture to the compact form.
+    pub fn compacted(self) -> Self {
+        match self {
+            Self::Whole(picture) => {
+                let size = [picture.height, picture.width];
+                Self::Compact(Arc::new(Compact::of(size, picture.rgb.iter().copied())))
+            }
+            compact @ Self::Compact(_) => compact,
+        }
     }
 
     /// Returns height and width.
@@ -76,6 +89,29 @@ impl KeptPicture {
         }
     }
 
+    /// Returns all values in pieces of at most `most`, interleaved as red, green and blue.
+    pub fn pieces(&self, most: usize) -> Box<dyn Iterator<Item = Cow<'_, [f32]>> + '_> {
+        match self {
+            Self::Whole(picture) => Box::new(picture.rgb.chunks(most).map(Cow::Borrowed)),
+            Self::Compact(compact) => Box::new(
+                compact
+                    .values
+                    .chunks(most)
+                    .map(|piece| Cow::Owned(piece.iter().map(|value| f32::from(*value) / LEVELS).collect())),
+            ),
+        }
+    }
+
+    /// Returns a hash of its size and values.
+    pub fn hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.size().hash(&mut hasher);
+        for piece in self.pieces(1 << 16) {
+            piece.iter().for_each(|value| value.to_bits().hash(&mut hasher));
+        }
+        hasher.finish()
+    }
+
     /// Returns at most `most` of its values, evenly spread over pixels and channels; all values if there are no more.
     pub fn some_values(&self, most: usize) -> Vec<f32> {
         let [height, width] = self.size();
@@ -101,6 +137,10 @@ mod tests {
         let compact = KeptPicture::of(&planes, true);
         assert_eq!((compact.size(), compact.non_finite()), ([2, 2], 2));
         let picture = compact.picture();
+        let pieces: Vec<f32> = compact.pieces(5).flat_map(|piece| piece.into_owned()).collect();
+        assert_eq!(pieces, picture.rgb);
+        let again = KeptPicture::Whole(picture.clone()).compacted();
+        assert_eq!(*again.picture(), *picture);
         let expected = [0.0, 0.0, 0.123_456, 0.25, 0.7, 0.5, 1.0, 0.1, 1.0, 1.0, 0.0, 0.9];
         for (found, expected) in picture.rgb.iter().zip(expected) {
             assert!((found - expected).abs() <= 0.5 / LEVELS + 1e-7, "{found} {expected}");

@@ -5,10 +5,12 @@ use super::event::{Event, Observer};
 use super::loop_state::{Due, Ending, RunLoop, SubmittedIteration};
 use super::next_scale::CarriedState;
 use super::session::{Session, weighted};
+use super::state::LossHistory;
 use super::{grain, start};
 use crate::error::{Error, Result};
 use crate::image_io::Picture;
 use crate::mirage::loss::{Group, Shares, check_groups};
+use crate::mirage::objective::kept_picture::KeptPicture;
 use crate::mirage::objective::sections::{
     GRADIENT, GROUPS, LOSSES, NON_FINITE, PICTURE, REPORT, SNAPSHOT, STATE, STEP, SUM,
 };
@@ -149,7 +151,8 @@ impl Session {
         self.earlier = 0.0;
         self.measure = false;
         self.measure_again = false;
-        let (mut iteration, mut anew) = (0, false);
+        (self.loss_before, self.start_hash) = (None, None);
+        let (mut iteration, mut anew, mut losses) = (0, false, None);
         // The picture may already meet its targets.
         let mut grace = matches!(self.request.init, Init::Photo | Init::Picture(_));
         match self.resumed.take() {
@@ -178,6 +181,8 @@ impl Session {
                 self.halvings = state.halvings;
                 self.earlier = state.seconds;
                 self.last_look = state.last_look;
+                let is_measured = self.measure || self.measure_again;
+                losses = state.losses.filter(|_| !anew && !is_measured);
             }
         }
         if anew {
@@ -185,6 +190,12 @@ impl Session {
         }
         self.objective()?.set_weights(&self.weights, anew)?;
         self.trend = LossTrend::new(iteration, grace);
+        if let Some(LossHistory { loss, trend, best }) = losses {
+            (self.loss_before, self.trend) = (Some(loss), trend);
+            let compact = self.objective()?.is_tiled() && self.request.optimizer.clamps();
+            let kept = |picture: KeptPicture| if compact { picture.compacted() } else { picture };
+            self.best = best.map(|(at, least, picture)| (at, least, kept(picture)));
+        }
         self.clock = Some(Instant::now());
         Ok(iteration)
     }

@@ -3,7 +3,7 @@
 use super::event::{Event, Readout, Report};
 use super::loop_state::{Due, Ending, RunLoop, SubmittedIteration};
 use super::session::{Session, weighted};
-use super::state::{EarlierScale, State};
+use super::state::{EarlierScale, LossHistory, State};
 use crate::error::{Error, Result};
 use crate::graph::Pending;
 use crate::mirage::loss::Shares;
@@ -11,12 +11,16 @@ use crate::mirage::objective::Numbers;
 use crate::mirage::objective::kept_picture::KeptPicture;
 use crate::mirage::objective::readout::class_distance;
 use crate::mirage::objective::sections::{GRADIENT, NON_FINITE, PICTURE, REPORT, STATE};
-use crate::mirage::setback::{Fault, MOST_SETBACKS, Setback};
+use crate::mirage::setback::{Fault, LossTrend, MOST_SETBACKS, Setback};
 use crate::mirage::weighting::Weights;
 use crate::vgg::labels::top_k;
 
 /// Largest number of values for measuring the change of a picture: more would not improve the mean.
 pub(in crate::mirage) const CHANGE_SAMPLES: usize = 3 << 20;
+
+/// Relative difference up to which a resumed run has the loss of its checkpoint. Adapters differ by up to 1e-3 after
+/// some iterations; other targets or layers differ by more.
+const SAME_LOSS: f64 = 0.01;
 
 impl Session {
     /// Waits for the oldest iterations until at most `left` are in flight, and reports them in order. Stops at one with
@@ -42,6 +46,10 @@ impl Session {
     }
 
     /// Waits for an iteration and reports it, unless it has a fault.
+    ///
+    /// # Errors
+    /// [`Error::NoFiniteTrial`] for the last iteration of a run that could not make any step; those of the device, the
+    /// observers and [`Session::go_back`].
     pub(in crate::mirage) fn report(
         &mut self,
         done: SubmittedIteration,
@@ -77,6 +85,13 @@ impl Session {
             }
             bad_step = Some(fault);
         }
+        if let (Some(total), Some(before)) = (total, self.loss_before.take())
+            && !((total - before).abs() <= SAME_LOSS * before.abs())
+        {
+            self.best = None;
+            self.trend = LossTrend::new(iteration, false);
+        }
+        let trend = self.trend;
         if let Some(total) = total
             && let Some(fault) = self.loss_fault(iteration, total, run)?
         {
@@ -88,6 +103,10 @@ impl Session {
         {
             return self.go_back(iteration, fault, run);
         }
+        let stuck = match (total, &picture) {
+            (Some(total), Some(picture)) => self.is_stuck(iteration, total, picture, run)?,
+            _ => false,
+        };
         let seconds = self.seconds();
         let readout = numbers.as_ref().map(|numbers| self.readout(numbers)).transpose()?.unwrap_or_default();
         let mut settled = false;
@@ -101,7 +120,11 @@ impl Session {
             None => None,
         };
         if let Some(tensors) = tensors {
-            let state = self.state(iteration, seconds, &weights, due.weights_measured, tensors)?;
+            let mut state = self.state(iteration, seconds, &weights, due.weights_measured, tensors)?;
+            let rejects = self.objective()?.rejects();
+            let loss = total.filter(|total| total.is_finite() && !rejects);
+            let best = self.best.clone().filter(|(at, ..)| *at != iteration);
+            state.losses = loss.map(|loss| LossHistory { loss, trend, best });
             // A state that can't be resumed would replace a good checkpoint.
             if state.check(self.scales[self.scale].size).is_ok() {
                 run.emit(Event::State(&state))?;
@@ -124,6 +147,9 @@ impl Session {
                 change: self.change,
             };
             run.emit(Event::Report(&report))?;
+        }
+        if stuck {
+            return Err(Error::NoFiniteTrial { iterations: iteration - run.first });
         }
         if let Some(fault) = bad_step {
             return self.go_back(iteration, fault, run);
@@ -162,6 +188,25 @@ impl Session {
             return Ok((!rejects || !has_accepted).then_some(Fault::NonFiniteLoss));
         }
         Ok(if rejects { None } else { self.trend.follow(iteration, total) })
+    }
+
+    /// True if the run ends with the very picture that its scale started from, because an optimiser that rejects
+    /// pictures has found none with a finite loss.
+    fn is_stuck(
+        &mut self,
+        iteration: u32,
+        total: f64,
+        picture: &KeptPicture,
+        run: &RunLoop<'_>,
+    ) -> Result<bool> {
+        if !self.objective()?.rejects() || self.accepted_before == Some(run.first) {
+            return Ok(false);
+        }
+        if iteration == run.first {
+            self.start_hash = Some(picture.hash());
+        }
+        let ends = iteration > run.first && iteration == self.iterations();
+        Ok(ends && !total.is_finite() && self.start_hash == Some(picture.hash()))
     }
 
     /// Returns to the last good picture and halves the step size; after a divergence, to the picture with the least
@@ -247,6 +292,7 @@ impl Session {
             shares_changed: self.measure,
             halvings: self.halvings,
             last_look: self.last_look.as_ref().filter(|_| self.request.stop_when_change_below > 0.0).cloned(),
+            losses: None,
         })
     }
 }

@@ -105,6 +105,10 @@ pub struct Session {
     pub(in crate::mirage) best: Option<(u32, f64, KeptPicture)>,
     /// Trend of the loss since then.
     pub(in crate::mirage) trend: LossTrend,
+    /// Loss at the iteration where the run was resumed, until it has been computed again.
+    pub(in crate::mirage) loss_before: Option<f64>,
+    /// Hash of the picture that the current scale started from, for an optimiser that may reject all later ones.
+    pub(in crate::mirage) start_hash: Option<u64>,
     /// Number of times the step size has been halved.
     pub(in crate::mirage) halvings: u32,
     /// Iteration at which the run was resumed, if the optimiser had accepted its picture.
@@ -148,6 +152,8 @@ impl Session {
             last_good: None,
             best: None,
             trend: LossTrend::default(),
+            loss_before: None,
+            start_hash: None,
             halvings: 0,
             accepted_before: None,
             last_look: None,

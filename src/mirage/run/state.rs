@@ -2,9 +2,11 @@
 
 use crate::error::{Error, Result};
 use crate::mirage::loss::Shares;
+use crate::mirage::objective::kept_picture::KeptPicture;
 use crate::mirage::objective::step::STATE_PICTURE;
 use crate::mirage::optimizer::Optimizer;
 use crate::mirage::scales::Scale;
+use crate::mirage::setback::LossTrend;
 use crate::mirage::weighting::Weights;
 use std::fmt;
 
@@ -25,6 +27,17 @@ impl EarlierScale {
     pub(in crate::mirage) fn list(scales: &[Scale]) -> Vec<Self> {
         scales.iter().map(|scale| Self { size: scale.size, end: scale.end }).collect()
     }
+}
+
+/// Losses of a run since its objective last changed, which show whether it diverges.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::mirage) struct LossHistory {
+    /// Loss at the state's iteration. A resumed run with another loss there has another objective, and drops the history.
+    pub loss: f64,
+    /// Trend of the losses before it.
+    pub trend: LossTrend,
+    /// Picture with the least loss, if it is an earlier one: iterations, loss, picture.
+    pub best: Option<(u32, f64, KeptPicture)>,
 }
 
 /// State after some iterations. A [`Session`](crate::mirage::Session) with the same request, network and adapter
@@ -57,6 +70,8 @@ pub struct State {
     /// Iteration and values of the last picture that the change was measured from, interleaved as red, green and blue.
     /// Subsampled for a large picture. Only if the change may end the run.
     pub last_look: Option<(u32, Vec<f32>)>,
+    /// Losses so far. `None` for an optimiser that rejects pictures by itself, and if the checkpoint has none.
+    pub(in crate::mirage) losses: Option<LossHistory>,
 }
 
 /// Checks that a run with `done` iterations may continue to iteration `end`.
@@ -136,6 +151,10 @@ impl State {
             ))
         })?;
         self.check_size(scale.size)?;
+        let best = self.losses.as_ref().and_then(|losses| losses.best.as_ref());
+        if best.is_some_and(|(at, ..)| !(scale.first..=self.iteration).contains(at)) {
+            return Err(Error::usage("the state's best picture is not one of its scale"));
+        }
         if let Some(earlier) = &self.earlier_scales
             && *earlier != EarlierScale::list(&scales[..self.scale])
         {

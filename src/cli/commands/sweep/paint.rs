@@ -11,7 +11,7 @@ use crate::cli::estimate::forecast::Forecast;
 use crate::cli::files::disk::{Reservation, check_whole};
 use crate::cli::interrupt::{INTERRUPTED, Interrupt};
 use crate::cli::observers::{Checkpoints, MetadataRecorder, Observers, RunStatus, ShareWarnings};
-use crate::cli::output::escape::shown;
+use crate::cli::output::escape::{quoted, shown};
 use crate::cli::output::format::duration;
 use crate::cli::preprocessing;
 use crate::cli::record::metadata::RunMetadata;
@@ -241,7 +241,7 @@ impl Sweep {
         self.interrupt.arm(&self.controls);
         let mut lacks_sheet = false;
         for run in missing {
-            let ending = self.paint(run).map_err(|error| in_run(&self.table.runs[run], error))?;
+            let (ending, rescued) = self.paint(run).map_err(|error| in_run(&self.table.runs[run], error))?;
             // The run's cells are saved, so the next runs may continue; writing the sheet is tried again after each.
             match self.write_sheet() {
                 Err(error) if run + 1 < count => {
@@ -256,7 +256,7 @@ impl Sweep {
             }
             if ending != Ending::Finished && ending != Ending::Settled {
                 self.progress.lines.close();
-                self.progress.lines.print(self.how_to_continue(run));
+                self.progress.lines.print(&self.how_to_continue(run, rescued.as_deref()));
                 return Ok(if self.interrupt.requested() { INTERRUPTED } else { 0 });
             }
             let line = format!("{}/{count}  {}", run + 1, self.table.runs[run].label);
@@ -273,16 +273,23 @@ impl Sweep {
         Ok(0)
     }
 
-    /// Returns the message after a stop in this run.
-    fn how_to_continue(&self, run: usize) -> &'static str {
+    /// Returns the message after a stop in this run, whose checkpoint may be rescued in another place.
+    fn how_to_continue(&self, run: usize, rescued: Option<&Path>) -> String {
         let mut later = self.table.runs[run..].iter().flat_map(|run| &run.cells);
-        match self.overwrite {
-            false => "Stopped. The same command continues this sweep.",
+        let command = match self.overwrite {
+            false => "the same command",
             // Cells that are not replaced yet would be in the way.
             true if later.any(|cell| self.contact.cell(cell).exists()) => {
-                "Stopped. The same command starts this sweep again."
+                return "Stopped. The same command starts this sweep again.".to_owned();
             }
-            true => "Stopped. The same command without --overwrite continues this sweep.",
+            true => "the same command without --overwrite",
+        };
+        match rescued {
+            Some(rescued) => {
+                let (from, to) = (quoted(rescued), quoted(self.checkpoint(run)));
+                format!("Stopped. To continue this sweep, move {from} to {to} and run {command}.")
+            }
+            None => format!("Stopped. To continue this sweep, run {command}."),
         }
     }
 
@@ -291,8 +298,8 @@ impl Sweep {
         self.contact.write(&self.table, &self.painted, &first.checked.names)
     }
 
-    /// Paints one run.
-    fn paint(&mut self, run: usize) -> Result<Ending> {
+    /// Paints one run. Returns how it ended, and the place of its checkpoint if that could not be saved beside its cells.
+    fn paint(&mut self, run: usize) -> Result<(Ending, Option<PathBuf>)> {
         let checkpoint = self.checkpoint(run);
         let overwrite = self.overwrite;
         let Self { table, contact, planned, painted, controls, progress, prepared, .. } = self;
@@ -350,7 +357,8 @@ impl Sweep {
                     .map_err(Error::io(&checkpoint, "removing the checkpoint"))?;
             }
         }
-        Ok(outcome.ending)
+        let rescued = checkpoints.saved().filter(|saved| *saved != checkpoint).map(Path::to_owned);
+        Ok((outcome.ending, rescued))
     }
 }
 
