@@ -132,10 +132,11 @@ pub(super) fn judge_gamma(gamma: Gamma) -> Profile {
         let primaries = ColorPrimaries { red: at(red), green: at(green), blue: at(blue) };
         profile.update_rgb_colorimetry(at(white).to_xyyb(), primaries);
     }
-    let exponent = gamma.exponent.filter(|exponent| !((exponent * 2.2 - 1.0).abs() <= SAME_EXPONENT));
-    if let Some(exponent) = exponent {
-        if !(exponent > 0.0) {
-            return Profile::Ignored("the exponent of its gAMA isn't above 0");
+    let is_srgb = |exponent: &f32| (exponent * 2.2 - 1.0).abs() <= SAME_EXPONENT;
+    if let Some(exponent) = gamma.exponent.filter(|exponent| !is_srgb(exponent)) {
+        // From an unsigned number.
+        if exponent == 0.0 {
+            return Profile::Ignored("the exponent of its gAMA is 0");
         }
         let curve = ToneReprCurve::Parametric(vec![1.0 / exponent]);
         profile.red_trc = Some(curve.clone());

@@ -85,11 +85,8 @@ impl Session {
             }
             bad_step = Some(fault);
         }
-        if let (Some(total), Some(before)) = (total, self.loss_before.take())
-            && !((total - before).abs() <= SAME_LOSS * before.abs())
-        {
-            self.best = None;
-            self.trend = LossTrend::new(iteration, false);
+        if let Some(total) = total {
+            self.compare_with_checkpoint(iteration, total);
         }
         let trend = self.trend;
         if let Some(total) = total
@@ -98,15 +95,13 @@ impl Session {
             return self.go_back(iteration, fault, run);
         }
         let picture = self.objective()?.snapshot(picture);
-        if let Some(picture) = &picture
-            && let Some(fault) = self.remember(iteration, total, picture)
-        {
-            return self.go_back(iteration, fault, run);
+        let mut is_stuck = false;
+        if let Some(picture) = &picture {
+            if let Some(fault) = self.remember(iteration, total, picture) {
+                return self.go_back(iteration, fault, run);
+            }
+            is_stuck = self.is_stuck(iteration, total, picture, run)?;
         }
-        let stuck = match (total, &picture) {
-            (Some(total), Some(picture)) => self.is_stuck(iteration, total, picture, run)?,
-            _ => false,
-        };
         let seconds = self.seconds();
         let readout = numbers.as_ref().map(|numbers| self.readout(numbers)).transpose()?.unwrap_or_default();
         let mut settled = false;
@@ -120,11 +115,8 @@ impl Session {
             None => None,
         };
         if let Some(tensors) = tensors {
-            let mut state = self.state(iteration, seconds, &weights, due.weights_measured, tensors)?;
-            let rejects = self.objective()?.rejects();
-            let loss = total.filter(|total| total.is_finite() && !rejects);
-            let best = self.best.clone().filter(|(at, ..)| *at != iteration);
-            state.losses = loss.map(|loss| LossHistory { loss, trend, best });
+            let losses = self.loss_history(iteration, total, trend)?;
+            let state = self.state(iteration, seconds, &weights, due.weights_measured, tensors, losses)?;
             // A state that can't be resumed would replace a good checkpoint.
             if state.check(self.scales[self.scale].size).is_ok() {
                 run.emit(Event::State(&state))?;
@@ -148,7 +140,7 @@ impl Session {
             };
             run.emit(Event::Report(&report))?;
         }
-        if stuck {
+        if is_stuck {
             return Err(Error::NoFiniteTrial { iterations: iteration - run.first });
         }
         if let Some(fault) = bad_step {
@@ -161,6 +153,29 @@ impl Session {
             run.ending = run.ending.or(Some(Ending::Settled));
         }
         Ok(())
+    }
+
+    /// Drops the losses of a resumed run's checkpoint if the loss at its iteration differs.
+    fn compare_with_checkpoint(&mut self, iteration: u32, total: f64) {
+        let Some(before) = self.loss_before.take() else { return };
+        let is_same = (total - before).abs() <= SAME_LOSS * before.abs();
+        if !is_same {
+            self.best = None;
+            self.trend = LossTrend::new(iteration, false);
+        }
+    }
+
+    /// Returns the losses for a checkpoint; `trend` does not yet include that of this iteration.
+    fn loss_history(
+        &self,
+        iteration: u32,
+        total: Option<f64>,
+        trend: LossTrend,
+    ) -> Result<Option<LossHistory>> {
+        let rejects = self.objective()?.rejects();
+        let loss = total.filter(|total| total.is_finite() && !rejects);
+        let best = self.best.clone().filter(|(at, ..)| *at != iteration);
+        Ok(loss.map(|loss| LossHistory { loss, trend, best }))
     }
 
     /// Keeps a picture for setbacks, and the one with the least loss. Returns a fault if the picture is not finite.
@@ -195,7 +210,7 @@ impl Session {
     fn is_stuck(
         &mut self,
         iteration: u32,
-        total: f64,
+        total: Option<f64>,
         picture: &KeptPicture,
         run: &RunLoop<'_>,
     ) -> Result<bool> {
@@ -206,7 +221,7 @@ impl Session {
             self.start_hash = Some(picture.hash());
         }
         let ends = iteration > run.first && iteration == self.iterations();
-        Ok(ends && !total.is_finite() && self.start_hash == Some(picture.hash()))
+        Ok(ends && total.is_some_and(|total| !total.is_finite()) && self.start_hash == Some(picture.hash()))
     }
 
     /// Returns to the last good picture and halves the step size; after a divergence, to the picture with the least
@@ -277,6 +292,7 @@ impl Session {
         weights: &Weights,
         weights_measured: bool,
         mut tensors: Vec<(String, Vec<f32>)>,
+        losses: Option<LossHistory>,
     ) -> Result<State> {
         tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(State {
@@ -292,7 +308,7 @@ impl Session {
             shares_changed: self.measure,
             halvings: self.halvings,
             last_look: self.last_look.as_ref().filter(|_| self.request.stop_when_change_below > 0.0).cloned(),
-            losses: None,
+            losses,
         })
     }
 }
