@@ -27,13 +27,17 @@ pub enum CaseInput {
     Stored(Shape),
     /// A symmetric square matrix with eigenvalues of 0.5 to about 4.5, like a covariance.
     Covariance,
+    /// A covariance like those of feature maps: eigenvalues from about 1 down to 1e-5.
+    DecayingCovariance,
 }
 
 impl CaseInput {
     /// Draws the values of a tensor, in logical order.
     pub fn draw(self, shape: Shape, random: &mut impl Rng) -> Vec<f32> {
-        if self == Self::Covariance {
-            return covariance(shape, random);
+        match self {
+            Self::Covariance => return covariance(shape, |_| 1.0, 0.5, random),
+            Self::DecayingCovariance => return covariance(shape, |at| 0.1_f64.powf(5.0 * at), 1e-5, random),
+            _ => {}
         }
         if let (Self::Stored(inner), Shape::Matrix { rows, columns }) = (self, shape) {
             let mut row = || {
@@ -45,7 +49,9 @@ impl CaseInput {
         }
         (0..shape.elements())
             .map(|index| match self {
-                Self::Normal | Self::Covariance | Self::Stored(_) => StandardNormal.sample(random),
+                Self::Normal | Self::Covariance | Self::DecayingCovariance | Self::Stored(_) => {
+                    StandardNormal.sample(random)
+                }
                 Self::Rectified => {
                     let value: f32 = StandardNormal.sample(random);
                     value.max(0.0)
@@ -68,15 +74,18 @@ impl CaseInput {
     }
 }
 
-/// `W W^T / n + I / 2` with W an n x n matrix of normal values. Other shapes get the first values of the square matrix.
-fn covariance(shape: Shape, random: &mut impl Rng) -> Vec<f32> {
+/// `W D W^T / n + ridge I` with W an n x n matrix of normal values, and D diagonal with `variance` of 0 to 1 along the
+/// diagonal. Other shapes get the first values of the square matrix.
+fn covariance(shape: Shape, variance: fn(f64) -> f64, ridge: f64, random: &mut impl Rng) -> Vec<f32> {
     let side = shape.elements().isqrt();
+    let variances: Vec<f64> = (0..side).map(|index| variance(index as f64 / side as f64)).collect();
     let factor = CaseInput::Normal.draw(Shape::Matrix { rows: side, columns: side }, random);
     let row = |index: usize| &factor[index * side..(index + 1) * side];
     let element = |index: usize| {
         let (a, b) = (index / side, index % side);
-        let product: f32 = row(a).iter().zip(row(b)).map(|(x, y)| x * y).sum();
-        product / side as f32 + if a == b { 0.5 } else { 0.0 }
+        let products = row(a).iter().zip(row(b)).map(|(x, y)| f64::from(*x) * f64::from(*y));
+        let sum: f64 = products.zip(&variances).map(|(product, variance)| product * variance).sum();
+        (sum / side as f64 + if a == b { ridge } else { 0.0 }) as f32
     };
     (0..side * side).map(element).collect()
 }
