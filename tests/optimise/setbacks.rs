@@ -7,7 +7,8 @@ use crate::common::{both_devices, turn};
 use neural_mirage::graph::{Graph, TensorId};
 use neural_mirage::mirage::optimizer::{Adam, Lbfgs, LineSearch, Optimizer, StateTensor, StepInputs};
 use neural_mirage::mirage::{
-    Checkpoint, Ending, Event, Fault, Request, RunResult, ScaleCount, Scales, Session, Setback, State, Tiling,
+    Checkpoint, Ending, Event, Fault, Request, RunResult, ScaleCount, Scales, Schedule, Session, Setback,
+    State, Tiling,
 };
 use neural_mirage::ops::Shape;
 use neural_mirage::{Error, Result};
@@ -311,6 +312,20 @@ fn line_search_without_finite_loss_is_an_error() {
             assert!(matches!(result, Err(Error::NoFiniteTrial { iterations: 12 })), "{result:?}");
             assert!(observed.setbacks.is_empty(), "{:?}", observed.setbacks);
             assert!(failed.last_good().is_some());
+            // Still an error after a resume, and if the run ends because its picture doesn't change.
+            let mut stepwise = request.clone();
+            stepwise.schedule.state_every = 4;
+            let (_, observed) = run_observed(&mut session(&setting, stepwise.clone()));
+            iterate(&mut stepwise, 20);
+            let mut resumed = session(&setting, stepwise);
+            resumed.resume(observed.states.last().unwrap().clone()).unwrap();
+            let (result, _) = run_observed(&mut resumed);
+            assert!(matches!(result, Err(Error::NoFiniteTrial { iterations: 20 })), "{result:?}");
+            let mut unchanging = request.clone();
+            unchanging.stop_when_change_below = 1e-3;
+            iterate(&mut unchanging, 40);
+            let (result, _) = run_observed(&mut session(&setting, unchanging));
+            assert!(matches!(result, Err(Error::NoFiniteTrial { iterations: ..25 })), "{result:?}");
             // A stop is not the end.
             let mut stopped = session(&setting, request);
             let result = stopped.run(&mut |event: Event<'_>| match event {
@@ -319,6 +334,64 @@ fn line_search_without_finite_loss_is_an_error() {
             });
             assert_eq!(result.unwrap().ending, Ending::Stopped);
         }
+    }
+}
+
+/// A scale without any step is no error if an earlier one made some.
+#[test]
+fn line_search_may_fail_in_later_scale() {
+    let _turn = turn();
+    let golden = Golden::open("objective.safetensors");
+    let network = network();
+    let [_, cpu] = both_devices();
+    for (first, is_error) in [(100, false), (3, true)] {
+        let mut request = request(&golden);
+        request.groups.retain(|group| group.name != "abstract");
+        request.optimizer = Arc::new(Lbfgs { learning_rate: 1e20, clamp: false, ..Lbfgs::default() });
+        let count = ScaleCount::Exactly(2);
+        request.scales = Scales { count, iterations: vec![first, 4], ..Scales::single(7) };
+        let mut session = session(&(cpu.clone(), network.clone(), request.clone()), request);
+        let (result, observed) = run_observed(&mut session);
+        assert!(!observed.totals.last().unwrap().is_finite(), "{:?}", observed.totals);
+        assert_eq!(matches!(result, Err(Error::NoFiniteTrial { .. })), is_error, "{first}: {result:?}");
+    }
+}
+
+/// A run that is stopped while its values are not finite goes back first, and saves a state to resume from.
+#[test]
+fn stop_after_a_failed_step_saves_a_good_state() {
+    let _turn = turn();
+    let golden = Golden::open("objective.safetensors");
+    let network = network();
+    for engine in both_devices() {
+        let mut request = request(&golden);
+        request.optimizer = Glitch::around(Adam::default(), 5, 1);
+        (request.schedule.report_every, request.schedule.state_when_stopped) = (4, true);
+        let setting = (engine, network.clone(), request.clone());
+        let (mut setbacks, mut states) = (Vec::new(), Vec::new());
+        let mut stopped = session(&setting, request.clone());
+        let result = stopped.run(&mut |event: Event<'_>| {
+            match event {
+                Event::Setback(setback) => setbacks.push(setback.clone()),
+                Event::State(state) => states.push(state.clone()),
+                Event::Progress { iteration: 5, .. } => return Ok(ControlFlow::Break(())),
+                _ => {}
+            }
+            CONTINUE
+        });
+        let result = result.unwrap();
+        assert_eq!((result.ending, result.iterations), (Ending::Stopped, 4), "{setbacks:?}");
+        assert!(result.picture.rgb.iter().all(|value| value.is_finite()));
+        assert_eq!(
+            setbacks.iter().map(|setback| (setback.to, setback.halvings)).collect::<Vec<_>>(),
+            [(4, 1)]
+        );
+        let [state] = states.as_slice() else { panic!("{states:?}") };
+        assert_eq!((state.iteration, state.halvings), (4, 1));
+        let mut resumed = session(&setting, request);
+        resumed.resume(state.clone()).unwrap();
+        let (result, observed) = run_observed(&mut resumed);
+        assert_eq!((result.unwrap().iterations, observed.setbacks.len()), (12, 0));
     }
 }
 
@@ -338,6 +411,7 @@ fn resumed_run_knows_its_best_picture() {
         request.optimizer = Glitch::ascending(Adam { decay: 0.0, ..Adam::default() }, 9);
         iterate(&mut request, 35);
         let setting = (engine, network.clone(), request.clone());
+        let stops = Schedule { state_when_stopped: true, ..request.schedule.clone() };
         let (whole, observed) = run_observed(&mut session(&setting, request.clone()));
         let whole = ending(whole);
         let first = &observed.setbacks[0];
@@ -354,6 +428,25 @@ fn resumed_run_knows_its_best_picture() {
             assert_eq!(again.setbacks, observed.setbacks, "from {}", state.iteration);
             assert!(ending(result) == whole, "from {}", state.iteration);
         }
+        // A stop at any other iteration changes nothing either.
+        let mut stopped = session(&setting, Request { schedule: stops, ..request.clone() });
+        let mut saved = None;
+        let result = stopped.run(&mut |event: Event<'_>| {
+            match event {
+                Event::State(state) => saved = Some(state.clone()),
+                Event::Progress { iteration: 22, .. } => return Ok(ControlFlow::Break(())),
+                _ => {}
+            }
+            CONTINUE
+        });
+        assert_eq!(result.unwrap().ending, Ending::Stopped);
+        let saved = saved.unwrap();
+        assert!(!saved.iteration.is_multiple_of(5), "{saved:?}");
+        let mut resumed = session(&setting, request.clone());
+        resumed.resume(saved).unwrap();
+        let (result, again) = run_observed(&mut resumed);
+        assert_eq!(again.setbacks, observed.setbacks, "after a stop");
+        assert!(ending(result) == whole, "after a stop");
         // With other targets, the losses so far are no measure.
         let mut other = request.clone();
         let mut photo = picture(&golden, "photo");

@@ -100,6 +100,26 @@ fn sheet_cells_match_single_runs() {
     sweep(&place, &longer).assert().code(2).stderr(predicate::str::contains("iterations differs"));
 }
 
+/// A run that fails with its values leaves its cell out; the others are painted.
+#[test]
+fn failed_run_does_not_end_the_sweep() {
+    let place = Place::new();
+    place.photo("photo.png", 96, 64);
+    let words = ["--optimizer", "lbfgs", "--no-clamp", "--average-decay", "0", "--scales", "1"];
+    let vary = ["--iterations", "3", "--vary", "learning-rate=1,1e15,0.5", "--quiet"];
+    for _ in 0..2 {
+        let assert = sweep(&place, &[&words[..], &vary].concat()).assert().code(1);
+        assert.stderr(
+            predicate::str::contains("learning-rate=1e15: the loss of every picture")
+                .and(predicate::str::contains("1 of 3 runs failed")),
+        );
+        for (cell, exists) in [("r1c1", true), ("r1c2", false), ("r1c3", true)] {
+            assert_eq!(place.path(&format!("my sweep/{cell}.png")).exists(), exists, "{cell}");
+        }
+        assert!(place.path("my sweep/sheet.png").exists());
+    }
+}
+
 /// Input files are identified by content, not by name.
 #[test]
 fn sweep_continues_after_inputs_are_renamed() {

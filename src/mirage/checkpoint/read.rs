@@ -102,6 +102,7 @@ impl CheckpointFile {
             shares_changed: text("shares_changed").is_ok_and(|text| text == "true"),
             halvings: text("halvings").map_or(Ok(0), |text| text.parse()).map_err(|_| damaged("halvings"))?,
             last_look: None,
+            has_moved: text("has_moved").map_or(true, |text| text == "true"),
             losses: match (text("loss"), text("trend")) {
                 (Ok(loss), Ok(trend)) => Some(LossHistory {
                     loss: finite(&loss).ok_or_else(|| damaged("loss"))?,

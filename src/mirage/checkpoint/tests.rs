@@ -51,6 +51,7 @@ fn checkpoint() -> Checkpoint {
         shares_changed: true,
         halvings: 2,
         last_look: Some((30, values(4.0))),
+        has_moved: false,
         losses: Some(LossHistory {
             loss: 0.1 + 0.2,
             trend: LossTrend::from_text("20 3.5 0.25 1 35").unwrap(),
@@ -76,6 +77,7 @@ fn checkpoint_round_trips_bit_identically() {
     bare.state.weights = Weights::default();
     bare.state.last_look = None;
     bare.state.losses = None;
+    bare.state.has_moved = true;
     bare.state.earlier_scales = None;
     bare.state.shares_changed = false;
     let mut at_best = checkpoint();

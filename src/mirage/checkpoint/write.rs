@@ -112,6 +112,7 @@ pub(super) fn texts_of(state: &State, texts: &HashMap<String, String>) -> HashMa
         ("state:weights_measured", state.weights_measured.to_string()),
         ("state:shares_changed", state.shares_changed.to_string()),
         ("state:halvings", state.halvings.to_string()),
+        ("state:has_moved", state.has_moved.to_string()),
         ("state:last_look", state.last_look.as_ref().map_or(String::new(), |(at, _)| at.to_string())),
         ("state:sha256", String::from_utf8_lossy(&NO_HASH).into_owned()),
     ];

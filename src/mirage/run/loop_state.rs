@@ -50,6 +50,9 @@ pub(in crate::mirage) struct Due {
     pub last: bool,
     /// The weights were measured directly before it.
     pub weights_measured: bool,
+    /// Its loss and picture count for later setbacks. Not those of a stop or a resume, so that an interrupted run goes
+    /// back as an uninterrupted one.
+    pub counts: bool,
 }
 
 impl Due {
@@ -80,13 +83,23 @@ pub(in crate::mirage) struct RunLoop<'a> {
     pub back: Option<u32>,
     /// Iteration of the last setback's picture, which has already been reported.
     pub reported: Option<u32>,
+    /// True if a run that is about to end does so with the picture that it went back to, without another report.
+    pub gave_up: bool,
     observer: &'a mut dyn Observer,
 }
 
 impl<'a> RunLoop<'a> {
     /// Creates the state of a run that starts at this iteration.
     pub fn new(first: u32, observer: &'a mut dyn Observer) -> Self {
-        Self { in_flight: VecDeque::new(), ending: None, first, back: None, reported: None, observer }
+        Self {
+            in_flight: VecDeque::new(),
+            ending: None,
+            first,
+            back: None,
+            reported: None,
+            gave_up: false,
+            observer,
+        }
     }
 
     /// Sends an event to the observer, and records whether it asks to stop.

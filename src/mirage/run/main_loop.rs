@@ -74,10 +74,14 @@ impl Session {
         let mut snapshot = false;
         loop {
             if let Some(to) = run.back.take() {
-                if matches!(run.ending, Some(Ending::Settled | Ending::Stopped | Ending::Commanded)) {
-                    break;
+                match run.ending {
+                    // It is the result.
+                    Some(_) if run.gave_up => break,
+                    // The run ends with it, and with its state.
+                    Some(Ending::Stopped | Ending::Commanded) => {}
+                    _ => run.ending = None,
                 }
-                (iteration, run.ending) = (to, None);
+                iteration = to;
             }
             snapshot |= self.apply_commands(iteration, &mut run)?;
             if run.back.is_some() {
@@ -151,7 +155,7 @@ impl Session {
         self.earlier = 0.0;
         self.measure = false;
         self.measure_again = false;
-        (self.loss_before, self.start_hash) = (None, None);
+        (self.loss_before, self.start_hash, self.has_moved) = (None, None, false);
         let (mut iteration, mut anew, mut losses) = (0, false, None);
         // The picture may already meet its targets.
         let mut grace = matches!(self.request.init, Init::Photo | Init::Picture(_));
@@ -181,6 +185,7 @@ impl Session {
                 self.halvings = state.halvings;
                 self.earlier = state.seconds;
                 self.last_look = state.last_look;
+                self.has_moved = state.has_moved;
                 let is_measured = self.measure || self.measure_again;
                 losses = state.losses.filter(|_| !anew && !is_measured);
             }
@@ -217,7 +222,7 @@ impl Session {
         objective.set_weights(&self.weights, false)?;
         self.last_look = None;
         self.change = None;
-        self.best = None;
+        (self.best, self.start_hash) = (None, None);
         self.trend = LossTrend::new(self.scales[next].first, false);
         run.emit(Event::Scale(&self.scale_started()))
     }
@@ -348,6 +353,11 @@ impl Session {
             step: !ends,
             last: ends,
             weights_measured,
+            counts: weights_measured
+                || iteration == self.scales[self.scale].first
+                || (schedule.report_every > 0 && iteration.is_multiple_of(schedule.report_every))
+                || schedule.snapshots(iteration)
+                || schedule.states(iteration),
         }
     }
 

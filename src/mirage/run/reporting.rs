@@ -90,17 +90,17 @@ impl Session {
         }
         let trend = self.trend;
         if let Some(total) = total
-            && let Some(fault) = self.loss_fault(iteration, total, run)?
+            && let Some(fault) = self.loss_fault(iteration, total, due.counts, run)?
         {
             return self.go_back(iteration, fault, run);
         }
         let picture = self.objective()?.snapshot(picture);
-        let mut is_stuck = false;
         if let Some(picture) = &picture {
-            if let Some(fault) = self.remember(iteration, total, picture) {
+            let counted = total.filter(|_| due.counts);
+            if let Some(fault) = self.remember(iteration, counted, picture) {
                 return self.go_back(iteration, fault, run);
             }
-            is_stuck = self.is_stuck(iteration, total, picture, run)?;
+            self.has_moved = self.has_moved || self.differs_from_start(picture)?;
         }
         let seconds = self.seconds();
         let readout = numbers.as_ref().map(|numbers| self.readout(numbers)).transpose()?.unwrap_or_default();
@@ -140,8 +140,9 @@ impl Session {
             };
             run.emit(Event::Report(&report))?;
         }
-        if is_stuck {
-            return Err(Error::NoFiniteTrial { iterations: iteration - run.first });
+        let is_over = due.last && matches!(run.ending, Some(Ending::Finished | Ending::Settled));
+        if is_over && !self.has_moved && total.is_some_and(|total| !total.is_finite()) {
+            return Err(Error::NoFiniteTrial { iterations: iteration });
         }
         if let Some(fault) = bad_step {
             return self.go_back(iteration, fault, run);
@@ -195,37 +196,42 @@ impl Session {
     }
 
     /// Returns the fault of the loss after an iteration, if any.
-    fn loss_fault(&mut self, iteration: u32, total: f64, run: &RunLoop<'_>) -> Result<Option<Fault>> {
+    fn loss_fault(
+        &mut self,
+        iteration: u32,
+        total: f64,
+        counts: bool,
+        run: &RunLoop<'_>,
+    ) -> Result<Option<Fault>> {
         // An optimiser that rejects pictures may be trying a bad one, once it has accepted another.
         let rejects = self.objective()?.rejects();
         let has_accepted = iteration > run.first || self.accepted_before == Some(iteration);
         if !total.is_finite() {
             return Ok((!rejects || !has_accepted).then_some(Fault::NonFiniteLoss));
         }
-        Ok(if rejects { None } else { self.trend.follow(iteration, total) })
+        if rejects {
+            return Ok(None);
+        }
+        let mut trend = self.trend;
+        let fault = trend.follow(iteration, total);
+        if counts {
+            self.trend = trend;
+        }
+        Ok(fault)
     }
 
-    /// True if the run ends with the very picture that its scale started from, because an optimiser that rejects
-    /// pictures has found none with a finite loss.
-    fn is_stuck(
-        &mut self,
-        iteration: u32,
-        total: Option<f64>,
-        picture: &KeptPicture,
-        run: &RunLoop<'_>,
-    ) -> Result<bool> {
-        if !self.objective()?.rejects() || self.accepted_before == Some(run.first) {
-            return Ok(false);
+    /// True if the picture is not the one that the current scale started from, which an optimiser that rejects pictures
+    /// may never leave.
+    fn differs_from_start(&mut self, picture: &KeptPicture) -> Result<bool> {
+        if !self.objective()?.rejects() {
+            return Ok(true);
         }
-        if iteration == run.first {
-            self.start_hash = Some(picture.hash());
-        }
-        let ends = iteration > run.first && iteration == self.iterations();
-        Ok(ends && total.is_some_and(|total| !total.is_finite()) && self.start_hash == Some(picture.hash()))
+        let hash = picture.hash();
+        Ok(*self.start_hash.get_or_insert(hash) != hash)
     }
 
     /// Returns to the last good picture and halves the step size; after a divergence, to the picture with the least
-    /// loss. Later submissions are dropped. A run that is about to end ends with that picture.
+    /// loss. Later submissions are dropped. A run that is being stopped ends there.
     ///
     /// # Errors
     /// [`Error::Unstable`] if there is no good picture at this scale, or if there were too many setbacks.
@@ -238,10 +244,13 @@ impl Session {
             self.last_good = Some((to, picture));
         }
         let good = self.last_good.clone();
-        if let (Some((to, _)), Some(Ending::Settled | Ending::Stopped | Ending::Commanded)) =
-            (&good, run.ending)
-        {
-            run.back = Some(*to);
+        let gives_up = match run.ending {
+            Some(Ending::Settled) => true,
+            Some(Ending::Stopped | Ending::Commanded) => self.halvings >= MOST_SETBACKS,
+            _ => false,
+        };
+        if let Some((to, _)) = good.as_ref().filter(|_| gives_up) {
+            (run.back, run.gave_up) = (Some(*to), true);
             return Ok(());
         }
         let scale = self.scales[self.scale];
@@ -308,6 +317,7 @@ impl Session {
             shares_changed: self.measure,
             halvings: self.halvings,
             last_look: self.last_look.as_ref().filter(|_| self.request.stop_when_change_below > 0.0).cloned(),
+            has_moved: self.has_moved,
             losses,
         })
     }

@@ -109,6 +109,8 @@ pub struct Session {
     pub(in crate::mirage) loss_before: Option<f64>,
     /// Hash of the picture that the current scale started from, for an optimiser that may reject all later ones.
     pub(in crate::mirage) start_hash: Option<u64>,
+    /// True once the optimiser has accepted another picture than that.
+    pub(in crate::mirage) has_moved: bool,
     /// Number of times the step size has been halved.
     pub(in crate::mirage) halvings: u32,
     /// Iteration at which the run was resumed, if the optimiser had accepted its picture.
@@ -154,6 +156,7 @@ impl Session {
             trend: LossTrend::default(),
             loss_before: None,
             start_hash: None,
+            has_moved: false,
             halvings: 0,
             accepted_before: None,
             last_look: None,

@@ -70,6 +70,8 @@ pub struct State {
     /// Iteration and values of the last picture that the change was measured from, interleaved as red, green and blue.
     /// Subsampled for a large picture. Only if the change may end the run.
     pub last_look: Option<(u32, Vec<f32>)>,
+    /// False if an optimiser that rejects pictures has accepted none but the start picture.
+    pub(in crate::mirage) has_moved: bool,
     /// Losses so far. `None` for an optimiser that rejects pictures by itself, and if the checkpoint has none.
     pub(in crate::mirage) losses: Option<LossHistory>,
 }

@@ -240,8 +240,18 @@ impl Sweep {
         }
         self.interrupt.arm(&self.controls);
         let mut lacks_sheet = false;
+        let mut failed = 0;
         for run in missing {
-            let (ending, rescued) = self.paint(run).map_err(|error| in_run(&self.table.runs[run], error))?;
+            let (ending, rescued) = match self.paint(run) {
+                // The optimiser failed with the values of this run. Others may succeed.
+                Err(error @ (Error::Unstable { .. } | Error::NoFiniteTrial { .. })) => {
+                    let label = &self.table.runs[run].label;
+                    self.progress.lines.problem(&format!("{label}: {error}"));
+                    failed += 1;
+                    continue;
+                }
+                painted => painted.map_err(|error| in_run(&self.table.runs[run], error))?,
+            };
             // The run's cells are saved, so the next runs may continue; writing the sheet is tried again after each.
             match self.write_sheet() {
                 Err(error) if run + 1 < count => {
@@ -264,6 +274,13 @@ impl Sweep {
         }
         self.write_sheet()?;
         self.progress.lines.close();
+        if failed > 0 {
+            let sheet = shown(&self.contact.picture());
+            self.progress
+                .lines
+                .problem(&format!("{failed} of {count} runs failed: {sheet} lacks their cells"));
+            return Ok(1);
+        }
         self.progress.lines.print(&format!(
             "Done in {}: {} and {}",
             duration(begun.elapsed().as_secs_f64()),
