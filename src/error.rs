@@ -109,10 +109,10 @@ pub enum Error {
         setbacks: u32,
     },
 
-    /// The loss of every picture that a line search tried was NaN or infinite.
+    /// A line search has accepted no picture, and the last one had a loss of NaN or infinity.
     #[error(
-        "the loss of every picture that the line search tried was NaN or infinite (iterations: {iterations}), so the \
-         picture is still the start picture. Lower --learning-rate or the weights"
+        "after {iterations} iterations, the line search has found no picture better than the start picture, and the \
+         last loss was NaN or infinite. Lower --learning-rate or the weights"
     )]
     NoFiniteTrial {
         /// Number of iterations.

@@ -134,7 +134,7 @@ pub(super) fn judge_gamma(gamma: Gamma) -> Profile {
     }
     let is_srgb = |exponent: &f32| (exponent * 2.2 - 1.0).abs() <= SAME_EXPONENT;
     if let Some(exponent) = gamma.exponent.filter(|exponent| !is_srgb(exponent)) {
-        // From an unsigned number.
+        // Never below: the file holds an unsigned number.
         if exponent == 0.0 {
             return Profile::Ignored("the exponent of its gAMA is 0");
         }

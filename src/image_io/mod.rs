@@ -28,7 +28,7 @@ use crate::{Error, Result};
 pub use decode::{ReadOptions, read, read_bytes, read_metadata, read_with};
 pub use encode::{BitDepth, WriteOptions, check_writable, holds_alpha, write, writes};
 #[cfg(feature = "film")]
-pub use film::{Film, FilmOptions, MAX_FRAME_MILLISECONDS, check_film};
+pub use film::{Film, FilmMark, FilmOptions, MAX_FRAME_MILLISECONDS, check_film};
 pub use resize::{fit, resize};
 pub use sheet::{Cell, Sheet};
 

@@ -395,6 +395,33 @@ fn stop_after_a_failed_step_saves_a_good_state() {
     }
 }
 
+/// The loss at a stop is one more than those of the schedule, and may not complete a row of rises.
+#[test]
+fn stop_causes_no_setback() {
+    let _turn = turn();
+    let golden = Golden::open("objective.safetensors");
+    let network = network();
+    let [_, cpu] = both_devices();
+    let mut request = request(&golden);
+    request.schedule.report_every = 10;
+    request.optimizer = Glitch::ascending(Adam { decay: 0.0, ..Adam::default() }, 1);
+    iterate(&mut request, 60);
+    let (mut totals, mut setbacks) = (Vec::new(), 0);
+    let mut session = session(&(cpu, network, request.clone()), request);
+    let result = session.run(&mut |event: Event<'_>| {
+        match event {
+            Event::Report(report) => totals.push(report.total),
+            Event::Setback(_) => setbacks += 1,
+            Event::Progress { iteration: 32, .. } => return Ok(ControlFlow::Break(())),
+            _ => {}
+        }
+        CONTINUE
+    });
+    assert_eq!(result.unwrap().ending, Ending::Stopped);
+    assert!(totals.len() == 5 && totals.is_sorted(), "{totals:?}");
+    assert_eq!(setbacks, 0);
+}
+
 /// A run that is resumed from a checkpoint goes back to a picture from before it, exactly as an uninterrupted one.
 #[test]
 fn resumed_run_knows_its_best_picture() {

@@ -301,12 +301,16 @@ fn dropped_frames_leave_no_trace() {
         let pictures: Vec<_> = (0..5).map(|seed| gradient(seed, (12, 9))).collect();
         let [one, other] = ["one", "other"].map(|name| dir.path().join(format!("{name}.{ending}")));
         let mut film = Film::create(&one, FilmOptions::default()).unwrap();
-        for picture in &pictures {
+        let mut marks = vec![film.mark()];
+        // The second picture is repeated, which extends its time.
+        for picture in [0, 1, 1, 2, 3].map(|index: usize| &pictures[index]) {
             film.frame(picture, 50).unwrap();
+            marks.push(film.mark());
         }
-        film.truncate(9);
-        assert_eq!(film.frames(), 5);
-        film.truncate(2);
+        assert_eq!(film.frames(), 4);
+        film.return_to(marks[5]);
+        assert_eq!(film.frames(), 4);
+        film.return_to(marks[2]);
         assert_eq!(film.frames(), 2);
         // The dropped frame may be added again.
         film.frame(&pictures[4], 70).unwrap();
@@ -320,8 +324,9 @@ fn dropped_frames_leave_no_trace() {
         // A film of which all frames were dropped can go on.
         let mut film =
             Film::create(&dir.path().join(format!("none.{ending}")), FilmOptions::default()).unwrap();
+        let empty = film.mark();
         film.frame(&pictures[0], 50).unwrap();
-        film.truncate(0);
+        film.return_to(empty);
         film.frame(&pictures[1], 50).unwrap();
         film.finish(vec![]).unwrap();
     }

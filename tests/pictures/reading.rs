@@ -317,7 +317,7 @@ fn colour_profiles_are_converted_and_bad_ones_noted() {
     let srgb = ColorProfile::new_srgb().encode().unwrap();
     assert_eq!(notes(&read_bytes(&png(&srgb)).unwrap()), "");
     let bad = read_bytes(&png(b"this is no profile")).unwrap();
-    assert_eq!(notes(&bad), "the embedded colour profile ignored: it is malformed");
+    assert_eq!(notes(&bad), "ignored the embedded colour profile: it is malformed");
     assert!(worst(&bad.picture.rgb[..3], &[0.6, 0.4, 77.0 / 255.0]) < 1e-6);
 }
 

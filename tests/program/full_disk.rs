@@ -5,6 +5,7 @@ use crate::common::process::{code, wait_for};
 use crate::interrupt::{signal, wait_until_it_paints};
 use crate::support::{Place, pixels};
 use crate::writing::refuses;
+use neural_mirage::mirage::Checkpoint;
 use predicates::prelude::*;
 use predicates::str::contains as says;
 use std::io::Read as _;
@@ -79,18 +80,27 @@ fn stopped_sweep_says_where_its_rescued_checkpoint_belongs() {
     assert_eq!(rest, "the same command.", "{said}");
     assert!(!place.path(to).exists(), "{said}");
     // With room for it, the sweep continues from there.
-    let saved = neural_mirage::mirage::Checkpoint::load(&place.path(from)).unwrap().state.iteration;
-    assert!(saved >= 2);
+    let mut saved = Checkpoint::load(&place.path(from)).unwrap();
+    assert!(saved.state.iteration >= 2);
     let options = ["-t", "tmpfs", "-o", "remount,size=1M", "tmpfs"];
     let grown = std::process::Command::new("mount").args(options).arg(place.path("disk")).status();
     assert!(grown.unwrap().success());
-    std::fs::copy(place.path(from), place.path(to)).unwrap();
+    // Longer than the test, so that the time shows that the run was resumed.
+    saved.state.seconds = 1e6;
+    saved.save(&place.path(to)).unwrap();
+    let written = || place.path(to).metadata().and_then(|found| found.modified()).unwrap();
+    let before = written();
     let mut child = place.spawn(&sweep());
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    // Signals that come before the sweep has its files may end it at once.
+    wait_for("the sweep has no lock", || {
+        let mut entries = std::fs::read_dir(place.path("disk/sweep")).unwrap();
+        entries.any(|entry| entry.unwrap().file_name().to_string_lossy().ends_with(".lock"))
+    });
+    std::thread::sleep(std::time::Duration::from_secs(1));
     signal(&child, "-INT");
     assert_eq!(code(&mut child), Some(130));
-    let after = neural_mirage::mirage::Checkpoint::load(&place.path(to)).unwrap().state.iteration;
-    assert!(after >= saved, "{after} {saved}");
+    assert!(written() > before);
+    assert!(Checkpoint::load(&place.path(to)).unwrap().state.seconds > 1e6);
 }
 
 #[test]

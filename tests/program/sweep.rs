@@ -110,7 +110,7 @@ fn failed_run_does_not_end_the_sweep() {
     for _ in 0..2 {
         let assert = sweep(&place, &[&words[..], &vary].concat()).assert().code(1);
         assert.stderr(
-            predicate::str::contains("learning-rate=1e15: the loss of every picture")
+            predicate::str::contains("learning-rate=1e15: after 3 iterations, the line search")
                 .and(predicate::str::contains("1 of 3 runs failed")),
         );
         for (cell, exists) in [("r1c1", true), ("r1c2", false), ("r1c3", true)] {

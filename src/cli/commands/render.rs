@@ -364,7 +364,7 @@ impl RenderRun {
     fn finish_film(&mut self, iterations: u32) {
         let texts = self.texts(iterations);
         let Some(film) = self.film.take() else { return };
-        match film.finish(&texts) {
+        match film.finish(iterations, &texts) {
             Ok(text) => self.terminal.lines.print(&text),
             Err(error) => self.status.borrow_mut().problems.push(error.to_string()),
         }

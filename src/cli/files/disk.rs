@@ -9,6 +9,7 @@ use std::fs::{File, TryLockError};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Checks, before the work is done, that [`write_whole`](crate::files::write_whole) can write here; leaves nothing
 /// behind.
@@ -113,11 +114,18 @@ static TAKEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 /// New files, which are removed at such an exit if they are empty.
 static NEW: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Removes this process's lock files, whose locks hold until it ends, and new files that are empty. If a signal comes
-/// while a lock is being taken, the lock files are left behind, and lock nothing.
+/// Removes this process's lock files, whose locks hold until it ends, and new files that are empty.
 pub(in crate::cli) fn remove_leftovers() {
-    if let Ok(taken) = TAKEN.try_lock() {
-        taken.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    // Taking a lock takes a moment. If this very thread is doing so, it ran out of memory; lock files left behind lock
+    // nothing.
+    for _ in 0..100 {
+        if let Ok(taken) = TAKEN.try_lock() {
+            taken.iter().for_each(|path| drop(std::fs::remove_file(path)));
+            // Held until the process ends, so that no further lock is taken.
+            std::mem::forget(taken);
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
     // Held until the process ends, so that no further file is created.
     let new = ManuallyDrop::new(NEW.lock().unwrap_or_else(PoisonError::into_inner));
@@ -147,12 +155,14 @@ impl Reservation {
         let Some((folder, file_name)) = place(name) else { return Ok(None) };
         let hash = hex(&Sha256::digest(file_name.as_bytes()));
         let path = folder.join(format!(".mirage-{}.lock", &hash[..16]));
+        // Held meanwhile, so that no lock file is missed at an exit.
+        let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
         // The file may be removed by its owner between opening and locking.
         for _ in 0..100 {
             let Some(file) = open_lock(&path) else { return Ok(None) };
             match file.try_lock() {
                 Ok(()) if is_at(&file, &path) => {
-                    TAKEN.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+                    taken.push(path.clone());
                     return Ok(Some(Self { path, _file: file }));
                 }
                 Ok(()) => {}

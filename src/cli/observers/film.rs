@@ -5,7 +5,7 @@ use crate::cli::checked_run::CheckedRun;
 use crate::cli::files::rescue::rescue;
 use crate::cli::output::escape::shown;
 use crate::error::{Error, Result};
-use crate::image_io::{Film, FilmOptions};
+use crate::image_io::{Film, FilmMark, FilmOptions};
 use crate::mirage::{Event, Observer};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ pub(in crate::cli) struct FilmRecorder {
     checked: Rc<CheckedRun>,
     status: SharedStatus,
     failed: bool,
-    /// Each recorded iteration, and the number of frames before it.
-    recorded: Vec<(u32, usize)>,
+    /// Each recorded iteration, and the film before it.
+    recorded: Vec<(u32, FilmMark)>,
 }
 
 impl FilmRecorder {
@@ -53,16 +53,18 @@ impl FilmRecorder {
     fn go_back_to(&mut self, iteration: u32) {
         let repeated = self.recorded.iter().position(|(recorded, _)| *recorded >= iteration);
         if let Some(repeated) = repeated {
-            self.film.truncate(self.recorded[repeated].1);
+            self.film.return_to(self.recorded[repeated].1);
             self.recorded.truncate(repeated);
         }
     }
 
-    /// Writes the film, if it has a frame, or rescues it to another place. Returns a line for the user.
+    /// Writes the film of a run with these iterations, if it has a frame, or rescues it to another place. Returns a line
+    /// for the user.
     ///
     /// # Errors
     /// See [`Film::finish`]. The error has the path of the rescued film.
-    pub(in crate::cli) fn finish(mut self, texts: &[(String, String)]) -> Result<String> {
+    pub(in crate::cli) fn finish(mut self, iterations: u32, texts: &[(String, String)]) -> Result<String> {
+        self.go_back_to(iterations.saturating_add(1));
         let frames = self.film.frames();
         if frames == 0 {
             return Ok("The film has no frames, and was not written".to_owned());
@@ -83,12 +85,15 @@ impl FilmRecorder {
 
 impl Observer for FilmRecorder {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
+        if let Event::Setback(setback) = event {
+            self.go_back_to(setback.to.saturating_add(1));
+        }
         // The live page asks for more pictures than the film shows.
         if let Event::Picture { iteration, picture, last } = event
             && (last || self.checked.request.schedule.picture_at.contains(&iteration))
         {
             self.go_back_to(iteration);
-            let frames = self.film.frames();
+            let before = self.film.mark();
             let recorded = self.film.frame(&*self.checked.at_full_size(picture)?, FRAME);
             let failed = recorded.is_err();
             if let Err(error) = recorded
@@ -99,7 +104,7 @@ impl Observer for FilmRecorder {
             }
             self.failed = failed;
             if !failed {
-                self.recorded.push((iteration, frames));
+                self.recorded.push((iteration, before));
             }
         }
         Ok(ControlFlow::Continue(()))

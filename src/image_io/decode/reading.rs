@@ -188,7 +188,7 @@ impl<'a> Reading<'a> {
                 })?;
                 (judged, "the colours of its cICP")
             }
-            Embedded::Gamma(gamma) => (color::judge_gamma(gamma), "the colours of its gAMA and cHRM"),
+            Embedded::Gamma(gamma) => (color::judge_gamma(gamma), "the colours of its gAMA or cHRM"),
         };
         let mut to_srgb = None;
         match profile {
@@ -197,7 +197,7 @@ impl<'a> Reading<'a> {
                 note(&format!("converted from {what}{name} to sRGB"));
                 to_srgb = Some(conversion);
             }
-            Profile::Ignored(reason) => note(&format!("{what} ignored: {reason}")),
+            Profile::Ignored(reason) => note(&format!("ignored {what}: {reason}")),
         }
         let size = (width as usize, height as usize);
         Rows::new(layout, size, step, self.keep(), self.options.background, to_srgb).map_err(Failure::Memory)

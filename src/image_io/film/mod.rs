@@ -48,6 +48,14 @@ impl Default for FilmOptions {
     }
 }
 
+/// A point in a film, see [`Film::mark`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilmMark {
+    frames: usize,
+    /// Time of the last frame.
+    milliseconds: u32,
+}
+
 /// Film formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
@@ -226,13 +234,22 @@ impl Film {
         self.spool.frames.len()
     }
 
-    /// Drops the last frames and keeps at most this many.
-    pub fn truncate(&mut self, frames: usize) {
-        if frames < self.frames() {
-            let dropped: usize = self.spool.frames.drain(frames..).map(|frame| frame.length).sum();
+    /// Returns a mark of the film as it is, for [`return_to`](Self::return_to).
+    pub fn mark(&self) -> FilmMark {
+        let frames = self.spool.frames.len();
+        FilmMark { frames, milliseconds: self.spool.frames.last().map_or(0, |last| last.milliseconds) }
+    }
+
+    /// Drops everything that was added after a mark of this film.
+    pub fn return_to(&mut self, mark: FilmMark) {
+        if mark.frames < self.frames() {
+            let dropped: usize = self.spool.frames.drain(mark.frames..).map(|frame| frame.length).sum();
             self.spool.length -= dropped as u64;
             // The levels of the frame that is now the last one are not known.
             self.last.clear();
+        }
+        if let Some(last) = self.spool.frames.last_mut().filter(|_| mark.frames > 0) {
+            last.milliseconds = last.milliseconds.min(mark.milliseconds);
         }
     }
 

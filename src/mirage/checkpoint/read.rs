@@ -196,7 +196,7 @@ impl CheckpointFile {
         }
         let is_needed = |name: &str| match name.strip_prefix(TENSOR) {
             Some(name) => lengths.contains_key(name),
-            None => name == LAST_LOOK || name == BEST,
+            None => name == LAST_LOOK || (name == BEST && self.best.is_some()),
         };
         let mut state = self.state_of(self.file.read(is_needed)?);
         if let Some(replaced) = replaced {

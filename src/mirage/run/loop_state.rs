@@ -50,8 +50,8 @@ pub(in crate::mirage) struct Due {
     pub last: bool,
     /// The weights were measured directly before it.
     pub weights_measured: bool,
-    /// Its loss and picture count for later setbacks. Not those of a stop or a resume, so that an interrupted run goes
-    /// back as an uninterrupted one.
+    /// Its loss and picture count for later setbacks. Only those of the schedule do, so that a run that was interrupted,
+    /// or watched, goes back like any other.
     pub counts: bool,
 }
 

@@ -53,8 +53,8 @@ impl Session {
     /// the step size ([`Event::Setback`]).
     ///
     /// # Errors
-    /// [`Error::Unstable`] on the sixth fault, an observer's own error, or if the device fails; see
-    /// [`Session::last_good`].
+    /// [`Error::Unstable`] on the sixth fault, [`Error::NoFiniteTrial`], an observer's own error, or if the device fails;
+    /// see [`Session::last_good`].
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<RunResult> {
         let result = self.run_to_end(observer);
         // The next run sets its own state.
@@ -181,7 +181,7 @@ impl Session {
                 anew = self.weights.0.iter().any(|own| state.weights.of(&own.group) != own.weight);
                 iteration = state.iteration;
                 self.accepted_before = (is_whole && !anew).then_some(iteration);
-                grace = false;
+                grace &= iteration == 0;
                 self.halvings = state.halvings;
                 self.earlier = state.seconds;
                 self.last_look = state.last_look;
@@ -195,6 +195,7 @@ impl Session {
         }
         self.objective()?.set_weights(&self.weights, anew)?;
         self.trend = LossTrend::new(iteration, grace);
+        self.counted_first = losses.is_none().then_some(iteration);
         if let Some(LossHistory { loss, trend, best }) = losses {
             (self.loss_before, self.trend) = (Some(loss), trend);
             let compact = self.objective()?.is_tiled() && self.request.optimizer.clamps();
@@ -355,6 +356,7 @@ impl Session {
             weights_measured,
             counts: weights_measured
                 || iteration == self.scales[self.scale].first
+                || self.counted_first == Some(iteration)
                 || (schedule.report_every > 0 && iteration.is_multiple_of(schedule.report_every))
                 || schedule.snapshots(iteration)
                 || schedule.states(iteration),

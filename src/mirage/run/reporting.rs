@@ -85,18 +85,17 @@ impl Session {
             }
             bad_step = Some(fault);
         }
-        if let Some(total) = total {
-            self.compare_with_checkpoint(iteration, total);
-        }
+        let drops_earlier = total.is_some_and(|total| self.drops_earlier_losses(iteration, total));
+        let counts = due.counts || drops_earlier;
         let trend = self.trend;
         if let Some(total) = total
-            && let Some(fault) = self.loss_fault(iteration, total, due.counts, run)?
+            && let Some(fault) = self.loss_fault(iteration, total, counts, run)?
         {
             return self.go_back(iteration, fault, run);
         }
         let picture = self.objective()?.snapshot(picture);
         if let Some(picture) = &picture {
-            let counted = total.filter(|_| due.counts);
+            let counted = total.filter(|_| counts);
             if let Some(fault) = self.remember(iteration, counted, picture) {
                 return self.go_back(iteration, fault, run);
             }
@@ -156,14 +155,15 @@ impl Session {
         Ok(())
     }
 
-    /// Drops the losses of a resumed run's checkpoint if the loss at its iteration differs.
-    fn compare_with_checkpoint(&mut self, iteration: u32, total: f64) {
-        let Some(before) = self.loss_before.take() else { return };
+    /// Drops the losses of a resumed run's checkpoint if the loss at its iteration differs, and returns true if so.
+    fn drops_earlier_losses(&mut self, iteration: u32, total: f64) -> bool {
+        let Some(before) = self.loss_before.take() else { return false };
         let is_same = (total - before).abs() <= SAME_LOSS * before.abs();
         if !is_same {
             self.best = None;
             self.trend = LossTrend::new(iteration, false);
         }
+        !is_same
     }
 
     /// Returns the losses for a checkpoint; `trend` does not yet include that of this iteration.
@@ -216,8 +216,10 @@ impl Session {
         let fault = trend.follow(iteration, total);
         if counts {
             self.trend = trend;
+            return Ok(fault);
         }
-        Ok(fault)
+        // The losses before this one are those of the schedule; one more could make a rise.
+        Ok(fault.filter(|fault| !matches!(fault, Fault::Rising { .. })))
     }
 
     /// True if the picture is not the one that the current scale started from, which an optimiser that rejects pictures
@@ -231,7 +233,7 @@ impl Session {
     }
 
     /// Returns to the last good picture and halves the step size; after a divergence, to the picture with the least
-    /// loss. Later submissions are dropped. A run that is being stopped ends there.
+    /// loss. Later submissions are dropped. A run that is being stopped, or has settled, ends there.
     ///
     /// # Errors
     /// [`Error::Unstable`] if there is no good picture at this scale, or if there were too many setbacks.
@@ -244,17 +246,21 @@ impl Session {
             self.last_good = Some((to, picture));
         }
         let good = self.last_good.clone();
+        let scale = self.scales[self.scale];
+        let of_scale =
+            |(to, picture): &(u32, KeptPicture)| *to >= scale.first && picture.size() == scale.size;
         let gives_up = match run.ending {
             Some(Ending::Settled) => true,
-            Some(Ending::Stopped | Ending::Commanded) => self.halvings >= MOST_SETBACKS,
+            Some(Ending::Stopped | Ending::Commanded) => {
+                self.halvings >= MOST_SETBACKS || !good.as_ref().is_some_and(of_scale)
+            }
             _ => false,
         };
         if let Some((to, _)) = good.as_ref().filter(|_| gives_up) {
             (run.back, run.gave_up) = (Some(*to), true);
             return Ok(());
         }
-        let scale = self.scales[self.scale];
-        let good = good.filter(|(to, picture)| *to >= scale.first && picture.size() == scale.size);
+        let good = good.filter(of_scale);
         let Some((to, picture)) = good.filter(|_| self.halvings < MOST_SETBACKS) else {
             let (cause, setbacks) = (fault.to_string(), self.halvings);
             return Err(Error::Unstable { cause, iteration, setbacks });

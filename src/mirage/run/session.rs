@@ -107,6 +107,8 @@ pub struct Session {
     pub(in crate::mirage) trend: LossTrend,
     /// Loss at the iteration where the run was resumed, until it has been computed again.
     pub(in crate::mirage) loss_before: Option<f64>,
+    /// Iteration at which the run began, if it has no earlier losses: its loss counts, whatever the schedule.
+    pub(in crate::mirage) counted_first: Option<u32>,
     /// Hash of the picture that the current scale started from, for an optimiser that may reject all later ones.
     pub(in crate::mirage) start_hash: Option<u64>,
     /// True once the optimiser has accepted another picture than that.
@@ -155,6 +157,7 @@ impl Session {
             best: None,
             trend: LossTrend::default(),
             loss_before: None,
+            counted_first: None,
             start_hash: None,
             has_moved: false,
             halvings: 0,
@@ -184,7 +187,9 @@ impl Session {
             objective.take_settings(&request);
         } else {
             let size = scales[0].size;
-            // Frees the old objective's memory before that of the new one is allocated.
+            // Frees the memory of the old objective, and of a failed run's pictures, before that of the new one is
+            // allocated.
+            (self.best, self.last_good, self.last_look) = (None, None, None);
             self.leave();
             self.objective =
                 Some(Objective::new(&self.engine, &self.network, &request, size, &mut self.cache)?);

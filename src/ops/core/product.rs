@@ -8,7 +8,7 @@ use rayon::prelude::*;
 /// Most row blocks that [`product_of_rows`] computes in parallel, and fewest rows per block.
 const BLOCKS: usize = 8;
 const BLOCK_ROWS: usize = 32;
-/// Rows per block of [`symmetric_product`]. Elements left of a block are not computed.
+/// Rows per block of [`symmetric_product`]. Elements left of a block's diagonal part are not computed.
 const SYMMETRIC_ROWS: usize = 64;
 
 /// A matrix in a slice: element `(r, c)` is at `r * strides[0] + c * strides[1]`.
@@ -131,9 +131,10 @@ pub(in crate::ops) fn product_of_rows(a: MatrixRef<'_>, b: MatrixRef<'_>, output
     });
 }
 
-/// Product of two symmetric matrices that commute. The product is symmetric too: its upper half is computed and copied
-/// to the lower half, so that the result is symmetric to the bit. All are stored tensors of shape [`Shape::Matrix`]; `upper` is scratch memory of the same size.
-/// The block sizes depend only on the matrix.
+/// Product of two matrices that are symmetric, at least up to rounding, and commute. The product is symmetric too: only
+/// its upper half is computed, and copied to the lower half, so the result is symmetric to the bit. All are stored
+/// tensors of shape [`Shape::Matrix`]; `upper` is scratch memory of the same size. The block sizes depend only on the
+/// matrix.
 pub(in crate::ops) fn symmetric_product(
     [a, b]: [&[f32]; 2],
     side: usize,

@@ -3,7 +3,7 @@
 use super::axes::{Cell, SweepRun, Table};
 use super::cells::CellWriter;
 use super::earlier_start::{PlannedRun, own_checkpoint};
-use super::progress::SweepProgress;
+use super::progress::{SweepProgress, labelled};
 use super::sheet::{ContactSheet, PaintedCell};
 use crate::cli::args::RenderArgs;
 use crate::cli::checked_run::CheckedRun;
@@ -245,8 +245,8 @@ impl Sweep {
             let (ending, rescued) = match self.paint(run) {
                 // The optimiser failed with the values of this run. Others may succeed.
                 Err(error @ (Error::Unstable { .. } | Error::NoFiniteTrial { .. })) => {
-                    let label = &self.table.runs[run].label;
-                    self.progress.lines.problem(&format!("{label}: {error}"));
+                    self.progress.lines.problem(&labelled(&self.table.runs[run].label, &error.to_string()));
+                    self.progress.finish_run(self.planned[run].checked.work());
                     failed += 1;
                     continue;
                 }
@@ -275,10 +275,7 @@ impl Sweep {
         self.write_sheet()?;
         self.progress.lines.close();
         if failed > 0 {
-            let sheet = shown(&self.contact.picture());
-            self.progress
-                .lines
-                .problem(&format!("{failed} of {count} runs failed: {sheet} lacks their cells"));
+            self.progress.lines.problem(&format!("{failed} of {count} runs failed, see above"));
             return Ok(1);
         }
         self.progress.lines.print(&format!(
@@ -292,11 +289,13 @@ impl Sweep {
 
     /// Returns the message after a stop in this run, whose checkpoint may be rescued in another place.
     fn how_to_continue(&self, run: usize, rescued: Option<&Path>) -> String {
-        let mut later = self.table.runs[run..].iter().flat_map(|run| &run.cells);
+        let columns = self.table.columns.len();
+        let is_missing = |cell: &&Cell| self.painted[cell.row * columns + cell.column].is_none();
+        let mut missing = self.table.runs.iter().flat_map(|run| &run.cells).filter(is_missing);
         let command = match self.overwrite {
             false => "the same command",
             // Cells that are not replaced yet would be in the way.
-            true if later.any(|cell| self.contact.cell(cell).exists()) => {
+            true if missing.any(|cell| self.contact.cell(cell).exists()) => {
                 return "Stopped. The same command starts this sweep again.".to_owned();
             }
             true => "the same command without --overwrite",

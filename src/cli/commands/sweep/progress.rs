@@ -59,10 +59,13 @@ pub(super) struct RunProgress<'a> {
 
 impl RunProgress<'_> {
     fn warn(&self, warning: &str) {
-        // A sweep over iterations alone has one run, without a label.
-        let label = if self.label.is_empty() { String::new() } else { format!("{}: ", self.label) };
-        self.progress.lines.warn(&format!("{label}{warning}"));
+        self.progress.lines.warn(&labelled(self.label, warning));
     }
+}
+
+/// Returns a text about a run with its label. A sweep over iterations alone has one run, without a label.
+pub(super) fn labelled(label: &str, text: &str) -> String {
+    if label.is_empty() { text.to_owned() } else { format!("{label}: {text}") }
 }
 
 impl Observer for RunProgress<'_> {
