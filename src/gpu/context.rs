@@ -95,6 +95,8 @@ pub struct Context {
     info: wgpu::AdapterInfo,
     profile: Profile,
     faults: Arc<Mutex<Faults>>,
+    /// Held while the device is polled.
+    polls: Mutex<()>,
     waits: AtomicU64,
     submissions: AtomicU64,
     timing: Timing,
@@ -248,6 +250,7 @@ impl Context {
             info,
             profile,
             faults,
+            polls: Mutex::new(()),
             waits: AtomicU64::new(0),
             submissions: AtomicU64::new(0),
             timing,
@@ -396,7 +399,7 @@ impl Context {
     ) -> Result<T> {
         self.waits.fetch_add(1, Ordering::Relaxed);
         let _span = self.trace().map(|trace| trace.host("waiting", what));
-        let drive = wait::drive(&self.device, fence, what, || self.check(what));
+        let drive = wait::drive((&self.device, &self.polls), fence, what, || self.check(what));
         let value = wait::block_on(what, future, drive, self.timing.patience).inspect_err(|error| {
             if matches!(error, Error::Timeout { .. }) {
                 self.give_up();

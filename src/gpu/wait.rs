@@ -138,9 +138,11 @@ pub(super) fn sleep(slice: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Returns a function that polls a device until it has passed a fence; `check` reports the device's errors.
+/// Returns a function that polls a device until it has passed a fence; `check` reports the device's errors. Threads that
+/// share a device poll one after the other: wgpu 30 panics if another thread's poll finds the queue empty just as this
+/// one's times out (gfx-rs/wgpu#9958).
 pub(super) fn drive<'a>(
-    device: &'a wgpu::Device,
+    (device, polls): (&'a wgpu::Device, &'a Mutex<()>),
     fence: &'a Fence,
     what: &'a str,
     check: impl Fn() -> Result<()> + 'a,
@@ -149,7 +151,10 @@ pub(super) fn drive<'a>(
     move |slice| {
         let submission_index = (!passed).then(|| fence.index.clone());
         let timeout = Some(slice);
-        let outcome = device.poll(wgpu::PollType::Wait { submission_index, timeout });
+        let outcome = {
+            let _turn = polls.lock().unwrap_or_else(PoisonError::into_inner);
+            device.poll(wgpu::PollType::Wait { submission_index, timeout })
+        };
         check()?;
         match outcome {
             Ok(_) if passed => sleep(MOMENT),
