@@ -170,7 +170,9 @@ fn tiled_gradient_matches_for_default_network() {
     let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
     for (size, tile) in [([149, 41], 64), ([97, 41], 16)] {
         let (network, request) = default_request(size);
-        for (request, limit) in [(with_gram_matrices(request.clone()), GRADIENT), (request, ROOTS)] {
+        // The matrix roots of the default statistic take most of the time.
+        let more = (tile == 16).then(|| (request.clone(), ROOTS));
+        for (request, limit) in [(with_gram_matrices(request), GRADIENT)].into_iter().chain(more) {
             let expected = evaluate(&engine, &network, &request, None);
             let found = evaluate(&engine, &network, &request, Some(tile));
             compare(&found, &expected, limit, &format!("limit {limit:.0e}, tiles of {tile}"));
