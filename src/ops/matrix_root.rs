@@ -25,7 +25,7 @@ use super::covariance::{expect_square, trace};
 use super::cpu::write_number;
 use super::lanes::{elementwise, sums};
 use super::matmul::{Finish, Form, MatMul, multiply};
-use super::product::{MatrixRef, product_of_rows, symmetric_product};
+use super::product::{MatrixRef, mirror, product_of_rows, symmetric_product};
 use super::scale_by::ScaleBy;
 use super::{
     Adjoint, AdjointOperand, Case, CaseInput, CpuKernel, Dispatch, Kernel, Op, Operand, Shape, Signature,
@@ -163,12 +163,12 @@ impl Iterated {
         // others, X included, is not symmetric to the bit: on covariances of feature maps, the relative error of Y
         // is then between 1e-4 and 1, instead of 2e-5.
         let mut upper = matrix();
-        let mut multiply =
-            |a: &[f32], b: &[f32], output: &mut [f32]| symmetric_product([a, b], side, &mut upper, output);
         let size = total(a, a).sqrt().max(1e-30);
         let mut x = matrix();
-        combine([a, a], [(1.0 / size) as f32, 0.0, 0.0], side, &mut x);
-        mirror(&mut x, side);
+        combine([a, a], [(1.0 / size) as f32, 0.0, 0.0], side, &mut upper);
+        mirror(&upper, side, &mut x);
+        let mut multiply =
+            |a: &[f32], b: &[f32], output: &mut [f32]| symmetric_product([a, b], side, &mut upper, output);
         // First step, from Y = X and Z = I.
         let [mut y, mut next_y, mut z, mut next_z] = [matrix(), matrix(), matrix(), matrix()];
         combine([&x, &x], [-0.5, 0.0, 1.5], side, &mut z);
@@ -212,16 +212,6 @@ fn combine(matrices: [&[f32]; 2], [first, second, identity]: [f32; 3], side: usi
     elementwise(output, matrices, |[a, b]| first * a + second * b);
     let diagonal = output.iter_mut().step_by(side.next_multiple_of(4) + 1).take(side);
     diagonal.for_each(|value| *value += identity);
-}
-
-/// Copies the upper half of a stored matrix to the lower half.
-fn mirror(matrix: &mut [f32], side: usize) {
-    let stride = side.next_multiple_of(4);
-    for row in 1..side {
-        for column in 0..row {
-            matrix[row * stride + column] = matrix[column * stride + row];
-        }
-    }
 }
 
 /// The iteration in f64: s, X, Y, Z and P; zeros for a matrix that is not positive.

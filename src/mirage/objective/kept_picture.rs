@@ -9,6 +9,11 @@ use std::sync::Arc;
 /// Number of steps from black to white of a value that is kept in 16 bits.
 const LEVELS: f32 = 65_535.0;
 
+/// Converts a value that is kept in 16 bits.
+fn value_of(level: &u16) -> f32 {
+    f32::from(*level) / LEVELS
+}
+
 /// A kept picture. Clones share its values.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::mirage) enum KeptPicture {
@@ -83,7 +88,7 @@ impl KeptPicture {
             Self::Whole(picture) => picture.clone(),
             Self::Compact(compact) => {
                 let [height, width] = compact.size;
-                let rgb = compact.values.iter().map(|value| f32::from(*value) / LEVELS).collect();
+                let rgb = compact.values.iter().map(value_of).collect();
                 Arc::new(Picture { width, height, rgb })
             }
         }
@@ -94,10 +99,7 @@ impl KeptPicture {
         match self {
             Self::Whole(picture) => Box::new(picture.rgb.chunks(most).map(Cow::Borrowed)),
             Self::Compact(compact) => Box::new(
-                compact
-                    .values
-                    .chunks(most)
-                    .map(|piece| Cow::Owned(piece.iter().map(|value| f32::from(*value) / LEVELS).collect())),
+                compact.values.chunks(most).map(|piece| Cow::Owned(piece.iter().map(value_of).collect())),
             ),
         }
     }
@@ -119,9 +121,7 @@ impl KeptPicture {
         let step = if step.is_multiple_of(3) { step + 1 } else { step };
         match self {
             Self::Whole(picture) => picture.rgb.iter().step_by(step).copied().collect(),
-            Self::Compact(compact) => {
-                compact.values.iter().step_by(step).map(|value| f32::from(*value) / LEVELS).collect()
-            }
+            Self::Compact(compact) => compact.values.iter().step_by(step).map(value_of).collect(),
         }
     }
 }

@@ -151,7 +151,12 @@ pub(in crate::ops) fn symmetric_product(
         let columns = b.columns_from(first);
         product(a.some_rows(first, rows), columns, &mut part[first..], stride, 1.0, false);
     });
-    let upper = &*upper;
+    mirror(upper, side, output);
+}
+
+/// Writes a symmetric matrix from the upper half of another. Both are stored tensors of shape [`Shape::Matrix`].
+pub(in crate::ops) fn mirror(upper: &[f32], side: usize, output: &mut [f32]) {
+    let stride = side.next_multiple_of(4).max(4);
     output.par_chunks_mut(SYMMETRIC_ROWS * stride).enumerate().for_each(|(index, part)| {
         let first = index * SYMMETRIC_ROWS;
         for (row, values) in part.chunks_exact_mut(stride).enumerate() {

@@ -190,6 +190,11 @@ impl Cell {
 }
 
 impl Table {
+    /// Returns the index of a cell among all cells, row by row.
+    pub(super) fn index(&self, cell: &Cell) -> usize {
+        cell.row * self.columns.len() + cell.column
+    }
+
     /// Lays out the axes. With columns of iterations, each combination of values is a row. Without, the last axis runs
     /// across and the one before it down, and the runs have the iterations of their options.
     pub(super) fn new(vary: &[Axis], columns: &[u32]) -> Self {

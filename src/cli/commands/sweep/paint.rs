@@ -167,7 +167,7 @@ impl Sweep {
                     continue;
                 }
                 let found = planned.painted(cell, &path)?;
-                let index = cell.row * self.table.columns.len() + cell.column;
+                let index = self.table.index(cell);
                 self.painted[index] = Some(found);
             }
         }
@@ -223,11 +223,10 @@ impl Sweep {
     /// Paints the missing cells, and returns the exit code.
     pub(super) fn run(mut self) -> Result<u8> {
         let begun = Instant::now();
-        let index = |table: &Table, cell: &Cell| cell.row * table.columns.len() + cell.column;
         let missing: Vec<usize> = (0..self.table.runs.len())
             .filter(|run| {
                 let cells = &self.table.runs[*run].cells;
-                cells.iter().any(|cell| self.painted[index(&self.table, cell)].is_none())
+                cells.iter().any(|cell| self.painted[self.table.index(cell)].is_none())
             })
             .collect();
         let count = self.table.runs.len();
@@ -289,8 +288,7 @@ impl Sweep {
 
     /// Returns the message after a stop in this run, whose checkpoint may be rescued in another place.
     fn how_to_continue(&self, run: usize, rescued: Option<&Path>) -> String {
-        let columns = self.table.columns.len();
-        let is_missing = |cell: &&Cell| self.painted[cell.row * columns + cell.column].is_none();
+        let is_missing = |cell: &&Cell| self.painted[self.table.index(cell)].is_none();
         let mut missing = self.table.runs.iter().flat_map(|run| &run.cells).filter(is_missing);
         let command = match self.overwrite {
             false => "the same command",
@@ -334,9 +332,9 @@ impl Sweep {
         let mut checkpoints = Checkpoints::new(checkpoint.clone(), true, checked, &status)?;
         if let Some(file) = own_checkpoint(&checkpoint, planned)
             && file.iteration() <= checked.iterations
-            && cells.iter().all(|cell| {
-                cell.iterations >= file.iteration() || painted[cell.row * columns + cell.column].is_some()
-            })
+            && cells
+                .iter()
+                .all(|cell| cell.iterations >= file.iteration() || painted[table.index(cell)].is_some())
         {
             match file.read(&checked.request, None).and_then(|state| session.resume(state)) {
                 // The file has changed meanwhile, or its iteration is now at another scale. The run starts again.
@@ -427,7 +425,7 @@ fn check_memory(engine: &Engine, args: &RenderArgs, checked: &CheckedRun) -> Res
 /// Adds the run's label to an error.
 fn in_run(run: &SweepRun, error: Error) -> Error {
     match error {
-        Error::Usage(text) if !run.label.is_empty() => Error::Usage(format!("{}: {text}", run.label)),
+        Error::Usage(text) => Error::Usage(labelled(&run.label, &text)),
         other => other,
     }
 }
