@@ -9,7 +9,6 @@ use super::files::output_checks;
 use super::files::run_files::{Files, Loaded, load, load_start, reading};
 use super::output::escape::{one_line, shown};
 use super::record::resolved_options::RecordedOptions;
-use super::resumed_run::ResumedRun;
 use super::schedule::schedule;
 use super::values::{AlphaArg, StartPicture};
 use crate::error::{Error, Result};
@@ -48,32 +47,35 @@ pub(super) struct CheckedRun {
     _reservations: Vec<Reservation>,
 }
 
+/// What is known of a run that writes files.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Writes<'a> {
+    /// Identifier of the run. Files that carry it may be replaced.
+    pub run: &'a str,
+    /// Files that the run reads, besides those named by its options.
+    pub reads: &'a [PathBuf],
+    /// Number of iterations that a resumed run has done.
+    pub first: u32,
+}
+
 impl CheckedRun {
-    /// Checks arguments, then pictures, then output paths, then the network. `first` is the number of iterations that a
-    /// resumed run has done; `read` lists files that the run reads besides those named by its options.
+    /// Checks arguments, then pictures, then output paths, then the network.
     ///
     /// # Errors
     /// The first problem, with its remedy.
-    pub(super) fn new(
-        args: &RenderArgs,
-        resumed: Option<ResumedRun>,
-        read: &[PathBuf],
-        first: u32,
-    ) -> Result<Self> {
+    pub(super) fn new(args: &RenderArgs, writes: Writes<'_>) -> Result<Self> {
         let open = || args.network.open().map(|network| (Arc::new(network), true));
-        Self::with(args, Some((read, first)), resumed, open)
+        Self::with(args, Some(writes), open)
     }
 
     /// Like [`CheckedRun::new`], with a network from `open`, which also returns whether the network's values still need
-    /// to be checked. Output paths are checked only with `written`: the additional files that are read, and the first
-    /// iteration.
+    /// to be checked. Output paths are checked only if the run `writes` files.
     ///
     /// # Errors
     /// See [`CheckedRun::new`].
     pub(super) fn with(
         args: &RenderArgs,
-        written: Option<(&[PathBuf], u32)>,
-        resumed: Option<ResumedRun>,
+        writes: Option<Writes<'_>>,
         open: impl FnOnce() -> Result<(Arc<Network>, bool)>,
     ) -> Result<Self> {
         let (mut request, mut preset) = request(args)?;
@@ -83,10 +85,10 @@ impl CheckedRun {
             pictures(args, &mut request, &mut preset, &mut notes)?;
         // An upper bound: the network may rule out the smallest scales.
         let most = request.scales.plan(request.size(), 1)?.last().map_or(0, |scale| scale.end);
-        let reads = all_read(args, written.map_or(&[][..], |(read, _)| read));
-        let files = Files::new(&args.files, &args.photo, alpha, most, resumed, reads);
+        let Writes { run, reads, first } = writes.unwrap_or_default();
+        let files = Files::new(&args.files, &args.photo, alpha, most, run, all_read(args, reads));
         let mut reservations = Vec::new();
-        if let Some((_, first)) = written {
+        if writes.is_some() {
             let schedule = schedule(&args.watching, most);
             let places = output_checks::check(args, &request, &schedule, [first, most], &files)?;
             notes.extend(places.notes);
@@ -108,7 +110,7 @@ impl CheckedRun {
         mirage::check_request(&network, &request)?;
         let scales = request.plan(&network)?;
         let last = scales.last().map_or(0, |scale| scale.end);
-        mirage::check_done(written.map_or(0, |(_, first)| first), last)?;
+        mirage::check_done(first, last)?;
         request.schedule = schedule(&args.watching, last);
         let late: Vec<String> =
             request.schedule.snapshot_at.iter().filter(|at| **at > last).map(u32::to_string).collect();

@@ -56,6 +56,12 @@ pub(super) fn save(
     Checkpoint::save_state(state, &texts, path, replaces)
 }
 
+/// Returns the identifier of the run that saved this checkpoint, empty if it has none; `None` if the file isn't a
+/// checkpoint. Only its header is read.
+pub(super) fn run_of(path: &Path) -> Option<String> {
+    CheckpointFile::texts_of(path).ok().map(|mut texts| texts.remove(RUN).unwrap_or_default())
+}
+
 /// A checkpoint that was opened and checked.
 #[derive(Debug)]
 pub(super) struct SavedCheckpoint {

@@ -1,7 +1,6 @@
 //! State and checks for a run that continues an earlier one, by `mirage resume` or from a cell of a sweep.
 
 use super::checked_run::CheckedRun;
-use super::resumed_run::ResumedRun;
 use crate::error::{Error, Result};
 use crate::mirage::optimizer::Optimizer;
 use crate::mirage::{CheckpointFile, Request, State, Weights};
@@ -22,8 +21,8 @@ pub(super) struct EarlierRun {
     pub device: String,
     /// File that the earlier run was read from.
     pub file: Option<PathBuf>,
-    /// The resumed run, if any: it keeps its identifier and may replace its own files.
-    pub resumed: Option<ResumedRun>,
+    /// Identifier of the earlier run, if this run keeps it and may replace its files.
+    pub run: Option<String>,
     /// State to start from.
     pub state: Option<EarlierState>,
 }

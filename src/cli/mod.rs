@@ -17,11 +17,11 @@ mod interrupt;
 mod observers;
 mod out_of_memory;
 mod output;
+mod own_files;
 mod preprocessing;
 mod record;
 #[doc(hidden)]
 pub mod records;
-mod resumed_run;
 mod schedule;
 mod values;
 

@@ -11,7 +11,7 @@ use tiff::TiffResult;
 use tiff::encoder::{Compression, Predictor, TiffEncoder, TiffKind, TiffValue, colortype};
 use tiff::tags::{ExtraSamples, Tag};
 
-use super::{Alpha, Picture, metadata};
+use super::{Alpha, Picture, checksum, metadata, structure};
 use crate::files::{check_name, check_place, complete, temporary};
 use crate::{Error, Result};
 
@@ -33,7 +33,8 @@ pub struct WriteOptions {
     pub bit_depth: BitDepth,
     /// Texts to embed: keys and values. Keys are 1 to 79 printable ASCII characters such as
     /// "neural-mirage:options", without outer or double spaces; values are any Unicode text of reasonable
-    /// length. They are stored as iTXt chunks in PNG and as XMP in the other formats.
+    /// length. They are stored as iTXt chunks in PNG and as XMP in the other formats. A file with texts also gets a
+    /// checksum of itself, see [`is_unchanged`](super::is_unchanged).
     pub metadata: Vec<(String, String)>,
     /// Replace an existing file.
     pub overwrite: bool,
@@ -153,8 +154,11 @@ pub fn write(path: &Path, picture: &Picture, options: &WriteOptions) -> Result<(
             return Err(Error::usage(problem));
         }
     }
-    let bytes = encode(format, picture, options)
+    let mut bytes = encode(format, picture, options)
         .map_err(|reason| Error::io(path, "encoding")(IoError::other(reason)))?;
+    if !options.metadata.is_empty() {
+        checksum::add(&mut bytes);
+    }
 
     let mut file = temporary(path, &target)?;
     file.write_all(&bytes).map_err(Error::io(path, "writing"))?;
@@ -244,8 +248,7 @@ fn encode(
             )?;
             if !pairs.is_empty() {
                 // After the start marker and the JFIF segment, which must come first.
-                let jfif = usize::from(u16::from_be_bytes([out[4], out[5]]));
-                let at = if out[2..4] == [0xff, 0xe0] { 4 + jfif } else { 2 };
+                let at = structure::after_jfif(&out).unwrap_or(2);
                 out.splice(at..at, metadata::jpeg_segments(pairs));
             }
         }

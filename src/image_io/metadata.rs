@@ -9,7 +9,7 @@ use std::io::Cursor;
 use image::ImageFormat;
 use md5::{Digest, Md5};
 
-use super::structure;
+use super::{checksum, structure};
 
 /// Prefix of this program's own keys.
 const KEY: &str = "neural-mirage:";
@@ -107,7 +107,7 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
             let mut left = MAX_TEXT;
             let mut pairs = Vec::new();
             for chunk in &reader.info().utf8_text {
-                if chunk.keyword == "XML:com.adobe.xmp" {
+                if chunk.keyword == "XML:com.adobe.xmp" || chunk.keyword == checksum::KEY {
                     continue;
                 }
                 // One limit for all chunks: many small ones can expand as much as a large one.

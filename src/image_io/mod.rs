@@ -12,6 +12,7 @@
 //! transfer programs do; that is not photometrically exact, but it is what the weights expect.
 #![warn(missing_docs)]
 
+mod checksum;
 mod color;
 mod decode;
 mod encode;
@@ -25,7 +26,7 @@ mod structure;
 
 use crate::{Error, Result};
 
-pub use decode::{ReadOptions, read, read_bytes, read_metadata, read_with};
+pub use decode::{ReadOptions, is_unchanged, read, read_bytes, read_metadata, read_with};
 pub use encode::{BitDepth, WriteOptions, check_writable, holds_alpha, write, writes};
 #[cfg(feature = "film")]
 pub use film::{Film, FilmMark, FilmOptions, MAX_FRAME_MILLISECONDS, check_film};

@@ -108,6 +108,14 @@ pub(super) fn png(bytes: &[u8]) -> Result<Png<'_>, CutShort> {
     }
 }
 
+/// Returns the position in a JPEG after the start marker and the JFIF segment, if any, which must come first.
+pub(super) fn after_jfif(bytes: &[u8]) -> Option<usize> {
+    match bytes.get(2..4)? {
+        [0xff, 0xe0] => Some(4 + be::<2>(bytes, 4)? as usize),
+        _ => Some(2),
+    }
+}
+
 /// Walks the markers of a JPEG up to its end-of-image marker.
 pub(super) fn jpeg(bytes: &[u8]) -> Result<Jpeg<'_>, CutShort> {
     let mut found = Jpeg::default();

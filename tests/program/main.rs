@@ -23,6 +23,7 @@ mod less_memory;
 mod log;
 mod lost_device;
 mod memory;
+mod own_files;
 #[cfg(unix)]
 mod paths;
 mod preprocessing;

@@ -29,7 +29,7 @@ pub(in crate::cli) struct PlanArgs {
 pub(in crate::cli) fn run(args: &PlanArgs) -> Result<()> {
     let (render, tiles) = auto_size::fitted(&args.render)?;
     let open = || render.network.open().map(|network| (Arc::new(network), true));
-    let checked = CheckedRun::with(&render, None, None, open)?;
+    let checked = CheckedRun::with(&render, None, open)?;
     let (engine, notes) = render.device.open()?;
     let quiet = render.watching.quiet;
     for note in tiles.iter().chain(&checked.notes).chain(&notes).filter(|_| !quiet) {

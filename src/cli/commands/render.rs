@@ -1,7 +1,7 @@
 //! `mirage render`: sets a run up, runs it with its observers, and saves the picture.
 
 use crate::cli::args::RenderArgs;
-use crate::cli::checked_run::CheckedRun;
+use crate::cli::checked_run::{CheckedRun, Writes};
 use crate::cli::device_args::DeviceArgs;
 use crate::cli::earlier_run::{EarlierRun, EarlierState};
 use crate::cli::estimate::auto_size;
@@ -85,9 +85,10 @@ impl RenderRun {
     fn new(args: &RenderArgs, earlier: &mut EarlierRun) -> Result<Self> {
         let begun = Instant::now();
         let interrupt = Interrupt::install();
-        let resumed = earlier.resumed.take();
-        let metadata = RunMetadata::new(resumed.as_ref().map(|run| run.id.clone()));
-        let checked = CheckedRun::new(args, resumed, earlier.file.as_slice(), earlier.iteration())?;
+        let metadata = RunMetadata::new(earlier.run.take());
+        let writes =
+            Writes { run: &metadata.run, reads: earlier.file.as_slice(), first: earlier.iteration() };
+        let checked = CheckedRun::new(args, writes)?;
         earlier.check(&checked)?;
         let checked = Rc::new(checked);
         let notes = [std::mem::take(&mut earlier.notes), checked.notes.clone()].concat();
@@ -99,8 +100,8 @@ impl RenderRun {
             terminal.lines.note(note);
         }
         let checkpoint = checked.files.checkpoint();
-        let replaces = checked.files.replaces(&checkpoint);
-        let checkpoints = Checkpoints::new(checkpoint, replaces, &checked, &status)?;
+        let overwrite = args.files.overwrite;
+        let checkpoints = Checkpoints::new(checkpoint, overwrite, &checked, &status)?;
         let controls = Controls::new();
         let title = path_text(Path::new(args.photo.file_name().unwrap_or_default()));
         let page = watching
@@ -115,7 +116,6 @@ impl RenderRun {
             }
             if watching.quiet { streams::eprint(&line) } else { terminal.lines.print(&line) }
         }
-        let overwrite = args.files.overwrite;
         let film = watching.film.as_ref();
         let film = film.map(|film| FilmRecorder::start(film, overwrite, &checked, &status)).transpose()?;
         let log =

@@ -9,7 +9,6 @@ use crate::cli::output::escape::{path_of_text, shown};
 use crate::cli::record::option_words::{self, OptionWords, is_given};
 use crate::cli::record::options::{self, Change};
 use crate::cli::record::trusted::{self, RecordKind};
-use crate::cli::resumed_run::ResumedRun;
 use crate::error::{Error, Result};
 use crate::image_io;
 use crate::mirage::optimizer::{self, Optimizer, Settings};
@@ -111,8 +110,7 @@ fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, E
     };
     let branches = changes(Change::Branches) || changes(Change::BranchesAndRemeasures);
     balance(given, &mut options, &saved.file);
-    let resumed = ResumedRun::new(saved.run, &args.file);
-    let resumed = (!branches && !is_given(given, "output")).then_some(resumed);
+    let run = (!branches && !is_given(given, "output")).then_some(saved.run);
     let mut options = option_words::merged(option_words::recorded(&options), given);
     if !is_given(given, "output") {
         let recorded =
@@ -149,7 +147,7 @@ fn continued(args: &ResumeArgs, saved: SavedCheckpoint) -> Result<(RenderArgs, E
         network,
         device: saved.adapter,
         file: Some(args.file.clone()),
-        resumed,
+        run,
         state: Some(state),
     };
     Ok((render, earlier))

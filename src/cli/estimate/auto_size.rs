@@ -41,7 +41,7 @@ pub(in crate::cli) fn fitted(args: &RenderArgs) -> Result<(Cow<'_, RenderArgs>, 
 }
 
 fn check(args: &RenderArgs) -> Result<CheckedRun> {
-    CheckedRun::with(args, None, None, || args.network.open().map(|network| (Arc::new(network), false)))
+    CheckedRun::with(args, None, || args.network.open().map(|network| (Arc::new(network), false)))
 }
 
 /// Checks the run at the first of a few sizes that the network's layers accept: a panorama may be too low at the

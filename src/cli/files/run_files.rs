@@ -4,13 +4,11 @@ use super::disk::is_same;
 use super::rescue::{not_saved, rescue};
 use crate::cli::args::FileArgs;
 use crate::cli::output::escape::shown;
-use crate::cli::resumed_run::ResumedRun;
+use crate::cli::own_files::{Owner, owner};
 use crate::cli::values::AlphaArg;
 use crate::error::{Error, Result};
 use crate::files::{self, check_is_no_folder, check_name, parent};
 use crate::image_io::{self, Alpha, Decoded, Picture, ReadOptions, WriteOptions};
-use std::cell::RefCell;
-use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -90,10 +88,8 @@ pub(in crate::cli) struct Files {
     options: WriteOptions,
     /// True if pictures keep the photo's alpha, if it has any.
     keeps_alpha: bool,
-    /// The resumed run, if any, which may replace its own files.
-    resumed: Option<ResumedRun>,
-    /// Pictures that were written. They may be replaced if the run goes back.
-    written: RefCell<HashSet<PathBuf>>,
+    /// Identifier of the run. Its own files may be replaced: when it is resumed, or goes back to an earlier picture.
+    run: String,
     /// Files that the run reads, and never replaces.
     read: Vec<PathBuf>,
 }
@@ -114,7 +110,7 @@ impl Files {
         photo: &Path,
         alpha: Option<Alpha>,
         iterations: u32,
-        resumed: Option<ResumedRun>,
+        run: &str,
         read: Vec<PathBuf>,
     ) -> Self {
         let keeps_alpha = args.alpha == AlphaArg::Keep;
@@ -130,7 +126,7 @@ impl Files {
             ..WriteOptions::default()
         };
         let digits = iterations.to_string().len().max(DIGITS);
-        Self { output, digits, options, keeps_alpha, resumed, written: RefCell::default(), read }
+        Self { output, digits, options, keeps_alpha, run: run.to_owned(), read }
     }
 
     /// Returns the alpha that pictures are saved with.
@@ -180,8 +176,8 @@ impl Files {
         }
         image_io::check_writable(&self.output, &self.options_for(&self.output))?;
         let checkpoint = self.checkpoint();
-        // A resumed run replaces its checkpoint.
-        if !self.resumed.as_ref().is_some_and(|run| run.wrote(&checkpoint)) {
+        // A resumed run replaces the checkpoint that it has read.
+        if owner(&checkpoint, &self.run) != Owner::Run {
             self.check_picture(&checkpoint)?;
         }
         check_name(&checkpoint)?;
@@ -224,6 +220,13 @@ impl Files {
 
     fn check_picture(&self, path: &Path) -> Result<()> {
         self.check_not_read(path, "-o")?;
+        if !self.options.overwrite && owner(path, &self.run) == Owner::Edited {
+            return Err(Error::file(
+                path,
+                "this picture was changed since the run saved it",
+                "Choose another name with -o, or replace it with --overwrite",
+            ));
+        }
         check_free(path, self.replaces(path), "-o")
     }
 
@@ -245,9 +248,7 @@ impl Files {
 
     /// True if this file may be replaced.
     pub(in crate::cli) fn replaces(&self, path: &Path) -> bool {
-        self.options.overwrite
-            || self.written.borrow().contains(path)
-            || self.resumed.as_ref().is_some_and(|run| run.wrote(path))
+        self.options.overwrite || owner(path, &self.run) == Owner::Run
     }
 
     fn options_for(&self, path: &Path) -> WriteOptions {
@@ -261,9 +262,7 @@ impl Files {
         picture: &Picture,
         record: Vec<(String, String)>,
     ) -> Result<()> {
-        image_io::write(path, picture, &WriteOptions { metadata: record, ..self.options_for(path) })?;
-        self.written.borrow_mut().insert(path.to_owned());
-        Ok(())
+        image_io::write(path, picture, &WriteOptions { metadata: record, ..self.options_for(path) })
     }
 
     /// Writes the finished picture. If that fails (the folder was removed, the disk is full), it is rescued to another
@@ -351,7 +350,7 @@ mod tests {
             bit_depth: Depth::Eight,
             overwrite: false,
         };
-        Files::new(&args, Path::new("holidays/my photo.v2.jpeg"), None, iterations, None, Vec::new())
+        Files::new(&args, Path::new("holidays/my photo.v2.jpeg"), None, iterations, "", Vec::new())
     }
 
     #[test]

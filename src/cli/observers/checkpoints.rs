@@ -5,6 +5,7 @@ use crate::cli::checked_run::CheckedRun;
 use crate::cli::checkpoint::{self, RunTexts};
 use crate::cli::files::rescue::rescue;
 use crate::cli::output::escape::shown;
+use crate::cli::own_files::{Owner, owner};
 use crate::error::Result;
 use crate::mirage::{Event, Observer, State};
 use std::ops::ControlFlow;
@@ -17,26 +18,26 @@ pub(in crate::cli) struct Checkpoints {
     path: PathBuf,
     texts: RunTexts,
     status: SharedStatus,
-    /// True if an existing file with this name may be replaced, because it is this run's.
-    replaces: bool,
+    /// True if any existing file with this name may be replaced, not only the run's own.
+    overwrite: bool,
     /// Path of the newest checkpoint.
     saved: Option<PathBuf>,
     failed: bool,
 }
 
 impl Checkpoints {
-    /// Creates the observer of a run. An existing file is replaced only with `replaces`.
+    /// Creates the observer of a run. A file that is not the run's own is replaced only with `overwrite`.
     ///
     /// # Errors
     /// See [`RunTexts::new`].
     pub(in crate::cli) fn new(
         path: PathBuf,
-        replaces: bool,
+        overwrite: bool,
         checked: &CheckedRun,
         status: &SharedStatus,
     ) -> Result<Self> {
         let texts = RunTexts::new(&checked.options, &checked.inputs)?;
-        Ok(Self { path, texts, status: status.clone(), replaces, saved: None, failed: false })
+        Ok(Self { path, texts, status: status.clone(), overwrite, saved: None, failed: false })
     }
 
     /// Returns the path of the newest checkpoint, if one was saved.
@@ -44,14 +45,20 @@ impl Checkpoints {
         self.saved.as_deref()
     }
 
+    /// True if this file is the run's own.
+    pub(in crate::cli) fn owns(&self, path: &Path) -> bool {
+        owner(path, &self.status.borrow().metadata.run) == Owner::Run
+    }
+
     /// Saves a state. Returns its path, if it could be saved, and a message if it couldn't and the previous one could.
     fn save(&mut self, state: &State) -> (Option<PathBuf>, Option<String>) {
+        let replaces = self.overwrite || self.owns(&self.path);
         let status = self.status.borrow();
         let write = |path: &Path, replaces: bool| {
             checkpoint::save(path, replaces, state, &self.texts, &status.metadata)
         };
-        let Err(error) = write(&self.path, self.replaces) else {
-            (self.replaces, self.failed) = (true, false);
+        let Err(error) = write(&self.path, replaces) else {
+            self.failed = false;
             self.saved = Some(self.path.clone());
             return (self.saved.clone(), None);
         };

@@ -16,7 +16,7 @@ use std::path::Path;
 use image::ImageFormat;
 use image::metadata::Orientation;
 
-use super::{Alpha, Decoded, Picture, metadata, structure};
+use super::{Alpha, Decoded, Picture, checksum, metadata, structure};
 use crate::allocation::zeros;
 use crate::{Error, Result, files};
 use failure::{Failure, REPLACE};
@@ -88,6 +88,15 @@ pub fn read_metadata(path: &Path) -> Result<Vec<(String, String)>> {
     let bytes = load(path)?;
     let format = format_of(path, &bytes)?;
     metadata::extract(&bytes, format).map_err(|problem| Error::file(path, problem, REPLACE))
+}
+
+/// True if the file is exactly as [`write`](super::write()) wrote it with
+/// [metadata](super::WriteOptions::metadata): it carries its own SHA-256. A file without a checksum counts as changed.
+///
+/// # Errors
+/// [`Error::File`] if the file can't be read.
+pub fn is_unchanged(path: &Path) -> Result<bool> {
+    Ok(checksum::matches(&load(path)?))
 }
 
 /// Reads the content of a picture file.

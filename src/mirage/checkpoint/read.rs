@@ -58,6 +58,18 @@ impl CheckpointFile {
         Ok(Self::open_with(path, |_| false)?.0)
     }
 
+    /// Reads the texts that the program stored, without checking the rest of the file.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file can't be read or is not a checkpoint.
+    pub fn texts_of(path: &Path) -> Result<HashMap<String, String>> {
+        let texts = Opened::new(path)?.tensors.metadata().clone().unwrap_or_default();
+        match texts.get("format") {
+            Some(format) if format == FORMAT => Ok(texts),
+            _ => Err(wrong(path, "it is not a checkpoint".to_owned())),
+        }
+    }
+
     /// Opens the file, and returns the tensors for which `is_needed` is true.
     pub(super) fn open_with(path: &Path, is_needed: impl Fn(&str) -> bool) -> Result<(Self, Tensors)> {
         let damaged = |problem: &str| damaged(path, problem);

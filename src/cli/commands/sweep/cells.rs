@@ -5,6 +5,7 @@ use super::sheet::{ContactSheet, PaintedCell};
 use crate::cli::checked_run::CheckedRun;
 use crate::cli::files::rescue::{not_saved, rescue};
 use crate::cli::observers::SharedStatus;
+use crate::cli::output::escape::shown;
 use crate::error::Result;
 use crate::image_io::{self, Picture, WriteOptions};
 use crate::mirage::{Event, Observer, Readout, RunResult};
@@ -48,8 +49,14 @@ impl CellWriter<'_> {
         let options = self.checked.options.of_cell(&path, cell.stops_before(self.checked.iterations));
         let metadata = self.status.borrow().metadata.texts(&options, cell.iterations);
         let painted = &mut self.painted[cell.row * self.columns + cell.column];
-        // An existing cell is replaced if its run had to start again.
-        let overwrite = self.overwrite || painted.is_some();
+        // An existing cell is replaced if its run had to start again, but not one that was edited.
+        let overwrite =
+            self.overwrite || (painted.is_some() && image_io::is_unchanged(&path).unwrap_or(false));
+        if !overwrite && painted.is_some() && path.exists() {
+            let problem = format!("{}: kept, as it was changed since this sweep saved it", shown(&path));
+            self.status.borrow_mut().problems.push(problem);
+            return Ok(());
+        }
         let alpha = self.checked.files.alpha();
         let options = WriteOptions { metadata, overwrite, alpha, ..WriteOptions::default() };
         if let Err(error) = image_io::write(&path, picture, &options) {

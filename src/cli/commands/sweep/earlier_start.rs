@@ -10,7 +10,6 @@ use crate::cli::record::metadata::{self, PictureMetadata};
 use crate::cli::record::options::{self, Effect, Row};
 use crate::error::{Error, Result};
 use crate::image_io::{self, Picture};
-use crate::mirage::CheckpointFile;
 use serde_json::{Map, Value};
 use std::path::Path;
 use std::rc::Rc;
@@ -70,13 +69,13 @@ impl PlannedRun {
 
 /// Opens the checkpoint of an interrupted run, if the run had the same options and read files with the same content.
 /// The number of iterations may differ.
-pub(super) fn own_checkpoint(path: &Path, run: &PlannedRun) -> Option<CheckpointFile> {
+pub(super) fn own_checkpoint(path: &Path, run: &PlannedRun) -> Option<SavedCheckpoint> {
     let saved = path.exists().then(|| SavedCheckpoint::open(path).ok()).flatten()?;
     let options = run.checked.options.absolute().ok()?;
     let is_same = difference(&saved.options, &options, Compared::Runs).is_none()
         && saved.network == run.network
         && saved.has_inputs(&run.checked.inputs).ok()?;
-    is_same.then_some(saved.file)
+    is_same.then_some(saved)
 }
 
 /// Purpose of comparing two records.

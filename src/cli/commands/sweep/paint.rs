@@ -7,6 +7,7 @@ use super::progress::{SweepProgress, labelled};
 use super::sheet::{ContactSheet, PaintedCell};
 use crate::cli::args::RenderArgs;
 use crate::cli::checked_run::CheckedRun;
+use crate::cli::checkpoint::SavedCheckpoint;
 use crate::cli::estimate::forecast::Forecast;
 use crate::cli::files::disk::{Reservation, check_whole};
 use crate::cli::interrupt::{INTERRUPTED, Interrupt};
@@ -80,7 +81,7 @@ impl Sweep {
         let held_per_pixel = CELL * (table.rows.len() * table.columns.len()) as u64;
         for (run, options) in table.runs.iter_mut().zip(options) {
             let args = option_words::parse(options)?;
-            let checked = CheckedRun::with(&args, None, None, || {
+            let checked = CheckedRun::with(&args, None, || {
                 let location = locate::find_weights(args.network.weights.as_deref())?;
                 let preprocessing = format!("{:?}", args.network.preprocessing);
                 if let Some((.., network)) =
@@ -324,13 +325,13 @@ impl Sweep {
         let session = prepare(prepared, args, checked, progress)?;
         session.set_controls(controls);
 
-        let mut metadata = RunMetadata::new(None);
+        let saved = own_checkpoint(&checkpoint, planned);
+        let mut metadata = RunMetadata::new(saved.as_ref().map(|saved| saved.run.clone()));
         metadata.network_sha256.clone_from(&planned.network);
         metadata.pictures_sha256 = Some(checked.inputs.of_pictures());
         let status = RunStatus::new(metadata, Vec::new());
-        // An existing checkpoint is this sweep's, or may be replaced.
-        let mut checkpoints = Checkpoints::new(checkpoint.clone(), true, checked, &status)?;
-        if let Some(file) = own_checkpoint(&checkpoint, planned)
+        let mut checkpoints = Checkpoints::new(checkpoint.clone(), overwrite, checked, &status)?;
+        if let Some(SavedCheckpoint { file, .. }) = saved
             && file.iteration() <= checked.iterations
             && cells
                 .iter()
@@ -366,7 +367,7 @@ impl Sweep {
         if matches!(outcome.ending, Ending::Finished | Ending::Settled) {
             writer.finish(&outcome)?;
             progress.finish_run(checked.work());
-            if checkpoint.exists() {
+            if checkpoint.exists() && (overwrite || checkpoints.owns(&checkpoint)) {
                 std::fs::remove_file(&checkpoint)
                     .map_err(Error::io(&checkpoint, "removing the checkpoint"))?;
             }
