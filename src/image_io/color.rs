@@ -105,29 +105,29 @@ pub(super) struct Gamma {
     pub chromaticities: Option<[(f32, f32); 4]>,
 }
 
-/// True if white, the first of these chromaticities, lies inside the triangle of red, green and blue.
-fn are_possible([white, red, green, blue]: [(f32, f32); 4]) -> bool {
+/// Returns what is wrong with chromaticities. White, the first of them, has to lie inside the triangle of red, green and
+/// blue.
+pub(super) fn fault([white, red, green, blue]: [(f32, f32); 4]) -> Option<&'static str> {
     let area = |(ax, ay): (f32, f32), (bx, by): (f32, f32), (cx, cy): (f32, f32)| {
         (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
     };
     let parts = [area(white, green, blue), area(red, white, blue), area(red, green, white)];
     let all = area(red, green, blue);
-    all != 0.0 && white.1 > 0.0 && parts.iter().all(|part| part / all > 0.0)
+    let is_possible = all != 0.0 && white.1 > 0.0 && parts.iter().all(|part| part / all > 0.0);
+    (!is_possible).then_some("its white isn't a mixture of its red, green and blue")
 }
 
 /// Relative difference from 1/2.2 up to which `gAMA` stands for the curve of sRGB, as in libpng: writers of sRGB state
 /// 1/2.2, which is only near the curve.
 const SAME_EXPONENT: f32 = 0.05;
 
-/// Classifies the colours that a PNG's `gAMA` and `cHRM` describe. A gray value is repeated in all three channels.
+/// Classifies the colours that a PNG's `gAMA` and `cHRM` describe. The chromaticities must be without [`fault`]. A gray
+/// value is repeated in all three channels.
 pub(super) fn judge_gamma(gamma: Gamma) -> Profile {
     let mut profile = ColorProfile::new_srgb();
     // The code points would take precedence over the curve.
     (profile.cicp, profile.description) = (None, None);
-    if let Some(all @ [white, red, green, blue]) = gamma.chromaticities {
-        if !are_possible(all) {
-            return Profile::Ignored("its white isn't a mixture of its red, green and blue");
-        }
+    if let Some([white, red, green, blue]) = gamma.chromaticities {
         let at = |(x, y): (f32, f32)| Chromaticity { x, y };
         let primaries = ColorPrimaries { red: at(red), green: at(green), blue: at(blue) };
         profile.update_rgb_colorimetry(at(white).to_xyyb(), primaries);
@@ -307,12 +307,11 @@ mod tests {
         // Damaged values are ignored: no exponent, no white, three times the same primary.
         let same = [SRGB[0], SRGB[1], SRGB[1], SRGB[1]];
         let no_white = [(0.0, 0.0), SRGB[1], SRGB[2], SRGB[3]];
-        for (exponent, chromaticities) in
-            [(Some(0.0), None), (None, Some(same)), (None, Some(no_white)), (None, Some([(0.0, 0.0); 4]))]
-        {
-            let judged = judge(exponent, chromaticities);
-            assert!(matches!(judged, Profile::Ignored(_)), "{exponent:?} {chromaticities:?}");
+        assert!(matches!(judge(Some(0.0), None), Profile::Ignored(_)));
+        for chromaticities in [same, no_white, [(0.0, 0.0); 4]] {
+            assert!(fault(chromaticities).is_some(), "{chromaticities:?}");
         }
+        assert!(fault(SRGB).or(fault(P3)).is_none());
     }
 
     #[test]

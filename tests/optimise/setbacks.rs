@@ -326,6 +326,21 @@ fn line_search_without_finite_loss_is_an_error() {
             iterate(&mut unchanging, 40);
             let (result, _) = run_observed(&mut session(&setting, unchanging));
             assert!(matches!(result, Err(Error::NoFiniteTrial { iterations: ..25 })), "{result:?}");
+            // Nor do the steps of another optimiser count.
+            let mut adam = request.clone();
+            adam.optimizer = Arc::new(Adam::default());
+            adam.schedule.state_every = 12;
+            // An average of the pictures would go on approaching the last one.
+            adam.average_decay = 0.0;
+            let (_, observed) = run_observed(&mut session(&setting, adam.clone()));
+            let mut state = observed.states.last().unwrap().clone();
+            state.forget_optimizer(&*adam.optimizer);
+            let mut further = Request { average_decay: 0.0, ..request.clone() };
+            iterate(&mut further, 20);
+            let mut resumed = session(&setting, further);
+            resumed.resume(state).unwrap();
+            let (result, _) = run_observed(&mut resumed);
+            assert!(matches!(result, Err(Error::NoFiniteTrial { iterations: 20 })), "{result:?}");
             // A stop is not the end.
             let mut stopped = session(&setting, request);
             let result = stopped.run(&mut |event: Event<'_>| match event {

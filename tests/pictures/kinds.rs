@@ -292,10 +292,16 @@ fn png_gamma_and_chromaticities_are_converted() {
     assert_eq!(broken.picture, plain.picture);
     let broken = read_bytes(&png_with_chunk(&png, b"cHRM", &hundred_thousandths(&[0; 8]))).unwrap();
     assert_eq!(broken.picture, plain.picture);
-    assert_eq!(
-        notes(&broken),
-        "ignored the colours of its gAMA or cHRM: its white isn't a mixture of its red, green and blue"
-    );
+    assert_eq!(notes(&broken), "ignored its cHRM: its white isn't a mixture of its red, green and blue");
+    // Beside them, gAMA is still used; so it is beside a damaged profile.
+    for (name, content, note) in [
+        (b"cHRM", hundred_thousandths(&[0; 8]), "ignored its cHRM"),
+        (b"iCCP", b"name\0\0not zlib".to_vec(), "ignored the embedded colour profile"),
+    ] {
+        let broken = read_bytes(&png_with_chunk(&gamma(&png, 100_000), name, &content)).unwrap();
+        assert_eq!(broken.picture, linear.picture, "{note}");
+        assert!(notes(&broken).contains(note) && notes(&broken).contains("converted"), "{}", notes(&broken));
+    }
 }
 
 #[test]

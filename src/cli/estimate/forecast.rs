@@ -6,7 +6,7 @@ use crate::cli::checked_run::CheckedRun;
 use crate::cli::output::format::{bytes, duration};
 use crate::error::{Error, Result};
 use crate::graph::Engine;
-use crate::mirage::{MemoryClasses, MemoryPlan, Request, Speed, Tiling};
+use crate::mirage::{MemoryClasses, MemoryPlan, PROGRAM_MEMORY, Request, Speed, Tiling};
 use crate::vgg::Network;
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
@@ -69,7 +69,7 @@ impl Budgets {
 pub(in crate::cli) struct Forecast {
     pub memory: MemoryPlan,
     pub budgets: Budgets,
-    /// Peak memory of reading the pictures, before the run, in bytes.
+    /// Peak memory of reading the pictures, before the run, in bytes, with the program itself.
     pub reading: u64,
     /// Time of the iterations, if it was measured.
     pub speed: Option<Speed>,
@@ -93,7 +93,7 @@ impl Forecast {
         Ok(Self {
             memory: if verify { memory.verified(engine, network, request)? } else { memory },
             budgets: Budgets::of(engine, limit),
-            reading: checked.reading,
+            reading: checked.reading + PROGRAM_MEMORY,
             speed: None,
             done: 0,
         })

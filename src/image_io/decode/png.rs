@@ -39,9 +39,13 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
     let embedded = match (found.cicp, &info.icc_profile) {
         (Some(points), _) => Embedded::CodePoints(points),
         (None, Some(icc)) => Embedded::Profile(icc.to_vec()),
-        (None, None) if found.profile => Embedded::Unreadable,
-        (None, None) if info.srgb.is_some() => Embedded::Nothing,
-        (None, None) => gamma(info).map_or(Embedded::Nothing, Embedded::Gamma),
+        (None, None) => {
+            if found.profile {
+                let note = "ignored the embedded colour profile: it is malformed or too large";
+                reading.notes.push(note.to_owned());
+            }
+            gamma(info).filter(|_| info.srgb.is_none()).map_or(Embedded::Nothing, Embedded::Gamma)
+        }
     };
     let exif = match &info.exif_metadata {
         Some(exif) => Some(exif.to_vec()),

@@ -48,8 +48,6 @@ pub(super) enum Embedded {
     Nothing,
     /// An ICC profile.
     Profile(Vec<u8>),
-    /// An ICC profile that can't be extracted from the file.
-    Unreadable,
     /// The code points of PNG's cICP.
     CodePoints([u8; 4]),
     /// PNG's gAMA and cHRM.
@@ -181,14 +179,19 @@ impl<'a> Reading<'a> {
         let (profile, what) = match embedded {
             Embedded::Nothing => (Profile::Srgb, PROFILE),
             Embedded::Profile(icc) => (color::judge(&icc, layout.colors.count()), PROFILE),
-            Embedded::Unreadable => (Profile::Ignored("it is malformed or too large"), PROFILE),
             Embedded::CodePoints(points) => {
                 let judged = color::judge_code_points(points).map_err(|problem| {
                     Failure::Refused(problem, "Export it as an sRGB PNG or JPEG and try again")
                 })?;
                 (judged, "the colours of its cICP")
             }
-            Embedded::Gamma(gamma) => (color::judge_gamma(gamma), "the colours of its gAMA or cHRM"),
+            Embedded::Gamma(mut gamma) => {
+                if let Some(problem) = gamma.chromaticities.and_then(color::fault) {
+                    note(&format!("ignored its cHRM: {problem}"));
+                    gamma.chromaticities = None;
+                }
+                (color::judge_gamma(gamma), "the colours of its gAMA or cHRM")
+            }
         };
         let mut to_srgb = None;
         match profile {

@@ -16,9 +16,9 @@ use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
 
-/// Resident memory of the program itself: code, libraries and small allocations. Measured with the release build on
-/// x86-64 Linux (docs/memory.md).
-const PROGRAM: u64 = 20 << 20;
+/// Resident memory in bytes of the program itself: code, libraries and small allocations. Measured with the release
+/// build on x86-64 Linux (docs/memory.md).
+pub const PROGRAM: u64 = 20 << 20;
 /// Resident memory of each thread of the CPU device: its share of the kernels' scratch memory, and memory that the
 /// allocator retains for it (4.7 to 5.4 MiB at 64 to 512 px with 1 to 8 threads).
 const THREAD: u64 = 5 << 20;

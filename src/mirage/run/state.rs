@@ -123,6 +123,8 @@ impl State {
         }
         let prefix = optimizer.tensor("");
         self.tensors.retain(|(name, _)| !name.starts_with(&prefix));
+        // The next optimiser has not made any step.
+        self.has_moved = false;
     }
 
     /// Checks that the run's time is valid.
