@@ -39,10 +39,14 @@ pub fn engine(family: Family) -> Arc<Engine> {
 }
 
 /// Opens a device for one test and lowers its limits with `restrict`. The environment variable `MIRAGE_TEST_ADAPTER`
-/// selects an adapter by a part of its name.
+/// selects an adapter by a part of its name; `cpu` stands for the CPU device, whose limits are not lowered, for machines
+/// without an adapter (tools/test_architectures).
 pub fn engine_with(options: &DeviceOptions, restrict: impl FnOnce(&mut Profile)) -> Arc<Engine> {
     let mut options = options.clone();
     if let Ok(name) = std::env::var("MIRAGE_TEST_ADAPTER") {
+        if name == "cpu" {
+            return cpu(DeviceOptions { family: Family::Auto, minimal: false, ..options });
+        }
         options.adapter = AdapterChoice::Name(name);
     }
     let opened = Context::open(&options);
