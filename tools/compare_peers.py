@@ -44,7 +44,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NARROW = ROOT / "weights" / "vgg16-narrow.safetensors"
 # PyTorch's iterations; also used by `mirage report --against pytorch`.
-PYTORCH = ROOT / "src" / "cli" / "report" / "pytorch.py"
+PYTORCH = ROOT / "src" / "cli" / "commands" / "report" / "pytorch.py"
 BLOCKS = [2, 2, 4, 4, 4]
 
 
