@@ -220,14 +220,18 @@ impl Files {
 
     fn check_picture(&self, path: &Path) -> Result<()> {
         self.check_not_read(path, "-o")?;
-        if !self.options.overwrite && owner(path, &self.run) == Owner::Edited {
-            return Err(Error::file(
+        if self.options.overwrite {
+            return Ok(());
+        }
+        match owner(path, &self.run) {
+            Owner::Run => Ok(()),
+            Owner::Edited => Err(Error::file(
                 path,
                 "this picture was changed since the run saved it",
                 "Choose another name with -o, or replace it with --overwrite",
-            ));
+            )),
+            Owner::Other => check_free(path, false, "-o"),
         }
-        check_free(path, self.replaces(path), "-o")
     }
 
     /// Returns an error if the run reads this file; `option` is named in the message.
