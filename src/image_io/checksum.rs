@@ -5,6 +5,7 @@
 //! WebP, and after the end of a TIFF. A program that saves the picture, or only edits its metadata, drops or invalidates
 //! it.
 
+use super::structure;
 use crate::hex::hex;
 use image::ImageFormat;
 use png::text_metadata::{EncodableTextChunk as _, ITXtChunk};
@@ -23,28 +24,29 @@ const RIFF_HEADER: usize = 8;
 
 /// Adds the checksum to an encoded file, unless the format has no place for it.
 pub(super) fn add(file: &mut Vec<u8>) {
-    let Some(part) = part(file) else { return };
-    let Some(at) = place(file, 0) else { return };
+    let Ok(format) = image::guess_format(file) else { return };
+    let Some(part) = part(format, &hex(&Sha256::digest(&*file))) else { return };
+    let Some(at) = place(format, file, 0) else { return };
     file.splice(at..at, part);
-    set_length(file);
+    set_length(format, file);
 }
 
 /// True if the file carries the checksum of the rest of it.
 pub(super) fn matches(file: &[u8]) -> bool {
+    let Ok(format) = image::guess_format(file) else { return false };
     // Its length depends only on the format.
-    let Some(length) = part(file).map(|part| part.len()) else { return false };
-    let Some(at) = place(file, length) else { return false };
-    let mut rest = file.to_vec();
-    rest.drain(at..at + length);
-    set_length(&mut rest);
-    add(&mut rest);
-    rest == file
+    let Some(length) = part(format, &hex(&[0; 32])).map(|part| part.len()) else { return false };
+    let Some(at) = place(format, file, length) else { return false };
+    let mut again = file.to_vec();
+    again.drain(at..at + length);
+    set_length(format, &mut again);
+    add(&mut again);
+    again == file
 }
 
 /// Returns the part of a file that holds its checksum.
-fn part(file: &[u8]) -> Option<Vec<u8>> {
-    let digest = hex(&Sha256::digest(file));
-    match image::guess_format(file).ok()? {
+fn part(format: ImageFormat, digest: &str) -> Option<Vec<u8>> {
+    match format {
         ImageFormat::Png => {
             let mut chunk = Vec::new();
             ITXtChunk::new(KEY, digest).encode(&mut chunk).ok()?;
@@ -66,21 +68,18 @@ fn part(file: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Returns the position of the checksum in a file, where it has `length` bytes.
-fn place(file: &[u8], length: usize) -> Option<usize> {
-    match image::guess_format(file).ok()? {
+fn place(format: ImageFormat, file: &[u8], length: usize) -> Option<usize> {
+    match format {
         ImageFormat::Png => file.len().checked_sub(PNG_END + length),
-        ImageFormat::Jpeg => {
-            let at = super::structure::after_jfif(file)?;
-            (at + length <= file.len()).then_some(at)
-        }
+        ImageFormat::Jpeg => structure::after_jfif(file).filter(|at| at + length <= file.len()),
         _ => file.len().checked_sub(length),
     }
 }
 
 /// Corrects the length in the header of a WebP.
-fn set_length(file: &mut [u8]) {
+fn set_length(format: ImageFormat, file: &mut [u8]) {
     let length = file.len().saturating_sub(RIFF_HEADER) as u32;
-    if let (Ok(ImageFormat::WebP), Some(field)) = (image::guess_format(file), file.get_mut(4..RIFF_HEADER)) {
+    if let (ImageFormat::WebP, Some(field)) = (format, file.get_mut(4..RIFF_HEADER)) {
         field.copy_from_slice(&length.to_le_bytes());
     }
 }

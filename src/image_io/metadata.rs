@@ -118,7 +118,8 @@ pub(super) fn extract(bytes: &[u8], format: ImageFormat) -> Result<Vec<(String, 
                 pairs.push((chunk.keyword, text));
             }
             // Another program may have rewritten them in these chunks.
-            for pair in latin1_texts(reader.info(), |key| key.starts_with(KEY), left) {
+            let is_ours = |key: &str| key.starts_with(KEY) && key != checksum::KEY;
+            for pair in latin1_texts(reader.info(), is_ours, left) {
                 pairs.push(pair.map_err(|e| damaged(&e.to_string()))?);
             }
             return Ok(pairs);

@@ -22,7 +22,7 @@ pub use agreement::{Agreement, CpuIteration, GRADIENT_LIMIT, LOSS_LIMIT};
 pub use benchmark::{Benchmark, IterationTimes, forward_seconds};
 pub use checkpoint::{Checkpoint, CheckpointFile};
 pub use estimate::memory_classes::MemoryClasses;
-pub use estimate::memory_plan::{MemoryPhase, MemoryPlan, PROGRAM as PROGRAM_MEMORY, Phase};
+pub use estimate::memory_plan::{MemoryPhase, MemoryPlan, PROGRAM_MEMORY, Phase};
 pub use estimate::speed::Speed;
 pub use layer_times::{LayerTime, PartTime};
 pub use loss::{Group, Loss, Shares, Source, Strength, Target, effective_shares, not_negative};

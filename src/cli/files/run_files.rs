@@ -251,7 +251,7 @@ impl Files {
     }
 
     /// True if this file may be replaced.
-    pub(in crate::cli) fn replaces(&self, path: &Path) -> bool {
+    fn replaces(&self, path: &Path) -> bool {
         self.options.overwrite || owner(path, &self.run) == Owner::Run
     }
 

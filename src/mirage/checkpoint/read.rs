@@ -63,29 +63,14 @@ impl CheckpointFile {
     /// # Errors
     /// [`Error::File`] if the file can't be read or is not a checkpoint.
     pub fn texts_of(path: &Path) -> Result<HashMap<String, String>> {
-        let texts = Opened::new(path)?.tensors.metadata().clone().unwrap_or_default();
-        match texts.get("format") {
-            Some(format) if format == FORMAT => Ok(texts),
-            _ => Err(wrong(path, "it is not a checkpoint".to_owned())),
-        }
+        Opened::new(path)?.texts()
     }
 
     /// Opens the file, and returns the tensors for which `is_needed` is true.
     pub(super) fn open_with(path: &Path, is_needed: impl Fn(&str) -> bool) -> Result<(Self, Tensors)> {
         let damaged = |problem: &str| damaged(path, problem);
         let file = Opened::new(path)?;
-        let mut texts = file.tensors.metadata().clone().unwrap_or_default();
-        match texts.remove("format") {
-            Some(format) if format == FORMAT => {}
-            Some(format) if format.starts_with("neural-mirage checkpoint") => {
-                return Err(Error::file(
-                    path,
-                    format!("its format is `{format}`; this program reads `{FORMAT}`"),
-                    "Use the version of mirage that wrote it",
-                ));
-            }
-            _ => return Err(wrong(path, "it is not a checkpoint".to_owned())),
-        }
+        let mut texts = file.texts()?;
         let mut text = |name: &str| {
             texts.remove(&format!("state:{name}")).ok_or_else(|| damaged(&format!("{name} is missing")))
         };
@@ -286,6 +271,21 @@ impl Opened {
         let tensors = serde_json::from_slice(&header[LENGTH_BYTES..])
             .map_err(|error| wrong(path, format!("it is not a checkpoint, or damaged ({error})")))?;
         Ok(Self { path: path.to_owned(), file, length, header, tensors })
+    }
+
+    /// Returns the metadata texts, without that of the format.
+    fn texts(&self) -> Result<HashMap<String, String>> {
+        let path = &self.path;
+        let mut texts = self.tensors.metadata().clone().unwrap_or_default();
+        match texts.remove("format") {
+            Some(format) if format == FORMAT => Ok(texts),
+            Some(format) if format.starts_with("neural-mirage checkpoint") => Err(Error::file(
+                path,
+                format!("its format is `{format}`; this program reads `{FORMAT}`"),
+                "Use the version of mirage that wrote it",
+            )),
+            _ => Err(wrong(path, "it is not a checkpoint".to_owned())),
+        }
     }
 
     /// Returns the number of values of a tensor, if it exists.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// Resident memory in bytes of the program itself: code, libraries and small allocations. Measured with the release
 /// build on x86-64 Linux (docs/memory.md).
-pub const PROGRAM: u64 = 20 << 20;
+pub const PROGRAM_MEMORY: u64 = 20 << 20;
 /// Resident memory of each thread of the CPU device: its share of the kernels' scratch memory, and memory that the
 /// allocator retains for it (4.7 to 5.4 MiB at 64 to 512 px with 1 to 8 threads).
 const THREAD: u64 = 5 << 20;
@@ -163,7 +163,7 @@ impl MemoryPlan {
         let driver = if profile.cpu { THREAD * threads + idle } else { DRIVER };
         let mut base = MemoryClasses {
             weights: network.resident_bytes() as u64,
-            program: PROGRAM + driver,
+            program: PROGRAM_MEMORY + driver,
             ..MemoryClasses::default()
         };
         let mut phases: Vec<MemoryPhase> = Vec::new();
@@ -199,7 +199,7 @@ impl MemoryPlan {
             host.gradient = objective.gradient_bytes();
             host.in_transit = objective.in_transit();
             if !profile.cpu && profile.software {
-                base.program = PROGRAM + DRIVER + PIPELINE * pipelines as u64;
+                base.program = PROGRAM_MEMORY + DRIVER + PIPELINE * pipelines as u64;
             }
             let targets;
             [targets, host.targets] = session.target_bytes();
@@ -458,6 +458,6 @@ mod tests {
         let listed: u64 = peak.classes().list().iter().map(|(_, bytes)| bytes).sum();
         assert_eq!(listed, peak.device.total() + peak.host.total());
         assert_eq!(plan.needed(), peak.device.total(), "a GPU has memory of its own");
-        assert!(!plan.is_shared && plan.host_peak().host.program >= PROGRAM);
+        assert!(!plan.is_shared && plan.host_peak().host.program >= PROGRAM_MEMORY);
     }
 }
