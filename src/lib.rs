@@ -61,3 +61,4 @@ pub mod web;
 pub mod workbench;
 
 pub use error::{Error, Result};
+pub use files::{FileVersion, Overwrite};

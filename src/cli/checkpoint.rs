@@ -6,6 +6,7 @@ use super::record::metadata::{NETWORK, RunMetadata, VERSION};
 use super::record::options;
 use super::record::resolved_options::RecordedOptions;
 use crate::error::{Error, Result};
+use crate::files::Overwrite;
 use crate::mirage::{Checkpoint, CheckpointFile, State};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -44,7 +45,7 @@ impl RunTexts {
 /// then remains.
 pub(super) fn save(
     path: &Path,
-    replaces: bool,
+    overwrite: Overwrite,
     state: &State,
     texts: &RunTexts,
     metadata: &RunMetadata,
@@ -53,7 +54,7 @@ pub(super) fn save(
     texts.insert(NETWORK.to_owned(), metadata.network_sha256.clone());
     texts.insert(ADAPTER.to_owned(), metadata.device.clone());
     texts.insert(RUN.to_owned(), metadata.run.clone());
-    Checkpoint::save_state(state, &texts, path, replaces)
+    Checkpoint::save_state(state, &texts, path, overwrite)
 }
 
 /// Returns the identifier of the run that saved this checkpoint, empty if it has none; `None` if the file isn't a

@@ -2,34 +2,58 @@
 
 use super::checkpoint;
 use super::record::metadata::PictureMetadata;
+use crate::files::{FileVersion, Overwrite};
 use crate::image_io;
 use std::path::Path;
 
 /// What a run may do with an existing file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// The run saved it, and it is as saved: it may be replaced.
-    Run,
+    /// The run saved it, and it is as saved: this version may be replaced.
+    Run(FileVersion),
     /// It is a picture that the run saved, but it was changed since.
     Edited,
     /// Anything else.
     Other,
 }
 
+impl Owner {
+    /// Returns whether the run may replace the file. If there is none, it may write one.
+    pub(super) fn overwrite(self) -> Overwrite {
+        match self {
+            Self::Run(version) => Overwrite::Only(version),
+            Self::Edited | Self::Other => Overwrite::Never,
+        }
+    }
+}
+
+/// Bytes of the largest picture that a run replaces: as many as 89 million pixels of 16 bits, not compressed. Larger files
+/// are not read.
+const LARGEST_PICTURE: u64 = 1 << 29;
+
 /// Returns whose file this is: `run` is the identifier that the run's checkpoints and pictures carry. Links don't count,
 /// as they may lead anywhere.
 pub(super) fn owner(path: &Path, run: &str) -> Owner {
-    if run.is_empty() || !path.symlink_metadata().is_ok_and(|found| found.is_file()) {
-        return Owner::Other;
-    }
+    let Some(version) = FileVersion::of(path).filter(|_| !run.is_empty()) else { return Owner::Other };
     // Checkpoints may be large, and are not read as pictures.
     if let Some(found) = checkpoint::run_of(path) {
-        return if found == run { Owner::Run } else { Owner::Other };
+        return if found == run { Owner::Run(version) } else { Owner::Other };
+    }
+    if version.length() > LARGEST_PICTURE {
+        return Owner::Other;
     }
     match PictureMetadata::read(path) {
         Ok(Some(metadata)) if metadata.text("run") == Some(run) => {
-            if image_io::is_unchanged(path).unwrap_or(false) { Owner::Run } else { Owner::Edited }
+            if image_io::is_unchanged(path).unwrap_or(false) { Owner::Run(version) } else { Owner::Edited }
         }
         _ => Owner::Other,
+    }
+}
+
+/// Returns whether a picture may be replaced that this program saved: only if it is as saved.
+pub(super) fn overwrite_unchanged(path: &Path) -> Overwrite {
+    match FileVersion::of(path) {
+        Some(version) if image_io::is_unchanged(path).unwrap_or(false) => Overwrite::Only(version),
+        _ => Overwrite::Never,
     }
 }

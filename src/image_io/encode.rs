@@ -12,7 +12,7 @@ use tiff::encoder::{Compression, Predictor, TiffEncoder, TiffKind, TiffValue, co
 use tiff::tags::{ExtraSamples, Tag};
 
 use super::{Alpha, Picture, checksum, metadata, structure};
-use crate::files::{check_name, check_place, complete, temporary};
+use crate::files::{Overwrite, check_name, check_place, complete, temporary};
 use crate::{Error, Result};
 
 /// Bits per channel in a file.
@@ -36,8 +36,8 @@ pub struct WriteOptions {
     /// length. They are stored as iTXt chunks in PNG and as XMP in the other formats. A file with texts also gets a
     /// checksum of itself, see [`is_unchanged`](super::is_unchanged).
     pub metadata: Vec<(String, String)>,
-    /// Replace an existing file.
-    pub overwrite: bool,
+    /// Whether an existing file is replaced.
+    pub overwrite: Overwrite,
     /// Quality of JPEG files, 1 to 100; colour isn't subsampled. PNG, WebP and TIFF are lossless.
     pub jpeg_quality: u8,
     /// Alpha channel; `None` is fully opaque. The picture is assumed to be composited on white, and its colours are
@@ -50,7 +50,7 @@ impl Default for WriteOptions {
         Self {
             bit_depth: BitDepth::Eight,
             metadata: Vec::new(),
-            overwrite: false,
+            overwrite: Overwrite::Never,
             jpeg_quality: 95,
             alpha: None,
         }

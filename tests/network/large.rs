@@ -6,6 +6,7 @@ use super::tiles::{
 };
 use crate::common::objective::network;
 use crate::common::{cpu, engine_with};
+use neural_mirage::Overwrite;
 use neural_mirage::gpu::DeviceOptions;
 use neural_mirage::graph::Engine;
 use neural_mirage::image_io::{self, WriteOptions};
@@ -53,8 +54,12 @@ fn paint(engine: &Arc<Engine>, network: &Arc<Network>, request: Request, name: &
     println!("losses {losses:?}, {} of {} MiB on the device, {seconds} s", device >> 20, planned >> 20);
     assert!(device <= GIB, "{} MiB", device >> 20);
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    image_io::write(&path, &result.picture, &WriteOptions { overwrite: true, ..WriteOptions::default() })
-        .unwrap();
+    image_io::write(
+        &path,
+        &result.picture,
+        &WriteOptions { overwrite: Overwrite::Always, ..WriteOptions::default() },
+    )
+    .unwrap();
     println!("{}", path.display());
 }
 

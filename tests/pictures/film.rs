@@ -9,6 +9,7 @@ use image::AnimationDecoder;
 use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::LoopCount;
 use neural_mirage::Error;
+use neural_mirage::Overwrite;
 use neural_mirage::image_io::{Film, FilmOptions, MAX_FRAME_MILLISECONDS, Picture, read, read_metadata};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -218,7 +219,7 @@ fn gif_blocks_parse_to_the_end() {
     let path = dir.path().join("a.gif");
     let texts = [vec![], record(), vec![("k".to_owned(), "ÿ\u{10ffff}~".repeat(300))]];
     for (texts, extensions) in texts.into_iter().zip([1, 2, 2]) {
-        let options = FilmOptions { overwrite: true, ..FilmOptions::default() };
+        let options = FilmOptions { overwrite: Overwrite::Always, ..FilmOptions::default() };
         let mut film = Film::create(&path, options).unwrap();
         for seed in 0..3 {
             film.frame(&noise(seed, SIZES[1]), 50).unwrap();
@@ -264,7 +265,7 @@ fn gif_with_few_colours_is_exact() {
             })
             .collect();
         let picture = Picture::new(40, 30, rgb).unwrap();
-        let options = FilmOptions { overwrite: true, ..FilmOptions::default() };
+        let options = FilmOptions { overwrite: Overwrite::Always, ..FilmOptions::default() };
         let mut film = Film::create(&path, options).unwrap();
         film.frame(&picture, 100).unwrap();
         film.finish(vec![]).unwrap();

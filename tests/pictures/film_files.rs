@@ -3,6 +3,7 @@
 use super::film::{ENDINGS, SIZES, film, gradient, noise, play};
 use super::support::{folder, listing};
 use neural_mirage::Error;
+use neural_mirage::Overwrite;
 use neural_mirage::image_io::{Film, FilmOptions, MAX_FRAME_MILLISECONDS, WriteOptions, check_film, write};
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,8 @@ fn dropped_film_leaves_no_file() {
         let path = dir.path().join(format!("a.{ending}"));
         fs::write(&path, b"what was there").unwrap();
         let mut film =
-            Film::create(&path, FilmOptions { overwrite: true, ..FilmOptions::default() }).unwrap();
+            Film::create(&path, FilmOptions { overwrite: Overwrite::Always, ..FilmOptions::default() })
+                .unwrap();
         film.frame(&noise(0, SIZES[1]), 50).unwrap();
         drop(film);
         assert_eq!(listing(dir.path()), [format!("a.{ending}")]);
@@ -61,7 +63,8 @@ fn existing_film_is_kept_without_overwrite() {
         check_film(&path, true).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"precious");
         let mut film =
-            Film::create(&path, FilmOptions { overwrite: true, ..FilmOptions::default() }).unwrap();
+            Film::create(&path, FilmOptions { overwrite: Overwrite::Always, ..FilmOptions::default() })
+                .unwrap();
         film.frame(&noise(0, (3, 2)), 50).unwrap();
         film.finish(vec![]).unwrap();
         assert_eq!(play(&path).0.len(), 1);

@@ -3,6 +3,7 @@
 use super::support::{encoded, folder, listing, notes, photo, read_bytes, refusal, values, worst};
 use image::ImageFormat;
 use neural_mirage::Error;
+use neural_mirage::Overwrite;
 use neural_mirage::image_io::{
     BitDepth, Picture, WriteOptions, check_writable, fit, read, read_metadata, resize, write,
 };
@@ -40,7 +41,8 @@ fn round_trips_in_every_format_and_depth() {
     for (extension, bit_depth) in FORMATS {
         for metadata in [record(), Vec::new()] {
             let path = dir.path().join(format!("ein bild ünd 🦩.{extension}"));
-            let options = WriteOptions { bit_depth, metadata, overwrite: true, ..WriteOptions::default() };
+            let options =
+                WriteOptions { bit_depth, metadata, overwrite: Overwrite::Always, ..WriteOptions::default() };
             check_writable(&path, &options).unwrap();
             write(&path, &picture, &options).unwrap();
             let decoded = read(&path).unwrap();
@@ -80,7 +82,7 @@ fn values_are_clamped_and_rounded_but_nan_is_refused() {
     let before = fs::read(&path).unwrap();
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         picture.rgb[4] = bad;
-        let options = WriteOptions { overwrite: true, ..WriteOptions::default() };
+        let options = WriteOptions { overwrite: Overwrite::Always, ..WriteOptions::default() };
         let error = write(&path, &picture, &options).unwrap_err();
         assert!(error.to_string().contains("NaN") && error.to_string().contains("1,0"), "{error}");
         assert_eq!(error.exit_code(), 1);
@@ -101,7 +103,7 @@ fn existing_file_is_kept_without_overwrite() {
         assert!(error.to_string().contains("exists already") && error.exit_code() == 2, "{error}");
     }
     assert_eq!(fs::read(&path).unwrap(), b"precious");
-    let allow = WriteOptions { overwrite: true, ..refuse };
+    let allow = WriteOptions { overwrite: Overwrite::Always, ..refuse };
     check_writable(&path, &allow).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"precious", "the check changed the file");
     write(&path, &picture, &allow).unwrap();
@@ -181,7 +183,8 @@ fn symbolic_links_are_followed() {
     std::os::unix::fs::symlink(&real, &link).unwrap();
     let picture = Picture::new(1, 1, vec![0.5; 3]).unwrap();
     assert!(write(&link, &picture, &WriteOptions::default()).is_err(), "it exists");
-    write(&link, &picture, &WriteOptions { overwrite: true, ..WriteOptions::default() }).unwrap();
+    write(&link, &picture, &WriteOptions { overwrite: Overwrite::Always, ..WriteOptions::default() })
+        .unwrap();
     assert!(link.symlink_metadata().unwrap().is_symlink());
     assert!(read(&real).is_ok());
     // A dangling link counts as existing.

@@ -1,6 +1,7 @@
 //! Untrusted pictures and checkpoints: a record is data, never commands.
 
 use crate::support::{Place, pixels};
+use neural_mirage::Overwrite;
 use neural_mirage::image_io::{self, WriteOptions};
 use neural_mirage::mirage::Checkpoint;
 use predicates::prelude::*;
@@ -36,7 +37,7 @@ fn forge_picture(place: &Place, name: &str, edit: impl FnOnce(&mut Record)) {
     edit(&mut options);
     *text = Value::Object(options).to_string();
     let picture = image_io::read(&place.path("photo.png")).unwrap().picture;
-    let options = WriteOptions { metadata, overwrite: true, ..WriteOptions::default() };
+    let options = WriteOptions { metadata, overwrite: Overwrite::Always, ..WriteOptions::default() };
     image_io::write(&place.path(name), &picture, &options).unwrap();
 }
 
@@ -478,6 +479,11 @@ fn sweep_replaces_only_its_own_sheet() {
         let own = std::fs::read(&path).unwrap();
         std::fs::copy(&photo, &path).unwrap();
         sweep("folder").code(2).stderr(says(name).and(says("--overwrite")));
+        // Nor is its own sheet, once it was edited.
+        let edited = [&own[..], b"\n"].concat();
+        std::fs::write(&path, &edited).unwrap();
+        sweep("folder").code(2).stderr(says(name).and(says("--overwrite")));
+        assert_eq!(std::fs::read(&path).unwrap(), edited);
         std::fs::write(&path, own).unwrap();
     }
     sweep("folder").success();

@@ -2,6 +2,8 @@
 //! space is left.
 
 use crate::error::{Error, Result};
+#[cfg(unix)]
+use crate::files::number;
 use crate::files::{check_name, check_place, is_stream, parent, temporary};
 use crate::hex::hex;
 use sha2::{Digest as _, Sha256};
@@ -43,13 +45,6 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     path.metadata().ok().map(|found| number(&found))
 }
 
-/// Returns device and inode number of a file.
-#[cfg(unix)]
-fn number(found: &std::fs::Metadata) -> (u64, u64) {
-    use std::os::unix::fs::MetadataExt as _;
-    (found.dev(), found.ino())
-}
-
 #[cfg(not(unix))]
 fn identity(path: &Path) -> Option<PathBuf> {
     path.canonicalize().ok()
@@ -70,24 +65,11 @@ fn place(path: &Path) -> Option<(PathBuf, String)> {
 /// Returns the largest possible size of a new file in this folder in bytes, if known: the free space of the disk, or
 /// less if the process has a limit of its own.
 #[cfg(unix)]
-#[allow(unsafe_code, reason = "std has no call for the free space of a disk")]
 pub(in crate::cli) fn room(folder: &Path) -> Option<u64> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let path = std::ffi::CString::new(folder.as_os_str().as_bytes()).ok()?;
-    // SAFETY: all zeros are valid values of both structs; the pointers are to them and to a NUL-terminated string.
-    let (disk, limit) = unsafe {
-        let mut disk: libc::statvfs = std::mem::zeroed();
-        let mut limit: libc::rlimit = std::mem::zeroed();
-        let found = libc::statvfs(path.as_ptr(), &raw mut disk) == 0;
-        let limited = libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) == 0;
-        (found.then_some(disk), limited.then_some(limit))
-    };
     // Some network disks report no size.
-    let disk = disk.filter(|disk| disk.f_blocks > 0);
-    #[allow(clippy::unnecessary_cast, reason = "the types differ from system to system")]
-    let left = disk.map(|disk| (disk.f_bavail as u64).saturating_mul(disk.f_frsize as u64));
-    #[allow(clippy::unnecessary_cast, reason = "the types differ from system to system")]
-    let most = limit.filter(|limit| limit.rlim_cur != libc::RLIM_INFINITY).map(|limit| limit.rlim_cur as u64);
+    let disk = rustix::fs::statvfs(folder).ok().filter(|disk| disk.f_blocks > 0);
+    let left = disk.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    let most = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
     left.into_iter().chain(most).min()
 }
 

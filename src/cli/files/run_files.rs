@@ -7,7 +7,7 @@ use crate::cli::output::escape::shown;
 use crate::cli::own_files::{Owner, owner};
 use crate::cli::values::AlphaArg;
 use crate::error::{Error, Result};
-use crate::files::{self, check_is_no_folder, check_name, parent};
+use crate::files::{self, Overwrite, check_is_no_folder, check_name, parent};
 use crate::image_io::{self, Alpha, Decoded, Picture, ReadOptions, WriteOptions};
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
@@ -121,7 +121,7 @@ impl Files {
         });
         let options = WriteOptions {
             bit_depth: args.bit_depth.bits(),
-            overwrite: args.overwrite,
+            overwrite: args.overwrite.into(),
             alpha: alpha.filter(|_| keeps_alpha).map(Arc::new),
             ..WriteOptions::default()
         };
@@ -149,7 +149,8 @@ impl Files {
     /// requests are not checked before the run.
     pub(in crate::cli) fn free_snapshot(&self, iteration: u32) -> PathBuf {
         let path = self.snapshot(iteration);
-        let is_free = path.symlink_metadata().is_err() || (self.replaces(&path) && !self.reads(&path));
+        let is_free = path.symlink_metadata().is_err()
+            || (self.overwrite(&path) != Overwrite::Never && !self.reads(&path));
         if is_free { path } else { free_name(&path) }
     }
 
@@ -177,7 +178,7 @@ impl Files {
         image_io::check_writable(&self.output, &self.options_for(&self.output))?;
         let checkpoint = self.checkpoint();
         // A resumed run replaces the checkpoint that it has read.
-        if owner(&checkpoint, &self.run) != Owner::Run {
+        if !matches!(owner(&checkpoint, &self.run), Owner::Run(_)) {
             self.check_picture(&checkpoint)?;
         }
         check_name(&checkpoint)?;
@@ -220,11 +221,11 @@ impl Files {
 
     fn check_picture(&self, path: &Path) -> Result<()> {
         self.check_not_read(path, "-o")?;
-        if self.options.overwrite {
+        if self.options.overwrite == Overwrite::Always {
             return Ok(());
         }
         match owner(path, &self.run) {
-            Owner::Run => Ok(()),
+            Owner::Run(_) => Ok(()),
             Owner::Edited => Err(Error::file(
                 path,
                 "this picture was changed since the run saved it",
@@ -250,13 +251,16 @@ impl Files {
         self.read.iter().any(|read| is_same(read, path))
     }
 
-    /// True if this file may be replaced.
-    fn replaces(&self, path: &Path) -> bool {
-        self.options.overwrite || owner(path, &self.run) == Owner::Run
+    /// Returns whether this file may be replaced.
+    fn overwrite(&self, path: &Path) -> Overwrite {
+        match self.options.overwrite {
+            Overwrite::Always => Overwrite::Always,
+            _ => owner(path, &self.run).overwrite(),
+        }
     }
 
     fn options_for(&self, path: &Path) -> WriteOptions {
-        WriteOptions { overwrite: self.replaces(path), ..self.options.clone() }
+        WriteOptions { overwrite: self.overwrite(path), ..self.options.clone() }
     }
 
     /// Writes a picture with its record.
@@ -280,7 +284,8 @@ impl Files {
         record: &[(String, String)],
     ) -> std::result::Result<(), Unsaved> {
         let Err(error) = self.write(&self.output, picture, record.to_vec()) else { return Ok(()) };
-        let options = WriteOptions { overwrite: false, metadata: record.to_vec(), ..self.options.clone() };
+        let options =
+            WriteOptions { overwrite: Overwrite::Never, metadata: record.to_vec(), ..self.options.clone() };
         let rescued = rescue(&self.output, |place| image_io::write(place, picture, &options));
         Err(Unsaved { error: not_saved(&self.output, &error, rescued.as_deref()), rescued })
     }
@@ -372,7 +377,7 @@ mod tests {
         std::fs::write(&photo, "x").unwrap();
         let detour = folder.path().join("../").join(folder.path().file_name().unwrap()).join("photo.png");
         let mut files = files(detour.to_str(), 10);
-        files.options.overwrite = true;
+        files.options.overwrite = Overwrite::Always;
         files.check(|_| false).unwrap();
         files.read = vec![photo];
         let error = files.check(|_| false).unwrap_err();
@@ -399,7 +404,7 @@ mod tests {
         std::fs::write(&output, "x").unwrap();
         let error = files.check(|_| false).unwrap_err().to_string();
         assert!(error.contains("out.png") && error.contains("--overwrite"), "{error}");
-        files.options.overwrite = true;
+        files.options.overwrite = Overwrite::Always;
         files.check(|at| [1, 2].contains(&at)).unwrap();
     }
 

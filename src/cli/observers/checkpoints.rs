@@ -7,6 +7,7 @@ use crate::cli::files::rescue::rescue;
 use crate::cli::output::escape::shown;
 use crate::cli::own_files::{Owner, owner};
 use crate::error::Result;
+use crate::files::Overwrite;
 use crate::mirage::{Event, Observer, State};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -47,25 +48,27 @@ impl Checkpoints {
 
     /// True if this file is the run's own.
     pub(in crate::cli) fn owns(&self, path: &Path) -> bool {
-        owner(path, &self.status.borrow().metadata.run) == Owner::Run
+        matches!(owner(path, &self.status.borrow().metadata.run), Owner::Run(_))
     }
 
     /// Saves a state. Returns its path, if it could be saved, and a message if it couldn't and the previous one could.
     fn save(&mut self, state: &State) -> (Option<PathBuf>, Option<String>) {
-        let replaces = self.overwrite || self.owns(&self.path);
         let status = self.status.borrow();
-        let write = |path: &Path, replaces: bool| {
-            checkpoint::save(path, replaces, state, &self.texts, &status.metadata)
+        let write = |path: &Path, overwrite: Overwrite| {
+            checkpoint::save(path, overwrite, state, &self.texts, &status.metadata)
         };
-        let Err(error) = write(&self.path, replaces) else {
+        let own = |path: &Path| owner(path, &status.metadata.run).overwrite();
+        let overwrite = if self.overwrite { Overwrite::Always } else { own(&self.path) };
+        let Err(error) = write(&self.path, overwrite) else {
             self.failed = false;
             self.saved = Some(self.path.clone());
             return (self.saved.clone(), None);
         };
         let before = self.saved.take();
-        // The place of an earlier rescue is this run's own.
-        let again = before.clone().filter(|before| *before != self.path && write(before, true).is_ok());
-        let rescued = again.or_else(|| rescue(&self.path, |place| write(place, false)));
+        // The place of an earlier rescue.
+        let again =
+            before.clone().filter(|before| *before != self.path && write(before, own(before)).is_ok());
+        let rescued = again.or_else(|| rescue(&self.path, |place| write(place, Overwrite::Never)));
         let is_new = !std::mem::replace(&mut self.failed, true);
         let place = rescued.as_ref().map(|place| format!("; it is in {}", shown(place)));
         // The previous one still exists.

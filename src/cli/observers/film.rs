@@ -37,7 +37,7 @@ impl FilmRecorder {
         checked: &Rc<CheckedRun>,
         status: &SharedStatus,
     ) -> Result<Self> {
-        let film = Film::create(path, FilmOptions { overwrite, ..FilmOptions::default() })?;
+        let film = Film::create(path, FilmOptions { overwrite: overwrite.into(), ..FilmOptions::default() })?;
         Ok(Self {
             path: path.to_owned(),
             film,

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use super::encode::{check_finite, check_no_folder, levels8};
 use super::{Picture, metadata};
-use crate::files::{check_name, check_place, complete, parent, temporary};
+use crate::files::{Overwrite, check_name, check_place, complete, parent, temporary};
 use crate::{Error, Result};
 use tempfile::NamedTempFile;
 
@@ -35,7 +35,7 @@ const CONTAINER: u64 = 1 << 26;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilmOptions {
     /// Replace an existing file.
-    pub overwrite: bool,
+    pub overwrite: Overwrite,
     /// Extra time of the last frame in milliseconds, before the film repeats; at most [`MAX_FRAME_MILLISECONDS`].
     pub hold_last: u32,
     /// Quality of lossy WebP films, 1 to 100, as for JPEG. GIF has 256 colours per frame; APNG is lossless.
@@ -44,7 +44,7 @@ pub struct FilmOptions {
 
 impl Default for FilmOptions {
     fn default() -> Self {
-        Self { overwrite: false, hold_last: 2000, webp_quality: 80 }
+        Self { overwrite: Overwrite::Never, hold_last: 2000, webp_quality: 80 }
     }
 }
 
@@ -137,14 +137,14 @@ impl fmt::Debug for Film {
 ///
 /// # Errors
 /// [`Error::File`] for problems with the path.
-pub fn check_film(path: &Path, overwrite: bool) -> Result<()> {
+pub fn check_film(path: &Path, overwrite: impl Into<Overwrite>) -> Result<()> {
     let (_, target) = check(path, overwrite)?;
     check_name(path)?;
     temporary(path, &target).map(drop)
 }
 
 /// Does the checks that don't write to disk. Returns the format and the path to write to, symbolic links resolved.
-fn check(path: &Path, overwrite: bool) -> Result<(Format, PathBuf)> {
+fn check(path: &Path, overwrite: impl Into<Overwrite>) -> Result<(Format, PathBuf)> {
     check_no_folder(path, "film.webp")?;
     Ok((Format::of(path)?, check_place(path, overwrite)?))
 }
@@ -275,14 +275,14 @@ impl Film {
     /// The errors of [`finish`](Self::finish).
     pub fn finish_at(&mut self, path: &Path, metadata: Vec<(String, String)>) -> Result<()> {
         let target = check_place(path, false)?;
-        self.write(path, &target, false, &metadata)
+        self.write(path, &target, Overwrite::Never, &metadata)
     }
 
     fn write(
         &mut self,
         path: &Path,
         target: &Path,
-        overwrite: bool,
+        overwrite: Overwrite,
         metadata: &[(String, String)],
     ) -> Result<()> {
         for (key, _) in metadata {

@@ -23,7 +23,7 @@ pub use read::CheckpointFile;
 
 use super::run::state::State;
 use crate::error::Result;
-use crate::files::LENGTH_BYTES;
+use crate::files::{LENGTH_BYTES, Overwrite};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -63,11 +63,11 @@ impl Checkpoint {
     /// [`Error::Io`](crate::Error::Io) if the system refuses; [`Error::File`](crate::Error::File) if no file can be
     /// created there.
     pub fn save(&self, path: &Path) -> Result<()> {
-        Self::save_state(&self.state, &self.texts, path, true)
+        Self::save_state(&self.state, &self.texts, path, Overwrite::Always)
     }
 
     /// Same as [`Checkpoint::save`] for a borrowed state and texts, without copying the values. An existing file is
-    /// replaced only with `replace`.
+    /// replaced only as `overwrite` says.
     ///
     /// # Errors
     /// Same as [`Checkpoint::save`]; [`Error::File`](crate::Error::File) if the file exists and may not be replaced.
@@ -75,9 +75,9 @@ impl Checkpoint {
         state: &State,
         texts: &HashMap<String, String>,
         path: &Path,
-        replace: bool,
+        overwrite: Overwrite,
     ) -> Result<()> {
-        write::save(state, texts, path, replace)
+        write::save(state, texts, path, overwrite)
     }
 
     /// Reads a file.

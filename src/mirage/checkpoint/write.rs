@@ -2,7 +2,7 @@
 
 use super::{BEST, FORMAT, LAST_LOOK, NO_HASH, PIECE, SHARES, TENSOR, WEIGHTS, hash_at};
 use crate::error::{Error, Result};
-use crate::files::write_whole_with;
+use crate::files::{Overwrite, write_whole_with};
 use crate::hex::hex;
 use crate::mirage::objective::kept_picture::KeptPicture;
 use crate::mirage::run::state::{EarlierScale, State};
@@ -17,7 +17,12 @@ use std::io::Write as _;
 use std::path::Path;
 
 /// Writes the file atomically.
-pub(super) fn save(state: &State, texts: &HashMap<String, String>, path: &Path, replace: bool) -> Result<()> {
+pub(super) fn save(
+    state: &State,
+    texts: &HashMap<String, String>,
+    path: &Path,
+    overwrite: Overwrite,
+) -> Result<()> {
     let refused = |message: String| Error::io(path, "writing the checkpoint")(std::io::Error::other(message));
     let tensors = tensors(state);
     let mut header = header(&tensors, texts_of(state, texts)).map_err(refused)?;
@@ -34,7 +39,7 @@ pub(super) fn save(state: &State, texts: &HashMap<String, String>, path: &Path, 
         file.write_all(&header)?;
         pieces().try_for_each(|piece| file.write_all(little_endian(&piece, &mut bytes)))
     };
-    write_whole_with(path, write, "writing the checkpoint", replace)
+    write_whole_with(path, write, "writing the checkpoint", overwrite)
 }
 
 /// A tensor of the file.

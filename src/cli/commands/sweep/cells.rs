@@ -6,7 +6,9 @@ use crate::cli::checked_run::CheckedRun;
 use crate::cli::files::rescue::{not_saved, rescue};
 use crate::cli::observers::SharedStatus;
 use crate::cli::output::escape::shown;
+use crate::cli::own_files::overwrite_unchanged;
 use crate::error::Result;
+use crate::files::Overwrite;
 use crate::image_io::{self, Picture, WriteOptions};
 use crate::mirage::{Event, Observer, Readout, RunResult};
 use std::ops::ControlFlow;
@@ -50,9 +52,12 @@ impl CellWriter<'_> {
         let metadata = self.status.borrow().metadata.texts(&options, cell.iterations);
         let painted = &mut self.painted[cell.row * self.columns + cell.column];
         // An existing cell is replaced if its run had to start again, but not one that was edited.
-        let overwrite =
-            self.overwrite || (painted.is_some() && image_io::is_unchanged(&path).unwrap_or(false));
-        if !overwrite && painted.is_some() && path.exists() {
+        let overwrite = match painted {
+            _ if self.overwrite => Overwrite::Always,
+            Some(_) => overwrite_unchanged(&path),
+            None => Overwrite::Never,
+        };
+        if overwrite == Overwrite::Never && painted.is_some() && path.exists() {
             let problem = format!("{}: kept, as it was changed since this sweep saved it", shown(&path));
             self.status.borrow_mut().problems.push(problem);
             return Ok(());
@@ -60,7 +65,7 @@ impl CellWriter<'_> {
         let alpha = self.checked.files.alpha();
         let options = WriteOptions { metadata, overwrite, alpha, ..WriteOptions::default() };
         if let Err(error) = image_io::write(&path, picture, &options) {
-            let options = WriteOptions { overwrite: false, ..options };
+            let options = WriteOptions { overwrite: Overwrite::Never, ..options };
             let rescued = rescue(&path, |place| image_io::write(place, picture, &options));
             return Err(not_saved(&path, &error, rescued.as_deref()));
         }

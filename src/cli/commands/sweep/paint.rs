@@ -18,7 +18,7 @@ use crate::cli::preprocessing;
 use crate::cli::record::metadata::RunMetadata;
 use crate::cli::record::option_words::{self, OptionWords};
 use crate::error::{Error, Result};
-use crate::files::{check_place, make_folder};
+use crate::files::{Overwrite, check_place, make_folder};
 use crate::graph::Engine;
 use crate::mirage::{Controls, Ending, Readout, Session, effective_shares};
 use crate::vgg::{Network, locate};
@@ -212,8 +212,10 @@ impl Sweep {
     fn check_sheet(&self) -> Result<()> {
         let continues = self.painted.iter().any(Option::is_some);
         for path in [self.contact.picture(), self.contact.page()] {
-            let Ok(found) = path.symlink_metadata() else { continue };
-            let is_own = continues && found.is_file() && ContactSheet::is_of_a_sweep(&path);
+            if path.symlink_metadata().is_err() {
+                continue;
+            }
+            let is_own = continues && ContactSheet::overwrite_own(&path) != Overwrite::Never;
             if !self.overwrite && !is_own {
                 return Err(not_of_this_sweep(&path));
             }
@@ -310,7 +312,7 @@ impl Sweep {
 
     fn write_sheet(&self) -> Result<()> {
         let Some(first) = self.planned.first() else { return Ok(()) };
-        self.contact.write(&self.table, &self.painted, &first.checked.names)
+        self.contact.write(&self.table, &self.painted, &first.checked.names, self.overwrite)
     }
 
     /// Paints one run. Returns how it ended, and the place of its checkpoint if that could not be saved beside its cells.
@@ -381,7 +383,7 @@ impl Sweep {
 fn not_of_this_sweep(path: &Path) -> Error {
     Error::file(
         path,
-        "this file does not belong to this sweep",
+        "this file does not belong to this sweep, or was changed since",
         "Choose another folder with -o, or allow replacing it with --overwrite",
     )
 }

@@ -4,11 +4,12 @@ use super::axes::{Cell, Table};
 use crate::cli::class_names::ClassNames;
 use crate::cli::output::escape::quoted;
 use crate::cli::output::format::named_percent;
+use crate::cli::own_files::overwrite_unchanged;
 use crate::error::Result;
-use crate::files::write_whole;
+use crate::files::{FileVersion, Overwrite, read_text, write_whole};
+use crate::hex::hex;
 use crate::image_io::{self, Picture, Sheet, WriteOptions};
-use std::fs::File;
-use std::io::Read as _;
+use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 
 /// Metadata key that identifies the picture of a sheet.
@@ -19,6 +20,11 @@ const PAGE: &str = include_str!("page.html");
 const PICTURE: &str = "sheet.png";
 /// File name of the page.
 const HTML: &str = "sheet.html";
+
+/// Beginning of the last line of the page, which shows whether the page was changed.
+const CHECKSUM: &str = "<!-- SHA-256 of the lines above: ";
+/// Bytes of the largest page that is replaced.
+const LARGEST_PAGE: u64 = 1 << 24;
 
 /// A cell that is painted.
 #[derive(Debug, Clone)]
@@ -79,7 +85,8 @@ impl ContactSheet {
         }
     }
 
-    /// Writes the sheet with the cells painted so far; `painted` holds them row by row.
+    /// Writes the sheet with the cells painted so far; `painted` holds them row by row. With `overwrite`, any existing
+    /// files are replaced, otherwise only a sheet that is as a sweep saved it.
     ///
     /// # Errors
     /// If the sheet would be too large, or can't be written.
@@ -88,9 +95,12 @@ impl ContactSheet {
         table: &Table,
         painted: &[Option<PaintedCell>],
         names: &ClassNames,
+        overwrite: bool,
     ) -> Result<()> {
         let size = painted.iter().flatten().next().map(|cell| (cell.picture.width, cell.picture.height));
         let Some((width, height)) = size else { return Ok(()) };
+        let may_replace = |path: &Path| if overwrite { Overwrite::Always } else { Self::overwrite_own(path) };
+        let (replace_picture, replace_page) = (may_replace(&self.picture()), may_replace(&self.page()));
         let mut cells = Vec::new();
         for cell in painted {
             cells.push(match cell {
@@ -103,23 +113,24 @@ impl ContactSheet {
         }
         let sheet = self.sheet(table, cells);
         let metadata = vec![(MARK.to_owned(), self.title.clone())];
-        let options = WriteOptions { overwrite: true, metadata, ..WriteOptions::default() };
+        let options = WriteOptions { overwrite: replace_picture, metadata, ..WriteOptions::default() };
         image_io::write(&self.picture(), &sheet.compose()?, &options)?;
-        let page = self.html(table, painted, names, (width, height));
-        write_whole(&self.page(), page.as_bytes(), "writing the contact sheet", true)
+        let mut page = self.html(table, painted, names, (width, height));
+        page += &checksum_line(&page);
+        write_whole(&self.page(), page.as_bytes(), "writing the contact sheet", replace_page)
     }
 
-    /// True if a picture or a page is the sheet of a sweep.
-    pub(super) fn is_of_a_sweep(path: &Path) -> bool {
+    /// Returns whether a picture or a page may be replaced: only if it is the sheet of a sweep, as that saved it.
+    pub(super) fn overwrite_own(path: &Path) -> Overwrite {
         if path.extension().is_some_and(|ending| ending == "png") {
             let metadata = image_io::read_metadata(path).unwrap_or_default();
-            return metadata.iter().any(|(key, _)| key == MARK);
+            let is_sheet = metadata.iter().any(|(key, _)| key == MARK);
+            return if is_sheet { overwrite_unchanged(path) } else { Overwrite::Never };
         }
-        let beginning = PAGE.split("{title}").next().unwrap_or_default().as_bytes();
-        let mut found = Vec::new();
-        let read =
-            File::open(path).and_then(|file| file.take(beginning.len() as u64).read_to_end(&mut found));
-        read.is_ok() && found == beginning
+        let Some(version) = FileVersion::of(path) else { return Overwrite::Never };
+        let page = read_text(path, LARGEST_PAGE).unwrap_or_default();
+        let is_own = page.rfind(CHECKSUM).is_some_and(|at| checksum_line(&page[..at]) == page[at..]);
+        if is_own { Overwrite::Only(version) } else { Overwrite::Never }
     }
 
     fn html(
@@ -169,6 +180,11 @@ impl ContactSheet {
         place.push(format!("#{cell}"));
         format!("mirage sweep --continue {}", quoted(&place))
     }
+}
+
+/// Returns the last line of the page, with the checksum of those before it.
+fn checksum_line(page: &str) -> String {
+    format!("{CHECKSUM}{} -->\n", hex(&Sha256::digest(page)))
 }
 
 /// Formats the classes that the network sees in a cell, at most `most`.

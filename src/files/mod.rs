@@ -1,5 +1,12 @@
 //! Files: reads are bounded, and writes are atomic and never replace a file without permission.
 
+mod overwrite;
+
+pub use overwrite::{FileVersion, Overwrite};
+
+#[cfg(unix)]
+pub(crate) use overwrite::number;
+
 use crate::allocation::with_capacity;
 use crate::error::{Error, Result};
 use crate::escape::shown;
@@ -48,14 +55,19 @@ pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Writes a file under a temporary name in the same folder, then renames it, so a reader sees the old file or the new
-/// one, never a part. An existing file is replaced only if `replace` is true; for a symbolic link, its target. A
+/// one, never a part. An existing file is replaced only as `overwrite` says; for a symbolic link, its target. A
 /// character device, pipe or socket is written to directly. `action` names the step for errors, e.g. "writing the
 /// tuning cache".
 ///
 /// # Errors
 /// [`Error::File`] if the file may not be replaced or can't be created, [`Error::Io`] if writing fails.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8], action: &'static str, replace: bool) -> Result<()> {
-    write_whole_with(path, |file| file.write_all(bytes), action, replace)
+pub(crate) fn write_whole(
+    path: &Path,
+    bytes: &[u8],
+    action: &'static str,
+    overwrite: impl Into<Overwrite>,
+) -> Result<()> {
+    write_whole_with(path, |file| file.write_all(bytes), action, overwrite)
 }
 
 /// Writes a file like [`write_whole`], with content produced by `write`, so it need not be in memory at once.
@@ -66,19 +78,20 @@ pub(crate) fn write_whole_with(
     path: &Path,
     write: impl FnOnce(&mut File) -> io::Result<()>,
     action: &'static str,
-    replace: bool,
+    overwrite: impl Into<Overwrite>,
 ) -> Result<()> {
     if is_stream(path) {
         return open_stream(path).and_then(|mut stream| write(&mut stream)).map_err(Error::io(path, action));
     }
-    let target = check_place(path, replace)?;
+    let overwrite = overwrite.into();
+    let target = check_place(path, overwrite)?;
     let mut file = temporary(path, &target)?;
     write(file.as_file_mut()).map_err(Error::io(path, action))?;
-    complete(path, file, &target, replace)
+    complete(path, file, &target, overwrite)
 }
 
 /// Returns the path to write to, with symbolic links resolved. Fails if its folder does not exist or the path is taken.
-pub(crate) fn check_place(path: &Path, replace: bool) -> Result<PathBuf> {
+pub(crate) fn check_place(path: &Path, overwrite: impl Into<Overwrite>) -> Result<PathBuf> {
     check_is_no_folder(path)?;
     let folder = parent(path);
     match folder.metadata() {
@@ -113,7 +126,11 @@ pub(crate) fn check_place(path: &Path, replace: bool) -> Result<PathBuf> {
     if !kind.is_file() && !kind.is_symlink() {
         return Err(Error::file(path, "it exists and is not an ordinary file", "Choose another name"));
     }
-    if replace { Ok(target) } else { Err(exists(path)) }
+    match overwrite.into() {
+        Overwrite::Never => Err(exists(path)),
+        Overwrite::Only(version) if FileVersion::of(path) != Some(version) => Err(exists(path)),
+        _ => Ok(target),
+    }
 }
 
 /// Rejects a path that ends like a folder's, in `/`, `/.` or `/..`: the system would reject it only after the file is
@@ -194,9 +211,9 @@ pub(crate) fn temporary(path: &Path, target: &Path) -> Result<NamedTempFile> {
 }
 
 /// Flushes a written file to the disk and gives it its name.
-pub(crate) fn complete(path: &Path, file: NamedTempFile, target: &Path, replace: bool) -> Result<()> {
+pub(crate) fn complete(path: &Path, file: NamedTempFile, target: &Path, overwrite: Overwrite) -> Result<()> {
     file.as_file().sync_all().map_err(Error::io(path, "writing to the disk"))?;
-    publish(file, target, replace).map_err(|error| match error.kind() {
+    overwrite::publish(file, target, overwrite).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => exists(path),
         _ => Error::io(path, "renaming the finished file")(error),
     })?;
@@ -206,22 +223,6 @@ pub(crate) fn complete(path: &Path, file: NamedTempFile, target: &Path, replace:
         let _ = folder.sync_all();
     }
     Ok(())
-}
-
-/// Gives a finished file its name.
-fn publish(file: NamedTempFile, target: &Path, replace: bool) -> std::io::Result<()> {
-    if replace {
-        return file.persist(target).map(drop).map_err(|error| error.error);
-    }
-    // Some file systems can't rename without replacing. There, check first, then rename: that is better than losing
-    // finished work.
-    match file.persist_noclobber(target) {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == ErrorKind::AlreadyExists || target.symlink_metadata().is_ok() => {
-            Err(ErrorKind::AlreadyExists.into())
-        }
-        Err(error) => error.file.persist(target).map(drop).map_err(|error| error.error),
-    }
 }
 
 /// True for a pipe, a socket or a character device such as a terminal, which are written to directly. Disks are not.
@@ -243,21 +244,16 @@ pub(crate) fn is_stream(_: &Path) -> bool {
 
 /// Opens a stream for writing. A pipe without a reader is an error, because waiting for one could take forever.
 #[cfg(unix)]
-#[allow(unsafe_code, reason = "std can't change the flags of an open file")]
-fn open_stream(path: &Path) -> std::io::Result<File> {
-    use std::os::fd::AsRawFd as _;
+fn open_stream(path: &Path) -> io::Result<File> {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
     use std::os::unix::fs::OpenOptionsExt as _;
     let opened = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = opened.map_err(|error| match error.raw_os_error() {
-        Some(libc::ENXIO) => std::io::Error::new(error.kind(), "no program reads this pipe"),
+        Some(libc::ENXIO) => io::Error::new(error.kind(), "no program reads this pipe"),
         _ => error,
     })?;
-    // SAFETY: the descriptor is open, and both commands only read and set its flags.
-    let is_set = unsafe {
-        let flags = libc::fcntl(file.as_raw_fd(), libc::F_GETFL);
-        flags >= 0 && libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK) >= 0
-    };
-    if is_set { Ok(file) } else { Err(std::io::Error::last_os_error()) }
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 #[cfg(not(unix))]

@@ -1,0 +1,240 @@
+//! Which existing file may be replaced, and replacing it.
+
+use crate::escape::shown;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::time::SystemTime;
+use tempfile::NamedTempFile;
+
+/// Whether a file may be replaced if its name is taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Overwrite {
+    /// It may not.
+    #[default]
+    Never,
+    /// Only this version of this file, and no other that has taken its name since.
+    Only(FileVersion),
+    /// Whatever has the name.
+    Always,
+}
+
+impl From<bool> for Overwrite {
+    /// Returns [`Overwrite::Always`] or [`Overwrite::Never`].
+    fn from(always: bool) -> Self {
+        if always { Self::Always } else { Self::Never }
+    }
+}
+
+/// Tells a file from any other, and from itself after a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileVersion {
+    /// Device and inode number.
+    #[cfg(unix)]
+    number: (u64, u64),
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+impl FileVersion {
+    /// Returns the version of an ordinary file, and `None` for anything else: links may lead anywhere.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let found = path.symlink_metadata().ok().filter(std::fs::Metadata::is_file)?;
+        Some(Self {
+            #[cfg(unix)]
+            number: number(&found),
+            length: found.len(),
+            modified: found.modified().ok(),
+        })
+    }
+
+    /// Returns the file's length in bytes.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+}
+
+/// Returns device and inode number of a file.
+#[cfg(unix)]
+pub(crate) fn number(found: &std::fs::Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt as _;
+    (found.dev(), found.ino())
+}
+
+/// Gives a finished file its name.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] if the name belongs to a file that may not be replaced; the system's errors.
+pub(super) fn publish(file: NamedTempFile, target: &Path, overwrite: Overwrite) -> io::Result<()> {
+    match overwrite {
+        Overwrite::Never => publish_new(file, target),
+        Overwrite::Only(version) => replace(file, target, version),
+        Overwrite::Always => persist(file, target),
+    }
+}
+
+fn persist(file: NamedTempFile, target: &Path) -> io::Result<()> {
+    file.persist(target).map(drop).map_err(|error| error.error)
+}
+
+fn publish_new(file: NamedTempFile, target: &Path) -> io::Result<()> {
+    // Some file systems can't rename without replacing. There, check first, then rename: that is better than losing
+    // finished work.
+    match file.persist_noclobber(target) {
+        Ok(_) => Ok(()),
+        Err(error) if error.error.kind() == ErrorKind::AlreadyExists || target.symlink_metadata().is_ok() => {
+            Err(ErrorKind::AlreadyExists.into())
+        }
+        Err(error) => persist(error.file, target),
+    }
+}
+
+/// Replaces this version of a file.
+fn replace(file: NamedTempFile, target: &Path, version: FileVersion) -> io::Result<()> {
+    let new = FileVersion::of(file.path());
+    // Looking at the file first and then renaming would leave time for another to take the name. So exchange both, and
+    // then look at what had the name.
+    match exchange(file.path(), target) {
+        // Dropping the temporary file removes the old version.
+        Ok(()) if FileVersion::of(file.path()) == Some(version) => return Ok(()),
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return publish_new(file, target),
+        // Not every system and file system can exchange files.
+        Err(_) => {
+            return match target.symlink_metadata() {
+                Ok(_) if FileVersion::of(target) == Some(version) => persist(file, target),
+                Ok(_) => Err(ErrorKind::AlreadyExists.into()),
+                Err(_) => publish_new(file, target),
+            };
+        }
+    }
+    // It was another file, which gets its name back. By now the name may be free, or yet another file may have taken it.
+    let file = match exchange(file.path(), target) {
+        Ok(()) if FileVersion::of(file.path()) == new => return Err(ErrorKind::AlreadyExists.into()),
+        Ok(()) => file,
+        Err(_) => match file.persist_noclobber(target) {
+            Ok(_) => return Err(ErrorKind::AlreadyExists.into()),
+            Err(error) => error.file,
+        },
+    };
+    let place = file.into_temp_path().keep().map_err(|error| error.error)?;
+    Err(io::Error::other(format!("two other files had this name; one is now {}", shown(&place))))
+}
+
+/// Exchanges the names of two files in one step.
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+fn exchange(_: &Path, _: &Path) -> io::Result<()> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn only_the_stated_version_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a file");
+        let write = |overwrite| {
+            let file = NamedTempFile::new_in(folder.path()).unwrap();
+            fs::write(file.path(), "new").unwrap();
+            publish(file, &path, overwrite).map_err(|error| error.kind())
+        };
+        let holds = |text: &str| {
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a temporary file is left");
+        };
+        fs::write(&path, "old").unwrap();
+        let old = FileVersion::of(&path).unwrap();
+        write(Overwrite::Only(old)).unwrap();
+        holds("new");
+        // The file has the same length now, but is another one.
+        assert_eq!(write(Overwrite::Only(old)), Err(ErrorKind::AlreadyExists));
+        let new = FileVersion::of(&path).unwrap();
+        fs::write(&path, "longer").unwrap();
+        assert_eq!(write(Overwrite::Only(new)), Err(ErrorKind::AlreadyExists));
+        holds("longer");
+        fs::remove_file(&path).unwrap();
+        write(Overwrite::Only(new)).unwrap();
+        holds("new");
+        assert_eq!(write(Overwrite::Never), Err(ErrorKind::AlreadyExists));
+        write(Overwrite::Always).unwrap();
+        holds("new");
+        // A folder, and a link.
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(
+            (FileVersion::of(&path), write(Overwrite::Only(new))),
+            (None, Err(ErrorKind::AlreadyExists))
+        );
+        assert!(path.is_dir());
+        #[cfg(unix)]
+        {
+            fs::remove_dir(&path).unwrap();
+            std::os::unix::fs::symlink("nowhere", &path).unwrap();
+            assert_eq!(write(Overwrite::Only(new)), Err(ErrorKind::AlreadyExists));
+            assert!(FileVersion::of(&path).is_none() && path.is_symlink());
+        }
+    }
+    /// Runs where two files can be exchanged.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn file_that_takes_the_name_at_any_time_stays() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a file");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Replaces its own file over and over.
+            let run = scope.spawn(|| {
+                let (mut own, mut replaced) = (None, 0);
+                while !done.load(Ordering::Relaxed) {
+                    let file = NamedTempFile::new_in(folder.path()).unwrap();
+                    fs::write(file.path(), "own").unwrap();
+                    let version = FileVersion::of(file.path());
+                    let published = publish(file, &path, own.map_or(Overwrite::Never, Overwrite::Only));
+                    replaced += u32::from(own.is_some() && published.is_ok());
+                    own = published.ok().and(version);
+                }
+                replaced
+            });
+            // Waits until the file has this text, and makes room for it if `other` has the name.
+            let wait_for = |text: &str, other: &str| {
+                let started = std::time::Instant::now();
+                loop {
+                    match fs::read_to_string(&path).unwrap_or_default() {
+                        found if found == text => return true,
+                        found if !other.is_empty() && found == other => drop(fs::remove_file(&path)),
+                        _ => {}
+                    }
+                    if started.elapsed().as_secs() > 10 {
+                        return false;
+                    }
+                }
+            };
+            let mut previous = String::new();
+            let lost = (0..300).find(|round| {
+                let text = format!("file {round} of another program");
+                let started = wait_for("own", &previous);
+                let new = folder.path().join("new");
+                fs::write(&new, &text).unwrap();
+                fs::rename(&new, &path).unwrap();
+                let stays = started && wait_for(&text, "");
+                previous = text;
+                !stays
+            });
+            done.store(true, Ordering::Relaxed);
+            let replaced = run.join().unwrap();
+            assert_eq!(lost, None, "this file is lost");
+            assert!(replaced > 0, "nothing was replaced");
+        });
+    }
+}
