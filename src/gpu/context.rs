@@ -3,7 +3,7 @@
 
 use super::adapter::{self, AdapterChoice};
 use super::profile::{CoopMatrix, Family, Precision, Profile};
-use super::wait::{self, Fence};
+use super::wait::{self, Fence, Sharing};
 use super::{Trace, quirks};
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -95,8 +95,7 @@ pub struct Context {
     info: wgpu::AdapterInfo,
     profile: Profile,
     faults: Arc<Mutex<Faults>>,
-    /// Held while the device is polled.
-    polls: Mutex<()>,
+    sharing: Sharing,
     waits: AtomicU64,
     submissions: AtomicU64,
     timing: Timing,
@@ -250,7 +249,7 @@ impl Context {
             info,
             profile,
             faults,
-            polls: Mutex::new(()),
+            sharing: Sharing::default(),
             waits: AtomicU64::new(0),
             submissions: AtomicU64::new(0),
             timing,
@@ -333,6 +332,7 @@ impl Context {
             faults.lost.get_or_insert_with(|| "as the test asked".to_owned());
         }
         let _span = self.trace().map(|trace| trace.host("submission", what));
+        self.sharing.register();
         let fence = Fence::new(&self.queue, self.queue.submit([encoder.finish()]));
         self.check(what)?;
         if let Some(trace) = self.trace() {
@@ -346,6 +346,7 @@ impl Context {
     /// # Errors
     /// As [`Context::wait`].
     pub fn flush(&self, what: &str) -> Result<()> {
+        self.sharing.register();
         self.wait(&Fence::new(&self.queue, self.queue.submit([])), what)
     }
 
@@ -399,7 +400,7 @@ impl Context {
     ) -> Result<T> {
         self.waits.fetch_add(1, Ordering::Relaxed);
         let _span = self.trace().map(|trace| trace.host("waiting", what));
-        let drive = wait::drive((&self.device, &self.polls), fence, what, || self.check(what));
+        let drive = wait::drive((&self.device, &self.sharing), fence, what, || self.check(what));
         let value = wait::block_on(what, future, drive, self.timing.patience).inspect_err(|error| {
             if matches!(error, Error::Timeout { .. }) {
                 self.give_up();

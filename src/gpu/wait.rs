@@ -6,9 +6,10 @@
 
 use crate::error::{Error, Result};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::thread::{Thread, ThreadId};
 use std::time::{Duration, Instant};
 
 /// Default time of one wait after which the device counts as hung. A software driver may need a minute for one
@@ -16,8 +17,11 @@ use std::time::{Duration, Instant};
 pub(super) const LIMIT: Duration = Duration::from_secs(600);
 /// Maximum time of one poll of the device, so a lost device is detected.
 const SLICE: Duration = Duration::from_secs(2);
-/// Time between checks for a callback that another thread is about to run.
+/// Time between checks for a callback that another thread is about to run, and maximum time between polls of a device
+/// that several threads use.
 const MOMENT: Duration = Duration::from_millis(5);
+/// Minimum time between such polls.
+const SHORTEST: Duration = Duration::from_micros(100);
 
 /// A value that a callback delivers. Clones share it, and each may be awaited.
 #[derive(Debug)]
@@ -138,25 +142,67 @@ pub(super) fn sleep(slice: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Returns a function that polls a device until it has passed a fence; `check` reports the device's errors. Threads that
-/// share a device poll one after the other: wgpu 30 panics if another thread's poll finds the queue empty just as this
-/// one's times out (gfx-rs/wgpu#9958).
+/// Decides how threads that may share a device wait for it.
+///
+/// wgpu 30 panics if a wait reaches its time limit just as the poll or submission of another thread finds that all work
+/// is done (gfx-rs/wgpu#9958). So a device is waited for only while a single thread uses it. One that several threads
+/// use is polled from time to time.
+#[derive(Debug, Default)]
+pub(super) struct Sharing {
+    first: OnceLock<ThreadId>,
+    is_shared: AtomicBool,
+    /// Held during a wait.
+    wait: Mutex<()>,
+}
+
+impl Sharing {
+    fn wait(&self) -> MutexGuard<'_, ()> {
+        self.wait.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers that this thread uses the device. To be called before it submits anything. Ends after a wait of the
+    /// device's only other thread.
+    pub fn register(&self) {
+        let this = std::thread::current().id();
+        if *self.first.get_or_init(|| this) != this && !self.is_shared.load(Ordering::Acquire) {
+            let _end = self.wait();
+            self.is_shared.store(true, Ordering::Release);
+        }
+    }
+
+    /// Returns the permission to wait, if no other thread uses the device.
+    fn alone(&self) -> Option<MutexGuard<'_, ()>> {
+        self.register();
+        let wait = (!self.is_shared.load(Ordering::Acquire)).then(|| self.wait())?;
+        (!self.is_shared.load(Ordering::Acquire)).then_some(wait)
+    }
+}
+
+/// Returns a function that waits until a device has passed a fence, or polls it; `check` reports the device's errors.
 pub(super) fn drive<'a>(
-    (device, polls): (&'a wgpu::Device, &'a Mutex<()>),
+    (device, sharing): (&'a wgpu::Device, &'a Sharing),
     fence: &'a Fence,
     what: &'a str,
     check: impl Fn() -> Result<()> + 'a,
 ) -> impl FnMut(Duration) -> Result<()> + 'a {
     let mut passed = false;
+    let mut pause = SHORTEST;
     move |slice| {
+        let alone = sharing.alone();
+        let is_alone = alone.is_some();
         let submission_index = (!passed).then(|| fence.index.clone());
-        let timeout = Some(slice);
-        let outcome = {
-            let _turn = polls.lock().unwrap_or_else(PoisonError::into_inner);
-            device.poll(wgpu::PollType::Wait { submission_index, timeout })
-        };
+        let outcome = device.poll(match is_alone {
+            true => wgpu::PollType::Wait { submission_index, timeout: Some(slice) },
+            false => wgpu::PollType::Poll,
+        });
+        drop(alone);
         check()?;
         match outcome {
+            Ok(_) if !is_alone => {
+                // Seldom if the work takes long.
+                pause = (pause * 5 / 4).min(MOMENT);
+                sleep(pause.min(slice))
+            }
             Ok(_) if passed => sleep(MOMENT),
             Ok(_) => {
                 passed = true;
@@ -215,5 +261,24 @@ mod tests {
         let short = slices(limit);
         assert!(short[0] <= limit && short.windows(2).all(|pair| pair[1] < pair[0]), "{short:?}");
         assert_eq!(slices(LIMIT), [SLICE; 3]);
+    }
+    #[test]
+    fn device_is_waited_for_only_while_one_thread_uses_it() {
+        let sharing = Sharing::default();
+        assert!(sharing.alone().is_some() && sharing.alone().is_some());
+        let wait = sharing.alone().unwrap();
+        let registered = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                sharing.register();
+                registered.store(true, Ordering::Relaxed);
+                sharing.alone().is_some()
+            });
+            std::thread::sleep(Duration::from_millis(30));
+            assert!(!registered.load(Ordering::Relaxed), "registered during a wait");
+            drop(wait);
+            assert!(!other.join().unwrap());
+        });
+        assert!(sharing.alone().is_none());
     }
 }
