@@ -293,10 +293,15 @@ fn png_gamma_and_chromaticities_are_converted() {
     let broken = read_bytes(&png_with_chunk(&png, b"cHRM", &hundred_thousandths(&[0; 8]))).unwrap();
     assert_eq!(broken.picture, plain.picture);
     assert_eq!(notes(&broken), "ignored its cHRM: its white isn't a mixture of its red, green and blue");
-    // Beside them, gAMA is still used; so it is beside a damaged profile.
+    // Beside them, gAMA is still used; so it is beside a damaged profile, and one that is compressed correctly.
     for (name, content, note) in [
         (b"cHRM", hundred_thousandths(&[0; 8]), "ignored its cHRM"),
         (b"iCCP", b"name\0\0not zlib".to_vec(), "ignored the embedded colour profile"),
+        (
+            b"iCCP",
+            b"name\0\0x\x01\x01\x0a\x00\xf5\xffno profile\x154\x03\xef".to_vec(),
+            "ignored the embedded colour profile",
+        ),
     ] {
         let broken = read_bytes(&png_with_chunk(&gamma(&png, 100_000), name, &content)).unwrap();
         assert_eq!(broken.picture, linear.picture, "{note}");

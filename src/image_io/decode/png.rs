@@ -36,15 +36,16 @@ pub(super) fn read(bytes: &[u8], reading: &mut Reading<'_>) -> Result<Stored, Fa
         reading.notes.push("palette expanded".to_owned());
     }
     // The order of precedence of the specification.
+    let gamma = gamma(info).filter(|_| info.srgb.is_none());
     let embedded = match (found.cicp, &info.icc_profile) {
         (Some(points), _) => Embedded::CodePoints(points),
-        (None, Some(icc)) => Embedded::Profile(icc.to_vec()),
+        (None, Some(icc)) => Embedded::Profile(icc.to_vec(), gamma),
         (None, None) => {
             if found.profile {
                 let note = "ignored the embedded colour profile: it is malformed or too large";
                 reading.notes.push(note.to_owned());
             }
-            gamma(info).filter(|_| info.srgb.is_none()).map_or(Embedded::Nothing, Embedded::Gamma)
+            gamma.map_or(Embedded::Nothing, Embedded::Gamma)
         }
     };
     let exif = match &info.exif_metadata {

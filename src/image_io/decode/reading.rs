@@ -46,8 +46,8 @@ impl Default for ReadOptions {
 #[derive(Debug)]
 pub(super) enum Embedded {
     Nothing,
-    /// An ICC profile.
-    Profile(Vec<u8>),
+    /// An ICC profile. If it can't be used, a PNG may have gAMA and cHRM instead.
+    Profile(Vec<u8>, Option<Gamma>),
     /// The code points of PNG's cICP.
     CodePoints([u8; 4]),
     /// PNG's gAMA and cHRM.
@@ -56,7 +56,7 @@ pub(super) enum Embedded {
 
 impl From<Option<Vec<u8>>> for Embedded {
     fn from(profile: Option<Vec<u8>>) -> Self {
-        profile.map_or(Self::Nothing, Self::Profile)
+        profile.map_or(Self::Nothing, |icc| Self::Profile(icc, None))
     }
 }
 
@@ -178,20 +178,20 @@ impl<'a> Reading<'a> {
         const PROFILE: &str = "the embedded colour profile";
         let (profile, what) = match embedded {
             Embedded::Nothing => (Profile::Srgb, PROFILE),
-            Embedded::Profile(icc) => (color::judge(&icc, layout.colors.count()), PROFILE),
+            Embedded::Profile(icc, gamma) => match (color::judge(&icc, layout.colors.count()), gamma) {
+                (Profile::Ignored(reason), Some(gamma)) => {
+                    note(&format!("ignored {PROFILE}: {reason}"));
+                    judge_gamma(gamma, &mut note)
+                }
+                (judged, _) => (judged, PROFILE),
+            },
             Embedded::CodePoints(points) => {
                 let judged = color::judge_code_points(points).map_err(|problem| {
                     Failure::Refused(problem, "Export it as an sRGB PNG or JPEG and try again")
                 })?;
                 (judged, "the colours of its cICP")
             }
-            Embedded::Gamma(mut gamma) => {
-                if let Some(problem) = gamma.chromaticities.and_then(color::fault) {
-                    note(&format!("ignored its cHRM: {problem}"));
-                    gamma.chromaticities = None;
-                }
-                (color::judge_gamma(gamma), "the colours of its gAMA or cHRM")
-            }
+            Embedded::Gamma(gamma) => judge_gamma(gamma, &mut note),
         };
         let mut to_srgb = None;
         match profile {
@@ -216,6 +216,15 @@ impl<'a> Reading<'a> {
         };
         self.notes.push(format!("alpha composited on {on}"));
     }
+}
+
+/// Classifies the colours of a PNG's gAMA and cHRM, and names them. A cHRM that can't be used is noted.
+fn judge_gamma(mut gamma: Gamma, note: &mut impl FnMut(&str)) -> (Profile, &'static str) {
+    if let Some(problem) = gamma.chromaticities.and_then(color::fault) {
+        note(&format!("ignored its cHRM: {problem}"));
+        gamma.chromaticities = None;
+    }
+    (color::judge_gamma(gamma), "the colours of its gAMA or cHRM")
 }
 
 /// Returns the orientation in an EXIF block; no transform if it is missing or invalid.
