@@ -38,7 +38,7 @@ impl RunTexts {
     }
 }
 
-/// Saves a checkpoint. Replaces an existing file only with `replaces`.
+/// Saves a checkpoint. Returns what may be replaced the next time.
 ///
 /// # Errors
 /// [`Error::Io`] if writing fails, [`Error::File`] if an existing file may not be replaced. The previous checkpoint
@@ -49,7 +49,7 @@ pub(super) fn save(
     state: &State,
     texts: &RunTexts,
     metadata: &RunMetadata,
-) -> Result<()> {
+) -> Result<Overwrite> {
     let mut texts = texts.0.clone();
     texts.insert(NETWORK.to_owned(), metadata.network_sha256.clone());
     texts.insert(ADAPTER.to_owned(), metadata.device.clone());
@@ -61,6 +61,11 @@ pub(super) fn save(
 /// checkpoint. Only its header is read.
 pub(super) fn run_of(path: &Path) -> Option<String> {
     CheckpointFile::texts_of(path).ok().map(|mut texts| texts.remove(RUN).unwrap_or_default())
+}
+
+/// True if this checkpoint is as it was saved.
+pub(super) fn is_unchanged(path: &Path) -> bool {
+    CheckpointFile::open(path).is_ok()
 }
 
 /// A checkpoint that was opened and checked.

@@ -11,7 +11,7 @@ use std::path::Path;
 pub(super) enum Owner {
     /// The run saved it, and it is as saved: this version may be replaced.
     Run(FileVersion),
-    /// It is a picture that the run saved, but it was changed since.
+    /// The run saved it, but it was changed since, or made read-only.
     Edited,
     /// Anything else.
     Other,
@@ -35,16 +35,21 @@ const LARGEST_PICTURE: u64 = 1 << 29;
 /// as they may lead anywhere.
 pub(super) fn owner(path: &Path, run: &str) -> Owner {
     let Some(version) = FileVersion::of(path).filter(|_| !run.is_empty()) else { return Owner::Other };
+    let owned = |is_unchanged: bool| {
+        // A file that was made read-only is to be kept.
+        let is_locked = path.metadata().is_ok_and(|found| found.permissions().readonly());
+        if is_unchanged && !is_locked { Owner::Run(version) } else { Owner::Edited }
+    };
     // Checkpoints may be large, and are not read as pictures.
     if let Some(found) = checkpoint::run_of(path) {
-        return if found == run { Owner::Run(version) } else { Owner::Other };
+        return if found == run { owned(checkpoint::is_unchanged(path)) } else { Owner::Other };
     }
     if version.length() > LARGEST_PICTURE {
         return Owner::Other;
     }
     match PictureMetadata::read(path) {
         Ok(Some(metadata)) if metadata.text("run") == Some(run) => {
-            if image_io::is_unchanged(path).unwrap_or(false) { Owner::Run(version) } else { Owner::Edited }
+            owned(image_io::is_unchanged(path).unwrap_or(false))
         }
         _ => Owner::Other,
     }
@@ -52,7 +57,7 @@ pub(super) fn owner(path: &Path, run: &str) -> Owner {
 
 /// Returns whether a picture may be replaced that this program saved: only if it is as saved.
 pub(super) fn overwrite_unchanged(path: &Path) -> Overwrite {
-    match FileVersion::of(path) {
+    match FileVersion::of(path).filter(|version| version.length() <= LARGEST_PICTURE) {
         Some(version) if image_io::is_unchanged(path).unwrap_or(false) => Overwrite::Only(version),
         _ => Overwrite::Never,
     }

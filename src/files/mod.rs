@@ -4,6 +4,8 @@ mod overwrite;
 
 pub use overwrite::{FileVersion, Overwrite};
 
+pub(crate) use overwrite::{publish_new, remove};
+
 #[cfg(unix)]
 pub(crate) use overwrite::number;
 
@@ -59,6 +61,8 @@ pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// character device, pipe or socket is written to directly. `action` names the step for errors, e.g. "writing the
 /// tuning cache".
 ///
+/// Returns [`Overwrite::Only`] for the version that was written, for writing the file once more.
+///
 /// # Errors
 /// [`Error::File`] if the file may not be replaced or can't be created, [`Error::Io`] if writing fails.
 pub(crate) fn write_whole(
@@ -66,7 +70,7 @@ pub(crate) fn write_whole(
     bytes: &[u8],
     action: &'static str,
     overwrite: impl Into<Overwrite>,
-) -> Result<()> {
+) -> Result<Overwrite> {
     write_whole_with(path, |file| file.write_all(bytes), action, overwrite)
 }
 
@@ -79,11 +83,12 @@ pub(crate) fn write_whole_with(
     write: impl FnOnce(&mut File) -> io::Result<()>,
     action: &'static str,
     overwrite: impl Into<Overwrite>,
-) -> Result<()> {
-    if is_stream(path) {
-        return open_stream(path).and_then(|mut stream| write(&mut stream)).map_err(Error::io(path, action));
-    }
+) -> Result<Overwrite> {
     let overwrite = overwrite.into();
+    if is_stream(path) {
+        open_stream(path).and_then(|mut stream| write(&mut stream)).map_err(Error::io(path, action))?;
+        return Ok(overwrite);
+    }
     let target = check_place(path, overwrite)?;
     let mut file = temporary(path, &target)?;
     write(file.as_file_mut()).map_err(Error::io(path, action))?;
@@ -210,10 +215,15 @@ pub(crate) fn temporary(path: &Path, target: &Path) -> Result<NamedTempFile> {
     })
 }
 
-/// Flushes a written file to the disk and gives it its name.
-pub(crate) fn complete(path: &Path, file: NamedTempFile, target: &Path, overwrite: Overwrite) -> Result<()> {
+/// Flushes a written file to the disk and gives it its name. Returns [`Overwrite::Only`] for it.
+pub(crate) fn complete(
+    path: &Path,
+    file: NamedTempFile,
+    target: &Path,
+    overwrite: Overwrite,
+) -> Result<Overwrite> {
     file.as_file().sync_all().map_err(Error::io(path, "writing to the disk"))?;
-    overwrite::publish(file, target, overwrite).map_err(|error| match error.kind() {
+    let written = overwrite::publish(file, target, overwrite).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => exists(path),
         _ => Error::io(path, "renaming the finished file")(error),
     })?;
@@ -222,7 +232,7 @@ pub(crate) fn complete(path: &Path, file: NamedTempFile, target: &Path, overwrit
     if let Ok(folder) = File::open(parent(target)) {
         let _ = folder.sync_all();
     }
-    Ok(())
+    Ok(written)
 }
 
 /// True for a pipe, a socket or a character device such as a terminal, which are written to directly. Disks are not.

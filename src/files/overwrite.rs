@@ -4,7 +4,7 @@ use crate::escape::shown;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::SystemTime;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, PathPersistError, TempPath};
 
 /// Whether a file may be replaced if its name is taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,63 +62,102 @@ pub(crate) fn number(found: &std::fs::Metadata) -> (u64, u64) {
     (found.dev(), found.ino())
 }
 
-/// Gives a finished file its name.
+/// Gives a finished file its name. Returns [`Overwrite::Only`] for it. It keeps the permissions of a file that it
+/// replaces.
 ///
 /// # Errors
 /// [`ErrorKind::AlreadyExists`] if the name belongs to a file that may not be replaced; the system's errors.
-pub(super) fn publish(file: NamedTempFile, target: &Path, overwrite: Overwrite) -> io::Result<()> {
-    match overwrite {
-        Overwrite::Never => publish_new(file, target),
-        Overwrite::Only(version) => replace(file, target, version),
-        Overwrite::Always => persist(file, target),
+pub(super) fn publish(file: NamedTempFile, target: &Path, overwrite: Overwrite) -> io::Result<Overwrite> {
+    if overwrite != Overwrite::Never
+        && let Ok(found) = target.symlink_metadata()
+        && found.is_file()
+    {
+        file.as_file().set_permissions(found.permissions())?;
     }
+    // The inode, length and time of the last change stay the same.
+    let written = FileVersion::of(file.path()).map_or(Overwrite::Never, Overwrite::Only);
+    let file = file.into_temp_path();
+    match overwrite {
+        Overwrite::Never => publish_new(file, target).map_err(|error| error.error),
+        Overwrite::Only(version) => replace(file, target, version),
+        Overwrite::Always => file.persist(target).map_err(|error| error.error),
+    }?;
+    Ok(written)
 }
 
-fn persist(file: NamedTempFile, target: &Path) -> io::Result<()> {
-    file.persist(target).map(drop).map_err(|error| error.error)
+/// Removes this version of a file, and no other that has taken its name since. Returns whether it did.
+///
+/// # Errors
+/// The system's errors.
+pub(crate) fn remove(path: &Path, version: FileVersion) -> io::Result<bool> {
+    // Under a new name first: between looking at the file and removing it, another could take the name.
+    let folder = tempfile::Builder::new().prefix(".mirage-").tempdir_in(super::parent(path))?;
+    let moved = folder.path().join("removed");
+    std::fs::rename(path, &moved)?;
+    if FileVersion::of(&moved) == Some(version) {
+        return Ok(true);
+    }
+    if let Err(error) = publish_new(TempPath::try_from_path(&moved)?, path) {
+        error.path.keep().map_err(|error| error.error)?;
+        let place = folder.keep();
+        return Err(io::Error::other(format!(
+            "two other files had this name; one is now in {}",
+            shown(&place)
+        )));
+    }
+    Ok(false)
 }
 
-fn publish_new(file: NamedTempFile, target: &Path) -> io::Result<()> {
+/// Gives a finished file a name that must be free.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] if the name is taken; the system's errors. Each has the file, which is removed on drop.
+pub(crate) fn publish_new(file: TempPath, target: &Path) -> Result<(), PathPersistError> {
     // Some file systems can't rename without replacing. There, check first, then rename: that is better than losing
     // finished work.
     match file.persist_noclobber(target) {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == ErrorKind::AlreadyExists || target.symlink_metadata().is_ok() => {
-            Err(ErrorKind::AlreadyExists.into())
+        Ok(()) => Ok(()),
+        Err(PathPersistError { error, path }) => {
+            if error.kind() == ErrorKind::AlreadyExists || target.symlink_metadata().is_ok() {
+                return Err(PathPersistError { error: ErrorKind::AlreadyExists.into(), path });
+            }
+            path.persist(target)
         }
-        Err(error) => persist(error.file, target),
     }
 }
 
 /// Replaces this version of a file.
-fn replace(file: NamedTempFile, target: &Path, version: FileVersion) -> io::Result<()> {
-    let new = FileVersion::of(file.path());
+fn replace(file: TempPath, target: &Path, version: FileVersion) -> io::Result<()> {
+    let publish_new = |file, target| publish_new(file, target).map_err(|error| error.error);
+    let new = FileVersion::of(&file);
     // Looking at the file first and then renaming would leave time for another to take the name. So exchange both, and
     // then look at what had the name.
-    match exchange(file.path(), target) {
+    match exchange(&file, target) {
         // Dropping the temporary file removes the old version.
-        Ok(()) if FileVersion::of(file.path()) == Some(version) => return Ok(()),
+        Ok(()) if FileVersion::of(&file) == Some(version) => return Ok(()),
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => return publish_new(file, target),
         // Not every system and file system can exchange files.
         Err(_) => {
             return match target.symlink_metadata() {
-                Ok(_) if FileVersion::of(target) == Some(version) => persist(file, target),
+                Ok(_) if FileVersion::of(target) == Some(version) => {
+                    file.persist(target).map_err(|error| error.error)
+                }
                 Ok(_) => Err(ErrorKind::AlreadyExists.into()),
                 Err(_) => publish_new(file, target),
             };
         }
     }
     // It was another file, which gets its name back. By now the name may be free, or yet another file may have taken it.
-    let file = match exchange(file.path(), target) {
-        Ok(()) if FileVersion::of(file.path()) == new => return Err(ErrorKind::AlreadyExists.into()),
+    let file = match exchange(&file, target) {
+        Ok(()) if FileVersion::of(&file) == new => return Err(ErrorKind::AlreadyExists.into()),
         Ok(()) => file,
         Err(_) => match file.persist_noclobber(target) {
             Ok(_) => return Err(ErrorKind::AlreadyExists.into()),
-            Err(error) => error.file,
+            Err(error) => error.path,
         },
     };
-    let place = file.into_temp_path().keep().map_err(|error| error.error)?;
+    let place = file.keep().map_err(|error| error.error)?;
     Err(io::Error::other(format!("two other files had this name; one is now {}", shown(&place))))
 }
 
@@ -184,6 +223,39 @@ mod tests {
             assert!(FileVersion::of(&path).is_none() && path.is_symlink());
         }
     }
+    #[test]
+    fn only_the_stated_version_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a file");
+        fs::write(&path, "old").unwrap();
+        let old = FileVersion::of(&path).unwrap();
+        fs::write(&path, "of another program").unwrap();
+        assert!(!remove(&path, old).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "of another program");
+        assert!(remove(&path, FileVersion::of(&path).unwrap()).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(remove(&path, old).is_err());
+    }
+
+    #[test]
+    fn written_version_can_be_replaced_and_keeps_permissions() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a file");
+        let write = |overwrite| publish(NamedTempFile::new_in(folder.path()).unwrap(), &path, overwrite);
+        let first = write(Overwrite::Never).unwrap();
+        #[cfg(unix)]
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+        let second = write(first).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(write(first).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        write(second).unwrap();
+        #[cfg(unix)]
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o777,
+            0o640
+        );
+    }
+
     /// Runs where two files can be exchanged.
     #[cfg(target_os = "linux")]
     #[test]

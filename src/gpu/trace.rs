@@ -326,7 +326,7 @@ impl Trace {
         let version = env!("CARGO_PKG_VERSION");
         let other = json!({ "device": device, "version": version, "recordingsNotMeasured": unmeasured });
         let text = json!({ "traceEvents": events, "displayTimeUnit": "ms", "otherData": other }).to_string();
-        crate::files::write_whole(path, text.as_bytes(), "writing the trace", replace)
+        crate::files::write_whole(path, text.as_bytes(), "writing the trace", replace).map(drop)
     }
 }
 

@@ -97,7 +97,9 @@ mod tests {
         let options = WriteOptions { metadata, ..WriteOptions::default() };
         let names = ["a.png", "a.jpg", "a.webp", "a.tiff"];
         let written = names.map(|name| folder.join(name));
-        written.iter().for_each(|path| write(path, &picture, &options).unwrap());
+        for path in &written {
+            write(path, &picture, &options).unwrap();
+        }
         written.to_vec()
     }
 

@@ -124,15 +124,17 @@ pub fn check_writable(path: &Path, options: &WriteOptions) -> Result<()> {
 /// `tif`, `tiff`).
 ///
 /// The file is encoded in memory, written under a temporary name in the same folder, flushed to disk and
-/// then renamed, so a reader sees the old file or the new one, never a partial one, even after a crash. It
-/// gets the permissions of any new file; if `path` is a symbolic link, the file it points to is replaced.
+/// then renamed, so a reader sees the old file or the new one, never a partial one, even after a crash. A new
+/// file gets the usual permissions, one that replaces another gets that one's; if `path` is a symbolic link, the file it points to is replaced.
 /// Values are clamped to [0, 1] and rounded to the nearest level.
+///
+/// Returns what may be replaced when the picture is written again: the version written now.
 ///
 /// # Errors
 /// The errors of [`check_writable`]; [`Error::Usage`] if the picture is malformed; [`Error::File`] if it is
 /// too large for the format; [`Error::Io`] if it holds NaN or infinite values, or on an I/O error such as a
 /// full disk. The temporary file is removed.
-pub fn write(path: &Path, picture: &Picture, options: &WriteOptions) -> Result<()> {
+pub fn write(path: &Path, picture: &Picture, options: &WriteOptions) -> Result<Overwrite> {
     let (format, target) = check(path, options)?;
     picture.check()?;
     let (name, longest) = format.limit();

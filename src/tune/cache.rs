@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::escape::shown;
-use crate::files::read_text;
+use crate::files::{FileVersion, Overwrite, read_text, write_whole};
 use crate::gpu::{Context, Precision};
 use crate::graph::{Choice, Choices, KernelUse};
 use serde::{Deserialize, Serialize};
@@ -137,29 +137,35 @@ impl Cache {
     }
 
     /// Adds these entries to those of a file, which another `mirage tune` may have changed in the meantime. Drops
-    /// entries of the same device with another driver.
+    /// entries of the same device with another driver. In the user's [cache folder](Self::default_path) any file with
+    /// this name is replaced, elsewhere only a tuning cache.
     ///
     /// # Errors
     /// As [`Cache::save`].
     pub fn add_to(&self, path: &Path) -> Result<()> {
-        let (mut all, _) = Self::load(path);
+        let is_default = Self::default_path().as_deref() == Some(path);
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        // The version first: the file may change.
+        let version = FileVersion::of(&path);
+        let (mut all, problem) = Self::load(&path);
         for entry in &self.entries {
             all.insert(entry.clone());
         }
-        all.save(path)
+        let version = version.filter(|_| is_default || problem.is_none());
+        all.save(&path, version.map_or(Overwrite::Never, Overwrite::Only))
     }
 
     /// Writes the cache atomically. Creates its folder if necessary.
     ///
     /// # Errors
-    /// [`Error::Io`] if writing fails.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    /// [`Error::Io`] if writing fails, [`Error::File`] if an existing file may not be replaced.
+    pub fn save(&self, path: &Path, overwrite: impl Into<Overwrite>) -> Result<()> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         let failed = || Error::io(path, "writing the tuning cache");
         std::fs::create_dir_all(folder).map_err(failed())?;
         let text = serde_json::to_string_pretty(self).map_err(std::io::Error::from).map_err(failed())?;
-        crate::files::write_whole(path, text.as_bytes(), "writing the tuning cache", true)
+        write_whole(path, text.as_bytes(), "writing the tuning cache", overwrite).map(drop)
     }
 }
 
@@ -216,14 +222,14 @@ mod tests {
         cache.insert(entry(10, "one"));
         cache.insert(entry(11, "two"));
         cache.insert(entry(10, "three"));
-        cache.save(&path).unwrap();
+        cache.save(&path, true).unwrap();
         let (loaded, note) = Cache::load(&path);
         assert_eq!((&loaded, note), (&cache, None));
         let (choices, note) = loaded.choices(&adapter(), false, Precision::Single);
         assert_eq!((choices.len(), note), (2, None));
         assert_eq!(choices[&entry(10, "").of], Choice { variant: "three".into(), content: "abc".into() });
         // Overwritten, and no other file remains.
-        loaded.save(&path).unwrap();
+        loaded.save(&path, true).unwrap();
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 
@@ -244,9 +250,14 @@ mod tests {
         let other = on(entry(10, "other"), |adapter| adapter.device = 9);
         let outdated = on(entry(12, "outdated"), |adapter| adapter.driver = "driver 0.9".into());
         // Two processes that tune at the same time, and earlier entries.
-        of(&[outdated, other.clone()]).save(&path).unwrap();
+        of(&[outdated, other.clone()]).save(&path, true).unwrap();
         of(&[entry(10, "one")]).add_to(&path).unwrap();
         of(&[entry(11, "two"), entry(10, "three")]).add_to(&path).unwrap();
+        // Not to a file that has taken the name.
+        let other_file = path.with_extension("txt");
+        std::fs::write(&other_file, "precious").unwrap();
+        of(&[entry(11, "two")]).add_to(&other_file).unwrap_err();
+        assert_eq!(std::fs::read(&other_file).unwrap(), b"precious");
         assert_eq!(Cache::load(&path).0, of(&[other, entry(11, "two"), entry(10, "three")]));
     }
 
@@ -281,7 +292,7 @@ mod tests {
         assert_eq!(Cache::load(&path), (Cache::default(), None));
         let mut cache = Cache::default();
         cache.insert(entry(10, "one"));
-        cache.save(&path).unwrap();
+        cache.save(&path, true).unwrap();
         let whole = std::fs::read_to_string(&path).unwrap();
         let future = whole.replace("\"format\": 3", "\"format\": 4");
         for (text, words) in [
@@ -297,7 +308,7 @@ mod tests {
             let note = note.unwrap();
             assert!(note.contains(words) && note.contains("mirage tune"), "{note}");
         }
-        cache.save(&path).unwrap();
+        cache.save(&path, true).unwrap();
         assert_eq!(Cache::load(&path), (cache, None));
     }
 
@@ -305,12 +316,12 @@ mod tests {
     fn failed_write_keeps_the_old_cache() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tuning.json");
-        Cache::default().save(&path).unwrap();
+        Cache::default().save(&path, true).unwrap();
         // A folder at the path can't be replaced.
         let taken = folder.path().join("taken");
         std::fs::create_dir(&taken).unwrap();
         std::fs::write(taken.join("precious"), "old").unwrap();
-        let error = Cache::default().save(&taken).unwrap_err();
+        let error = Cache::default().save(&taken, true).unwrap_err();
         assert!(error.to_string().contains("it is a folder"), "{error}");
         assert_eq!(std::fs::read_to_string(taken.join("precious")).unwrap(), "old");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "no temporary file is left");

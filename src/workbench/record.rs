@@ -2,7 +2,7 @@
 
 use super::measure::{Clock, Samples};
 use crate::error::{Error, Result};
-use crate::files::read_text;
+use crate::files::{Overwrite, read_text};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -117,17 +117,17 @@ impl Record {
         Ok(record)
     }
 
-    /// Writes the file atomically. Replaces an existing file only if `replace` is true.
+    /// Writes the file atomically. Returns what may be replaced when it is saved again: the version written now.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::File`] if the file may not be replaced.
-    pub fn save(&self, path: &Path, replace: bool) -> Result<()> {
+    /// [`Error::Io`], or [`Error::File`] if an existing file may not be replaced.
+    pub fn save(&self, path: &Path, overwrite: impl Into<Overwrite>) -> Result<Overwrite> {
         let text = serde_json::to_string_pretty(self).map_err(|error| Error::Io {
             path: path.to_owned(),
             action: "writing",
             source: error.into(),
         })?;
-        crate::files::write_whole(path, (text + "\n").as_bytes(), "writing", replace)
+        crate::files::write_whole(path, (text + "\n").as_bytes(), "writing", overwrite)
     }
 
     /// Compares a row with an earlier record. A kernel counts as faster or slower only if the interquartile ranges of

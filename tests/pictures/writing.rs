@@ -98,7 +98,7 @@ fn existing_file_is_kept_without_overwrite() {
     fs::write(&path, "precious").unwrap();
     let picture = Picture::new(1, 1, vec![0.5; 3]).unwrap();
     let refuse = WriteOptions::default();
-    for result in [check_writable(&path, &refuse), write(&path, &picture, &refuse)] {
+    for result in [check_writable(&path, &refuse), write(&path, &picture, &refuse).map(drop)] {
         let error = result.unwrap_err();
         assert!(error.to_string().contains("exists already") && error.exit_code() == 2, "{error}");
     }
@@ -132,7 +132,7 @@ fn unwritable_paths_are_refused() {
     ] {
         for result in [
             check_writable(&dir.path().join(name), options),
-            write(&dir.path().join(name), &picture, options),
+            write(&dir.path().join(name), &picture, options).map(drop),
         ] {
             let error = result.unwrap_err();
             assert!(error.to_string().contains(expected), "{name}: {error}");

@@ -63,6 +63,85 @@ fn edited_cell_of_a_sweep_is_kept() {
     assert!(place.path("cells/r1c2.png").exists());
 }
 
+/// A picture that is as another run saved it, in the place of a cell, and another sweep's sheet.
+#[test]
+fn files_of_other_runs_and_sweeps_are_kept() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let sweep = |folder: &str, seeds: &str| {
+        let mut command = place.mirage();
+        command.arg("sweep").arg(&photo).arg("--weights").arg(place.network());
+        command.args(["--size", "48", "--iterations", "1", "-o", folder, "--vary", seeds]).assert()
+    };
+    sweep("cells", "seed=1,2").success();
+    sweep("other", "seed=3,4").success();
+    for name in ["sheet.png", "sheet.html"] {
+        let own = std::fs::read(place.path(&format!("cells/{name}"))).unwrap();
+        let other = std::fs::read(place.path(&format!("other/{name}"))).unwrap();
+        place.file(&format!("cells/{name}"), &other);
+        sweep("cells", "seed=1,2").code(2).stderr(says(name));
+        assert_eq!(std::fs::read(place.path(&format!("cells/{name}"))).unwrap(), other);
+        place.file(&format!("cells/{name}"), &own);
+    }
+    // A sweep may be extended, but its sheet is not replaced by a smaller one.
+    sweep("cells", "seed=1,2,3").success();
+    sweep("cells", "seed=1,2").code(2).stderr(says("sheet.png"));
+}
+
+#[test]
+fn checkpoint_of_a_longer_run_is_kept() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    place
+        .render_to(&photo, "out.png", "3")
+        .args(["--seed", "1", "--checkpoint-every", "3"])
+        .assert()
+        .success();
+    std::fs::create_dir(place.path("cells")).unwrap();
+    let checkpoint = std::fs::read(place.path("out-checkpoint.safetensors")).unwrap();
+    place.file("cells/run-1-checkpoint.safetensors", &checkpoint);
+    let mut command = place.mirage();
+    command.arg("sweep").arg(&photo).arg("--weights").arg(place.network());
+    command.args(["--size", "48", "--iterations", "2", "-o", "cells", "--vary", "seed=1"]);
+    command.assert().code(2).stderr(says("run-1-checkpoint"));
+    assert_eq!(std::fs::read(place.path("cells/run-1-checkpoint.safetensors")).unwrap(), checkpoint);
+}
+
+/// Changed in its data, whose checksum the header states, or made read-only.
+#[test]
+fn changed_checkpoint_is_kept() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    place.render_to(&photo, "out.png", "2").args(["--checkpoint-every", "1", "--quiet"]).assert().success();
+    let checkpoint = place.path("out-checkpoint.safetensors");
+    std::fs::copy(&checkpoint, place.path("out.safetensors")).unwrap();
+    let own = std::fs::read(&checkpoint).unwrap();
+    let resume = || {
+        let mut command = place.mirage();
+        command.args([
+            "resume",
+            "out.safetensors",
+            "--iterations",
+            "3",
+            "--checkpoint-every",
+            "1",
+            "--quiet",
+        ]);
+        command.assert()
+    };
+    for edited in edits(&own) {
+        place.file("out-checkpoint.safetensors", &edited);
+        resume().code(2).stderr(says("out-checkpoint"));
+        assert_eq!(std::fs::read(&checkpoint).unwrap(), edited);
+    }
+    place.file("out-checkpoint.safetensors", &own);
+    let mut permissions = checkpoint.metadata().unwrap().permissions();
+    permissions.set_readonly(true);
+    std::fs::set_permissions(&checkpoint, permissions).unwrap();
+    resume().code(2).stderr(says("read-only"));
+    assert_eq!(std::fs::read(&checkpoint).unwrap(), own);
+}
+
 #[cfg(unix)]
 #[test]
 fn file_that_takes_the_name_of_a_checkpoint_stays() {

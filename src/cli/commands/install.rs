@@ -52,7 +52,7 @@ pub(in crate::cli) fn manual(args: &ManArgs, program: Command) -> Result<()> {
     }
     pages.iter().try_for_each(|(page, _)| check_whole(page, args.overwrite))?;
     let write = |(page, text): &(PathBuf, String)| {
-        write_whole(page, text.as_bytes(), "writing the manual", args.overwrite)
+        write_whole(page, text.as_bytes(), "writing the manual", args.overwrite).map(drop)
     };
     pages.iter().try_for_each(write)
 }

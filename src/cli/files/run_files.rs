@@ -228,7 +228,7 @@ impl Files {
             Owner::Run(_) => Ok(()),
             Owner::Edited => Err(Error::file(
                 path,
-                "this picture was changed since the run saved it",
+                "this file was changed since the run saved it, or made read-only",
                 "Choose another name with -o, or replace it with --overwrite",
             )),
             Owner::Other => check_free(path, false, "-o"),
@@ -270,7 +270,7 @@ impl Files {
         picture: &Picture,
         record: Vec<(String, String)>,
     ) -> Result<()> {
-        image_io::write(path, picture, &WriteOptions { metadata: record, ..self.options_for(path) })
+        image_io::write(path, picture, &WriteOptions { metadata: record, ..self.options_for(path) }).map(drop)
     }
 
     /// Writes the finished picture. If that fails (the folder was removed, the disk is full), it is rescued to another
@@ -286,7 +286,7 @@ impl Files {
         let Err(error) = self.write(&self.output, picture, record.to_vec()) else { return Ok(()) };
         let options =
             WriteOptions { overwrite: Overwrite::Never, metadata: record.to_vec(), ..self.options.clone() };
-        let rescued = rescue(&self.output, |place| image_io::write(place, picture, &options));
+        let rescued = rescue(&self.output, |place| image_io::write(place, picture, &options).map(drop));
         Err(Unsaved { error: not_saved(&self.output, &error, rescued.as_deref()), rescued })
     }
 }

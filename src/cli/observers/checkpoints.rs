@@ -5,9 +5,9 @@ use crate::cli::checked_run::CheckedRun;
 use crate::cli::checkpoint::{self, RunTexts};
 use crate::cli::files::rescue::rescue;
 use crate::cli::output::escape::shown;
-use crate::cli::own_files::{Owner, owner};
-use crate::error::Result;
-use crate::files::Overwrite;
+use crate::cli::own_files::owner;
+use crate::error::{Error, Result};
+use crate::files::{self, FileVersion, Overwrite};
 use crate::mirage::{Event, Observer, State};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ pub(in crate::cli) struct Checkpoints {
     path: PathBuf,
     texts: RunTexts,
     status: SharedStatus,
-    /// True if any existing file with this name may be replaced, not only the run's own.
-    overwrite: bool,
+    /// What the next checkpoint may replace, besides an unchanged one of this run.
+    overwrite: Overwrite,
     /// Path of the newest checkpoint.
     saved: Option<PathBuf>,
     failed: bool,
@@ -38,6 +38,7 @@ impl Checkpoints {
         status: &SharedStatus,
     ) -> Result<Self> {
         let texts = RunTexts::new(&checked.options, &checked.inputs)?;
+        let overwrite = overwrite.into();
         Ok(Self { path, texts, status: status.clone(), overwrite, saved: None, failed: false })
     }
 
@@ -46,9 +47,31 @@ impl Checkpoints {
         self.saved.as_deref()
     }
 
-    /// True if this file is the run's own.
-    pub(in crate::cli) fn owns(&self, path: &Path) -> bool {
-        matches!(owner(path, &self.status.borrow().metadata.run), Owner::Run(_))
+    /// Removes the file with the checkpoints' name, if it may be replaced.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if that fails.
+    pub(in crate::cli) fn remove(&self) -> Result<()> {
+        let version = match self.replaceable(&self.path) {
+            Overwrite::Only(version) => version,
+            Overwrite::Always => match FileVersion::of(&self.path) {
+                Some(version) => version,
+                None => return Ok(()),
+            },
+            Overwrite::Never => return Ok(()),
+        };
+        let removed = files::remove(&self.path, version).map(drop);
+        removed.map_err(Error::io(&self.path, "removing the checkpoint"))
+    }
+
+    /// Returns what a checkpoint at this path may replace.
+    fn replaceable(&self, path: &Path) -> Overwrite {
+        match self.overwrite {
+            Overwrite::Always => Overwrite::Always,
+            // Its content need not be read.
+            Overwrite::Only(version) if FileVersion::of(path) == Some(version) => self.overwrite,
+            _ => owner(path, &self.status.borrow().metadata.run).overwrite(),
+        }
     }
 
     /// Saves a state. Returns its path, if it could be saved, and a message if it couldn't and the previous one could.
@@ -57,18 +80,20 @@ impl Checkpoints {
         let write = |path: &Path, overwrite: Overwrite| {
             checkpoint::save(path, overwrite, state, &self.texts, &status.metadata)
         };
-        let own = |path: &Path| owner(path, &status.metadata.run).overwrite();
-        let overwrite = if self.overwrite { Overwrite::Always } else { own(&self.path) };
-        let Err(error) = write(&self.path, overwrite) else {
-            self.failed = false;
-            self.saved = Some(self.path.clone());
-            return (self.saved.clone(), None);
+        let error = match write(&self.path, self.replaceable(&self.path)) {
+            Ok(written) => {
+                self.failed = false;
+                self.overwrite = written;
+                self.saved = Some(self.path.clone());
+                return (self.saved.clone(), None);
+            }
+            Err(error) => error,
         };
         let before = self.saved.take();
         // The place of an earlier rescue.
-        let again =
-            before.clone().filter(|before| *before != self.path && write(before, own(before)).is_ok());
-        let rescued = again.or_else(|| rescue(&self.path, |place| write(place, Overwrite::Never)));
+        let is_rescued = |at: &PathBuf| *at != self.path && write(at, self.replaceable(at)).is_ok();
+        let again = before.clone().filter(is_rescued);
+        let rescued = again.or_else(|| rescue(&self.path, |place| write(place, Overwrite::Never).map(drop)));
         let is_new = !std::mem::replace(&mut self.failed, true);
         let place = rescued.as_ref().map(|place| format!("; it is in {}", shown(place)));
         // The previous one still exists.

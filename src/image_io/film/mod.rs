@@ -310,7 +310,7 @@ impl Film {
         }
         let file = file?;
         written?;
-        complete(path, file, target, overwrite)
+        complete(path, file, target, overwrite).map(drop)
     }
 }
 

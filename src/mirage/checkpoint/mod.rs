@@ -63,11 +63,11 @@ impl Checkpoint {
     /// [`Error::Io`](crate::Error::Io) if the system refuses; [`Error::File`](crate::Error::File) if no file can be
     /// created there.
     pub fn save(&self, path: &Path) -> Result<()> {
-        Self::save_state(&self.state, &self.texts, path, Overwrite::Always)
+        Self::save_state(&self.state, &self.texts, path, Overwrite::Always).map(drop)
     }
 
     /// Same as [`Checkpoint::save`] for a borrowed state and texts, without copying the values. An existing file is
-    /// replaced only as `overwrite` says.
+    /// replaced only as `overwrite` says. Returns what may be replaced the next time: the version written now.
     ///
     /// # Errors
     /// Same as [`Checkpoint::save`]; [`Error::File`](crate::Error::File) if the file exists and may not be replaced.
@@ -76,7 +76,7 @@ impl Checkpoint {
         texts: &HashMap<String, String>,
         path: &Path,
         overwrite: Overwrite,
-    ) -> Result<()> {
+    ) -> Result<Overwrite> {
         write::save(state, texts, path, overwrite)
     }
 

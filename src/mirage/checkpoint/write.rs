@@ -22,7 +22,7 @@ pub(super) fn save(
     texts: &HashMap<String, String>,
     path: &Path,
     overwrite: Overwrite,
-) -> Result<()> {
+) -> Result<Overwrite> {
     let refused = |message: String| Error::io(path, "writing the checkpoint")(std::io::Error::other(message));
     let tensors = tensors(state);
     let mut header = header(&tensors, texts_of(state, texts)).map_err(refused)?;

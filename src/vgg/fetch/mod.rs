@@ -1,11 +1,12 @@
 //! Downloads the published full-size networks, with resumption and hash verification.
 
 use crate::escape::shown;
-use crate::files::{check_place, make_folder, read_text, write_whole};
+use crate::files::{FileVersion, Overwrite, check_place, make_folder, publish_new, read_text, write_whole};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tempfile::TempPath;
 
 use sha2::{Digest, Sha256};
 use ureq::http::{Response, StatusCode, header};
@@ -170,7 +171,7 @@ impl Download {
         }
 
         check_place(&self.target, self.overwrite)?;
-        let part = self.beside("part");
+        let part = self.part(&pointer);
         let mut file = open_part(&part)?;
         if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
             return Err(Error::Download(format!(
@@ -195,9 +196,14 @@ impl Download {
                 self.by_hand()
             )));
         }
-        // The target may have been created in the meantime.
         let target = check_place(&self.target, self.overwrite)?;
-        std::fs::rename(&part, &target).map_err(Error::io(&self.target, "renaming the download to"))?;
+        let renaming = |error| Error::io(&self.target, "renaming the download to")(error);
+        let part = TempPath::try_from_path(part).map_err(renaming)?;
+        let named = if self.overwrite { part.persist(&target) } else { publish_new(part, &target) };
+        // The target may have been created in the meantime. The download stays.
+        named
+            .map_err(|error| error.path.keep().map_or_else(|kept| kept.error, |_| error.error))
+            .map_err(renaming)?;
         self.record_hash(&pointer)?;
         Ok(done(false, pointer.sha256))
     }
@@ -342,23 +348,36 @@ impl Download {
         name.into()
     }
 
+    /// Returns the path of the incomplete download. The name says what it is a part of, so that no other file is taken
+    /// for it.
+    fn part(&self, pointer: &Pointer) -> PathBuf {
+        let name = self.target.file_name().unwrap_or_default().to_string_lossy();
+        self.target.with_file_name(format!(".{name}.{}.mirage-part", &pointer.sha256[..16]))
+    }
+
     /// Returns the hash stored by an earlier download, so the file can be verified without a connection.
     fn recorded_hash(&self) -> Option<String> {
         let text = read_text(&self.beside("sha256"), POINTER_LIMIT).ok()?;
-        text.split_whitespace().next().filter(|hash| is_sha256(hash)).map(str::to_owned)
+        let hash = text.get(..64).filter(|hash| is_sha256(hash))?;
+        (text == self.hash_line(hash)).then(|| hash.to_owned())
     }
 
-    /// Stores the hash in the format of `sha256sum -c`.
+    /// Returns a hash in the format of `sha256sum -c`.
+    fn hash_line(&self, sha256: &str) -> String {
+        format!("{sha256}  {}\n", self.target.file_name().unwrap_or_default().to_string_lossy())
+    }
+
+    /// Stores the hash of the file.
     fn record_hash(&self, pointer: &Pointer) -> Result<()> {
         let path = self.beside("sha256");
-        let name = self.target.file_name().unwrap_or_default().to_string_lossy();
-        let text = format!("{}  {name}\n", pointer.sha256);
         // Don't replace a file that this program didn't write. Without the stored hash, the host is asked again.
-        let is_own =
-            self.recorded_hash().is_some() && path.symlink_metadata().is_ok_and(|found| found.is_file());
-        match write_whole(&path, text.as_bytes(), "writing", is_own) {
+        let overwrite = match FileVersion::of(&path) {
+            Some(version) if self.recorded_hash().is_some() => Overwrite::Only(version),
+            _ => Overwrite::Never,
+        };
+        match write_whole(&path, self.hash_line(&pointer.sha256).as_bytes(), "writing", overwrite) {
             Err(Error::File { .. }) => Ok(()),
-            written => written,
+            written => written.map(drop),
         }
     }
 }
@@ -371,8 +390,15 @@ fn open_part(part: &Path) -> Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let file = options.open(part).map_err(Error::io(part, "opening"))?;
-    if !file.metadata().map_err(Error::io(part, "opening"))?.is_file() {
-        return Err(Error::file(part, "it is not a regular file", "Remove it, or choose another folder"));
+    let found = file.metadata().map_err(Error::io(part, "opening"))?;
+    // Under its other name, the file may be anyone's.
+    #[cfg(unix)]
+    let has_other_name = std::os::unix::fs::MetadataExt::nlink(&found) > 1;
+    #[cfg(not(unix))]
+    let has_other_name = false;
+    if !found.is_file() || has_other_name {
+        let problem = "it is not a regular file, or it has a second name (a hard link)";
+        return Err(Error::file(part, problem, "Remove it, or choose another folder"));
     }
     Ok(file)
 }

@@ -26,6 +26,12 @@ struct Server {
     ranges: mpsc::Receiver<Option<String>>,
 }
 
+/// Returns the path of the incomplete download of this content.
+fn part(folder: &Path, content: &[u8]) -> PathBuf {
+    let sha256 = hex(&Sha256::digest(content));
+    folder.join(format!(".vgg19.safetensors.{}.mirage-part", &sha256[..16]))
+}
+
 fn serve(content: &[u8], published: &[u8], plan: &[Serve]) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -110,7 +116,7 @@ fn file_is_verified_and_not_fetched_twice() {
     assert!(!fetched.already_present);
     assert!(reports.is_sorted() && reports[0].0 == 0, "{reports:?}");
     assert_eq!(reports.last(), Some(&(content.len() as u64, content.len() as u64)));
-    assert!(!folder.path().join("vgg19.safetensors.part").exists());
+    assert!(!part(folder.path(), &content).exists());
     assert_eq!(server.ranges.try_iter().collect::<Vec<_>>(), [None]);
 
     // The second time no connection is needed.
@@ -144,12 +150,34 @@ fn downloads_do_not_follow_symlinks() {
     let server = serve(&content, &content, &[]);
     let path = |name: &str| folder.path().join(name);
     std::fs::write(path("victim"), "precious").unwrap();
-    std::os::unix::fs::symlink("victim", path("vgg19.safetensors.part")).unwrap();
+    std::os::unix::fs::symlink("victim", part(folder.path(), &content)).unwrap();
     run(&server, folder.path()).unwrap_err();
-    std::fs::remove_file(path("vgg19.safetensors.part")).unwrap();
+    std::fs::remove_file(part(folder.path(), &content)).unwrap();
     std::os::unix::fs::symlink("victim", path("vgg19.safetensors.sha256")).unwrap();
     run(&server, folder.path()).unwrap();
     assert_eq!(std::fs::read(path("victim")).unwrap(), b"precious");
+}
+
+/// Files that other programs may have left beside the network.
+#[test]
+fn other_files_stay() {
+    let (content, folder) = (content(), tempfile::tempdir().unwrap());
+    let server = serve(&content, &content, &[]);
+    let path = |name: &str| folder.path().join(name);
+    let list = format!("{}  another.bin\n{}  vgg19.safetensors\n", "0".repeat(64), "1".repeat(64));
+    std::fs::write(path("vgg19.safetensors.part"), "precious").unwrap();
+    std::fs::write(path("vgg19.safetensors.sha256"), &list).unwrap();
+    run(&server, folder.path()).unwrap();
+    assert_eq!(std::fs::read(path("vgg19.safetensors.part")).unwrap(), b"precious");
+    assert_eq!(std::fs::read_to_string(path("vgg19.safetensors.sha256")).unwrap(), list);
+    assert_eq!(std::fs::read(path("vgg19.safetensors")).unwrap(), content);
+    // A file with a second name could be anyone's.
+    std::fs::remove_file(path("vgg19.safetensors")).unwrap();
+    std::fs::hard_link(path("vgg19.safetensors.part"), part(folder.path(), &content)).unwrap();
+    if cfg!(unix) {
+        run(&server, folder.path()).unwrap_err();
+        assert_eq!(std::fs::read(path("vgg19.safetensors.part")).unwrap(), b"precious");
+    }
 }
 
 #[test]
@@ -169,7 +197,7 @@ fn interrupted_download_continues() {
 #[test]
 fn partial_file_of_earlier_run_continues() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
-    std::fs::write(folder.path().join("vgg19.safetensors.part"), &content[..123_456]).unwrap();
+    std::fs::write(part(folder.path(), &content), &content[..123_456]).unwrap();
     let server = serve(&content, &content, &[]);
     let path = run(&server, folder.path()).unwrap().path;
     assert_eq!(std::fs::read(path).unwrap(), content);
@@ -185,7 +213,7 @@ fn unusable_partial_download_restarts() {
         (vec![0; content.len() + 1], Serve::Whole),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("vgg19.safetensors.part"), part).unwrap();
+        std::fs::write(super::tests::part(folder.path(), &content), part).unwrap();
         let server = serve(&content, &content, &[how]);
         let path = run(&server, folder.path()).unwrap().path;
         assert_eq!(std::fs::read(path).unwrap(), content);
@@ -218,7 +246,7 @@ fn repeatedly_broken_download_keeps_partial_file() {
     let server = serve(&content, &content, &[&[Serve::Break(1000)][..], &[Serve::Break(0); 9]].concat());
     let error = run(&server, folder.path()).unwrap_err();
     assert!(error.to_string().contains("1000 of 700001"), "{error}");
-    assert_eq!(std::fs::read(folder.path().join("vgg19.safetensors.part")).unwrap(), content[..1000]);
+    assert_eq!(std::fs::read(part(folder.path(), &content)).unwrap(), content[..1000]);
 }
 
 #[test]
@@ -256,7 +284,7 @@ fn unknown_name_lists_known_ones() {
 fn concurrent_download_is_refused() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
     let server = serve(&content, &content, &[]);
-    let part = File::create(folder.path().join("vgg19.safetensors.part")).unwrap();
+    let part = File::create(part(folder.path(), &content)).unwrap();
     part.lock().unwrap();
     let error = run(&server, folder.path()).unwrap_err();
     assert!(error.to_string().contains("another run"), "{error}");

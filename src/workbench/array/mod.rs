@@ -175,7 +175,7 @@ impl Array {
         let header = WriteOptions::new_header_only().dtype(dtype).shape(&shape).writer(Vec::new());
         let mut content = header.write_header_only().map_err(Error::io(path, "writing"))?;
         content.extend_from_slice(&self.bytes);
-        crate::files::write_whole(path, &content, "writing", replace)
+        crate::files::write_whole(path, &content, "writing", replace).map(drop)
     }
 
     /// Reads one tensor of a .safetensors file, without reading the others.

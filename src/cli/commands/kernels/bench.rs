@@ -7,6 +7,7 @@ use crate::cli::output::format::metric;
 use crate::cli::output::streams;
 use crate::cli::output::table::Table;
 use crate::error::Result;
+use crate::files::Overwrite;
 use crate::graph::{Engine, Peaks, PrepareOptions, Program, SingleOp, candidates};
 use crate::ops::{Case, Shape};
 use crate::shader::Folder;
@@ -83,14 +84,14 @@ pub(super) fn run(args: &BenchArgs, folder: Option<Folder>) -> Result<u8> {
         metric(peaks.bandwidth)
     ))?;
     let bench = Bench { args, engine: &engine, peaks };
-    let mut all = Record::new(device, peaks.flops, peaks.bandwidth);
+    let mut all = (Record::new(device, peaks.flops, peaks.bandwidth), args.overwrite.into());
     bench.round(&cases, earlier.as_ref(), None, &mut all)?;
     let Some(watch) = watch else { return Ok(0) };
     watch.each(|changed| {
         // Transformed weights on the device were computed by the old shader.
         engine.forget_constants();
         // A valid shader may still not fit its dispatch; a later version may.
-        let before = all.clone();
+        let before = all.0.clone();
         match bench.round(&cases, Some(&before), Some(changed), &mut all) {
             Ok(()) => Ok(()),
             Err(error) if error.is_of_kernel() => streams::print(&error.to_string()),
@@ -120,15 +121,15 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// Times all cases, or those whose kernels use one of `shaders`. Prints each when it is done, compared with the
-    /// `earlier` figures. Merges the results into those of `all` rounds, which are also saved.
+    /// `earlier` figures. Merges the results into those of all rounds, which are also saved, and replace what `overwrite`
+    /// allows.
     fn round(
         &self,
         cases: &[(String, Case)],
         earlier: Option<&Record>,
         shaders: Option<&[&str]>,
-        all: &mut Record,
+        (all, overwrite): &mut (Record, Overwrite),
     ) -> Result<()> {
-        let mut is_saved = false;
         for (name, case) in cases {
             let rows = self.case(name, case, shaders)?;
             if rows.is_empty() {
@@ -138,9 +139,7 @@ impl Bench<'_> {
             join(&mut all.rows, rows);
             // Saved after each case, so that an interruption or a lost device loses little.
             if let Some(path) = &self.args.json {
-                let is_own = shaders.is_some() || is_saved;
-                all.save(path, is_own || self.args.overwrite)?;
-                is_saved = true;
+                *overwrite = all.save(path, *overwrite)?;
             }
         }
         if all.rows.is_empty() && shaders.is_none() {

@@ -5,7 +5,7 @@ use super::{Filter, KernelDeviceArgs, check_written};
 use crate::cli::output::streams;
 use crate::cli::output::table::Table;
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files::{Overwrite, write_whole};
 use crate::graph::{Engine, candidates};
 use crate::ops::{Case, REGISTRY, Shape, Signature};
 use crate::shader::Folder;
@@ -67,7 +67,7 @@ pub(super) fn run(args: &TestArgs, folder: Option<Folder>) -> Result<u8> {
     let mut engine = args.device.open()?;
     let cases = args.cases();
     streams::print(&engine.describe())?;
-    let mut all = Vec::new();
+    let mut all = (Vec::new(), [args.overwrite.into(); 2]);
     let mut passed = args.round(&mut engine, &cases, None, &mut all)?;
     if let Some(watch) = watch {
         watch.each(|changed| {
@@ -99,13 +99,13 @@ impl TestArgs {
     }
 
     /// Tests all cases, or those whose kernels use one of `shaders`, and prints the results; true if all passed. Merges
-    /// them into the results of `all` rounds, which are also written to the files.
+    /// them into the results of all rounds, which are also written to the files, and replace what `overwrite` allows.
     fn round(
         &self,
         engine: &mut Arc<Engine>,
         cases: &[(Case, u64)],
         shaders: Option<&[&str]>,
-        all: &mut Vec<Checked>,
+        (all, [json, junit]): &mut (Vec<Checked>, [Overwrite; 2]),
     ) -> Result<bool> {
         let checked = self.check_all(engine, cases, shaders)?;
         if checked.is_empty() {
@@ -117,13 +117,11 @@ impl TestArgs {
         self.print(&checked)?;
         let passed = checked.iter().all(|checked| checked.fault.is_none());
         join(all, checked);
-        // After the first round the files are this command's own.
-        let replace = self.overwrite || shaders.is_some();
         if let Some(path) = &self.json {
-            write_json(path, replace, &engine.describe(), all)?;
+            *json = write_json(path, *json, &engine.describe(), all)?;
         }
         if let Some(path) = &self.junit {
-            write_junit(path, replace, &engine.describe(), all)?;
+            *junit = write_junit(path, *junit, &engine.describe(), all)?;
         }
         Ok(passed)
     }
@@ -256,7 +254,7 @@ fn table(checked: &[Checked], kernels: &[(&str, &str)]) -> String {
     )
 }
 
-fn write_json(path: &Path, replace: bool, device: &str, checked: &[Checked]) -> Result<()> {
+fn write_json(path: &Path, overwrite: Overwrite, device: &str, checked: &[Checked]) -> Result<Overwrite> {
     let rows: Vec<serde_json::Value> = checked
         .iter()
         .map(|checked| {
@@ -275,11 +273,11 @@ fn write_json(path: &Path, replace: bool, device: &str, checked: &[Checked]) -> 
         })
         .collect();
     let all = json!({ "version": env!("CARGO_PKG_VERSION"), "device": device, "results": rows });
-    write_whole(path, format!("{all:#}\n").as_bytes(), "writing", replace)
+    write_whole(path, format!("{all:#}\n").as_bytes(), "writing", overwrite)
 }
 
 /// Writes one suite per op, with one test for each kernel at each shape.
-fn write_junit(path: &Path, replace: bool, device: &str, checked: &[Checked]) -> Result<()> {
+fn write_junit(path: &Path, overwrite: Overwrite, device: &str, checked: &[Checked]) -> Result<Overwrite> {
     let mut report = Report::new(format!("mirage kernels on {device}"));
     for op in REGISTRY.iter().map(|entry| entry.name) {
         let mut suite = TestSuite::new(op);
@@ -306,7 +304,7 @@ fn write_junit(path: &Path, replace: bool, device: &str, checked: &[Checked]) ->
         action: "writing",
         source: std::io::Error::other(error.to_string()),
     })?;
-    write_whole(path, text.as_bytes(), "writing", replace)
+    write_whole(path, text.as_bytes(), "writing", overwrite)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub(super) const PAGE: &str = "report.md";
 ///
 /// # Errors
 /// [`Error::Io`].
-pub(super) fn save(record: &Record) -> Result<()> {
+pub(super) fn save(record: &mut Record) -> Result<()> {
     let path = record.folder.join(JSON);
     let text = serde_json::to_string_pretty(record).map_err(|error| Error::Io {
         path: path.clone(),
@@ -21,6 +21,14 @@ pub(super) fn save(record: &Record) -> Result<()> {
         source: error.into(),
     })?;
     // Both are rewritten after each part; neither existed at the start.
-    write_whole(&path, (text + "\n").as_bytes(), "writing the report", true)?;
-    write_whole(&record.folder.join(PAGE), page::page(record).as_bytes(), "writing the report", true)
+    let [json, markdown] = record.saved;
+    let json = write_whole(&path, (text + "\n").as_bytes(), "writing the report", json)?;
+    let markdown = write_whole(
+        &record.folder.join(PAGE),
+        page::page(record).as_bytes(),
+        "writing the report",
+        markdown,
+    )?;
+    record.saved = [json, markdown];
+    Ok(())
 }

@@ -60,13 +60,13 @@ pub(in crate::cli) fn run(args: &ReportArgs, shader_dir: Option<&Path>) -> Resul
         }
     }
     let mut record = Record::new(args, &folder);
-    save(&record)?;
+    save(&mut record)?;
     interrupt.arm(&Controls::new());
     let terminal = Terminal::new(false);
     let runner = PartRunner::new(args, shader_dir, on_cpu, &folder, &interrupt, &terminal)?;
     let state = if runner.run(&mut record)? { State::Complete } else { State::Interrupted };
     record.state = state;
-    save(&record)?;
+    save(&mut record)?;
     let failed = record.failed();
     for (part, reason) in &failed {
         terminal.print(&format!("FAILED {part}: {reason}"));

@@ -2,6 +2,7 @@
 
 use super::args::{PartName, ReportArgs};
 use crate::cli::values::{Precision, value_name};
+use crate::files::Overwrite;
 use serde::Serialize;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,9 @@ pub(super) struct Record {
     pub picture: PartOutcome,
     #[serde(skip)]
     pub folder: PathBuf,
+    /// What may be replaced when data and page are saved again.
+    #[serde(skip)]
+    pub saved: [Overwrite; 2],
 }
 
 /// Progress of the report.
@@ -152,6 +156,7 @@ impl Record {
             pytorch: args.against.map(|_| PartOutcome::new(true)),
             picture: outcome(PartName::Picture),
             folder: folder.to_owned(),
+            saved: [Overwrite::Never; 2],
         }
     }
 

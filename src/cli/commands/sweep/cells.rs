@@ -6,9 +6,8 @@ use crate::cli::checked_run::CheckedRun;
 use crate::cli::files::rescue::{not_saved, rescue};
 use crate::cli::observers::SharedStatus;
 use crate::cli::output::escape::shown;
-use crate::cli::own_files::overwrite_unchanged;
 use crate::error::Result;
-use crate::files::Overwrite;
+use crate::files::{FileVersion, Overwrite};
 use crate::image_io::{self, Picture, WriteOptions};
 use crate::mirage::{Event, Observer, Readout, RunResult};
 use std::ops::ControlFlow;
@@ -54,23 +53,28 @@ impl CellWriter<'_> {
         // An existing cell is replaced if its run had to start again, but not one that was edited.
         let overwrite = match painted {
             _ if self.overwrite => Overwrite::Always,
-            Some(_) => overwrite_unchanged(&path),
+            Some(found) => found.overwrite,
             None => Overwrite::Never,
         };
-        if overwrite == Overwrite::Never && painted.is_some() && path.exists() {
+        let is_kept = match overwrite {
+            Overwrite::Never => true,
+            Overwrite::Only(version) => FileVersion::of(&path) != Some(version),
+            Overwrite::Always => false,
+        };
+        if is_kept && painted.is_some() && path.symlink_metadata().is_ok() {
             let problem = format!("{}: kept, as it was changed since this sweep saved it", shown(&path));
             self.status.borrow_mut().problems.push(problem);
             return Ok(());
         }
         let alpha = self.checked.files.alpha();
         let options = WriteOptions { metadata, overwrite, alpha, ..WriteOptions::default() };
-        if let Err(error) = image_io::write(&path, picture, &options) {
+        let overwrite = image_io::write(&path, picture, &options).map_err(|error| {
             let options = WriteOptions { overwrite: Overwrite::Never, ..options };
-            let rescued = rescue(&path, |place| image_io::write(place, picture, &options));
-            return Err(not_saved(&path, &error, rescued.as_deref()));
-        }
+            let rescued = rescue(&path, |place| image_io::write(place, picture, &options).map(drop));
+            not_saved(&path, &error, rescued.as_deref())
+        })?;
         let (classes, distance) = (readout.classes.clone(), readout.distance);
-        *painted = Some(PaintedCell { picture: picture.clone(), classes, distance });
+        *painted = Some(PaintedCell { picture: picture.clone(), classes, distance, overwrite });
         Ok(())
     }
 }

@@ -6,9 +6,11 @@ use crate::cli::args::RenderArgs;
 use crate::cli::checked_run::CheckedRun;
 use crate::cli::checkpoint::SavedCheckpoint;
 use crate::cli::output::escape::one_line;
+use crate::cli::own_files::overwrite_unchanged;
 use crate::cli::record::metadata::{self, PictureMetadata};
 use crate::cli::record::options::{self, Effect, Row};
 use crate::error::{Error, Result};
+use crate::files::Overwrite;
 use crate::image_io::{self, Picture};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -29,6 +31,8 @@ impl PlannedRun {
     /// [`Error::File`] if it belongs to another sweep, or to none.
     pub(super) fn painted(&self, cell: &Cell, path: &Path) -> Result<PaintedCell> {
         let options = self.checked.options.of_cell(path, cell.stops_before(self.checked.iterations));
+        // The version first: the file may change.
+        let overwrite = overwrite_unchanged(path);
         let Some(found) = PictureMetadata::read(path)? else {
             return Err(Error::file(
                 path,
@@ -48,7 +52,7 @@ impl PlannedRun {
             ));
         }
         let picture = image_io::read(path)?.picture;
-        Ok(painted(picture, &found.classes))
+        Ok(painted(picture, &found.classes, overwrite))
     }
 
     /// Returns which file content differs between the run of a cell and this one, if any. The names of the files are
@@ -68,14 +72,14 @@ impl PlannedRun {
 }
 
 /// Opens the checkpoint of an interrupted run, if the run had the same options and read files with the same content.
-/// The number of iterations may differ.
+/// The run may have more iterations than the interrupted one, but none that the checkpoint has passed.
 pub(super) fn own_checkpoint(path: &Path, run: &PlannedRun) -> Option<SavedCheckpoint> {
     let saved = path.exists().then(|| SavedCheckpoint::open(path).ok()).flatten()?;
     let options = run.checked.options.absolute().ok()?;
     let is_same = difference(&saved.options, &options, Compared::Runs).is_none()
         && saved.network == run.network
         && saved.has_inputs(&run.checked.inputs).ok()?;
-    is_same.then_some(saved)
+    (is_same && saved.file.iteration() <= run.checked.iterations).then_some(saved)
 }
 
 /// Purpose of comparing two records.
@@ -108,12 +112,12 @@ fn difference(one: &Map<String, Value>, other: &Map<String, Value>, compared: Co
     names.filter(counts).find(differs).cloned()
 }
 
-fn painted(picture: Picture, seen: &Map<String, Value>) -> PaintedCell {
+fn painted(picture: Picture, seen: &Map<String, Value>, overwrite: Overwrite) -> PaintedCell {
     let class = |class: &Value| {
         let index = usize::try_from(class.get("index")?.as_u64()?).ok()?;
         Some((index, class.get("probability")?.as_f64()? as f32))
     };
     let classes = seen.get("classes").and_then(Value::as_array).into_iter().flatten();
     let distance = seen.get("distance").and_then(Value::as_f64).map(|distance| distance as f32);
-    PaintedCell { picture, classes: classes.filter_map(class).collect(), distance }
+    PaintedCell { picture, classes: classes.filter_map(class).collect(), distance, overwrite }
 }

@@ -117,7 +117,8 @@ impl Sweep {
             let network = shown(checked.network.path.file_stem().unwrap_or_default());
             format!("{network}, {}x{} pixels, seed {}", photo.width, photo.height, checked.request.seed)
         });
-        let contact = ContactSheet { folder, title, about: about.unwrap_or_default() };
+        let pictures = planned.first().map(|run| run.checked.inputs.of_pictures()).unwrap_or_default();
+        let contact = ContactSheet { folder, title, about: about.unwrap_or_default(), pictures };
         if let Some(run) = planned.first() {
             let [height, width] = run.checked.request.size();
             contact.check(&table, (width, height))?;
@@ -215,7 +216,7 @@ impl Sweep {
             if path.symlink_metadata().is_err() {
                 continue;
             }
-            let is_own = continues && ContactSheet::overwrite_own(&path) != Overwrite::Never;
+            let is_own = continues && self.contact.overwrite_own(&self.table, &path) != Overwrite::Never;
             if !self.overwrite && !is_own {
                 return Err(not_of_this_sweep(&path));
             }
@@ -369,10 +370,7 @@ impl Sweep {
         if matches!(outcome.ending, Ending::Finished | Ending::Settled) {
             writer.finish(&outcome)?;
             progress.finish_run(checked.work());
-            if checkpoint.exists() && (overwrite || checkpoints.owns(&checkpoint)) {
-                std::fs::remove_file(&checkpoint)
-                    .map_err(Error::io(&checkpoint, "removing the checkpoint"))?;
-            }
+            checkpoints.remove()?;
         }
         let rescued = checkpoints.saved().filter(|saved| *saved != checkpoint).map(Path::to_owned);
         Ok((outcome.ending, rescued))

@@ -9,11 +9,14 @@ use crate::error::Result;
 use crate::files::{FileVersion, Overwrite, read_text, write_whole};
 use crate::hex::hex;
 use crate::image_io::{self, Picture, Sheet, WriteOptions};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 
 /// Metadata key that identifies the picture of a sheet.
 const MARK: &str = "neural-mirage:sheet";
+/// Beginning of the line of the page with the same.
+const PAGE_MARK: &str = "<meta name=\"neural-mirage-sheet\" content=\"";
 /// Template of the page.
 const PAGE: &str = include_str!("page.html");
 /// File name of the picture of all cells.
@@ -33,6 +36,8 @@ pub(super) struct PaintedCell {
     /// Classes that the network sees in it: index and probability.
     pub classes: Vec<(usize, f32)>,
     pub distance: Option<f32>,
+    /// What may be replaced by painting the cell again: its file, as the sweep saved it.
+    pub overwrite: Overwrite,
 }
 
 /// Writes the picture and the page of a sheet.
@@ -44,6 +49,8 @@ pub(super) struct ContactSheet {
     pub title: String,
     /// Network, size, seed.
     pub about: String,
+    /// Hash of the pictures that the first run reads.
+    pub pictures: String,
 }
 
 impl ContactSheet {
@@ -99,7 +106,8 @@ impl ContactSheet {
     ) -> Result<()> {
         let size = painted.iter().flatten().next().map(|cell| (cell.picture.width, cell.picture.height));
         let Some((width, height)) = size else { return Ok(()) };
-        let may_replace = |path: &Path| if overwrite { Overwrite::Always } else { Self::overwrite_own(path) };
+        let may_replace =
+            |path: &Path| if overwrite { Overwrite::Always } else { self.overwrite_own(table, path) };
         let (replace_picture, replace_page) = (may_replace(&self.picture()), may_replace(&self.page()));
         let mut cells = Vec::new();
         for cell in painted {
@@ -112,25 +120,50 @@ impl ContactSheet {
             });
         }
         let sheet = self.sheet(table, cells);
-        let metadata = vec![(MARK.to_owned(), self.title.clone())];
+        let metadata = vec![(MARK.to_owned(), self.mark(table))];
         let options = WriteOptions { overwrite: replace_picture, metadata, ..WriteOptions::default() };
         image_io::write(&self.picture(), &sheet.compose()?, &options)?;
         let mut page = self.html(table, painted, names, (width, height));
         page += &checksum_line(&page);
-        write_whole(&self.page(), page.as_bytes(), "writing the contact sheet", replace_page)
+        write_whole(&self.page(), page.as_bytes(), "writing the contact sheet", replace_page).map(drop)
     }
 
-    /// Returns whether a picture or a page may be replaced: only if it is the sheet of a sweep, as that saved it.
-    pub(super) fn overwrite_own(path: &Path) -> Overwrite {
+    /// Returns whether a picture or a page may be replaced: only if it is this sweep's sheet, as that saved it.
+    pub(super) fn overwrite_own(&self, table: &Table, path: &Path) -> Overwrite {
         if path.extension().is_some_and(|ending| ending == "png") {
+            let overwrite = overwrite_unchanged(path);
+            if overwrite == Overwrite::Never {
+                return overwrite;
+            }
             let metadata = image_io::read_metadata(path).unwrap_or_default();
-            let is_sheet = metadata.iter().any(|(key, _)| key == MARK);
-            return if is_sheet { overwrite_unchanged(path) } else { Overwrite::Never };
+            let is_sheet = metadata.iter().any(|(key, text)| key == MARK && self.is_own(table, text));
+            return if is_sheet { overwrite } else { Overwrite::Never };
         }
         let Some(version) = FileVersion::of(path) else { return Overwrite::Never };
         let page = read_text(path, LARGEST_PAGE).unwrap_or_default();
-        let is_own = page.rfind(CHECKSUM).is_some_and(|at| checksum_line(&page[..at]) == page[at..]);
+        let is_unchanged = page.rfind(CHECKSUM).is_some_and(|at| checksum_line(&page[..at]) == page[at..]);
+        let mark = page.split_once(PAGE_MARK).and_then(|(_, rest)| rest.split_once('"'));
+        let is_own = is_unchanged && mark.is_some_and(|(mark, _)| self.is_own(table, &html_unescaped(mark)));
         if is_own { Overwrite::Only(version) } else { Overwrite::Never }
+    }
+
+    /// Returns the text by which a sheet is recognised.
+    fn mark(&self, table: &Table) -> String {
+        json!({ "pictures": self.pictures, "about": self.about, "rows": table.rows, "columns": table.columns })
+            .to_string()
+    }
+
+    /// True if a sheet with this mark is of this sweep, perhaps with fewer rows and columns.
+    fn is_own(&self, table: &Table, mark: &str) -> bool {
+        let mark: Value = serde_json::from_str(mark).unwrap_or_default();
+        let within = |name: &str, all: &[String]| {
+            let found = mark[name].as_array();
+            found.is_some_and(|found| found.iter().all(|text| all.iter().any(|one| text == one)))
+        };
+        mark["pictures"] == *self.pictures
+            && mark["about"] == *self.about
+            && within("rows", &table.rows)
+            && within("columns", &table.columns)
     }
 
     fn html(
@@ -167,6 +200,7 @@ impl ContactSheet {
         // Not `format!`, because the style sheet contains braces.
         PAGE.replace("{title}", &html_escaped(&self.title))
             .replace("{about}", &html_escaped(&self.about))
+            .replace("{mark}", &html_escaped(&self.mark(table)))
             .replace("{width}", &width.to_string())
             .replace("{height}", &height.to_string())
             .replace("{table}", &rows)
@@ -195,6 +229,11 @@ fn caption(cell: &PaintedCell, names: &ClassNames, most: usize) -> String {
         parts.extend(cell.distance.map(|distance| format!("{distance:.2} from the photo")));
     }
     parts.join(", ")
+}
+
+/// Reverses [`html_escaped`].
+fn html_unescaped(text: &str) -> String {
+    text.replace("&quot;", "\"").replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&")
 }
 
 fn html_escaped(text: &str) -> String {
@@ -227,5 +266,6 @@ mod tests {
     #[test]
     fn sheet_text_is_html_escaped() {
         assert_eq!(html_escaped("<a href=\"x\">&"), "&lt;a href=&quot;x&quot;&gt;&amp;");
+        assert_eq!(html_unescaped(&html_escaped("&lt;\"<&>")), "&lt;\"<&>");
     }
 }
