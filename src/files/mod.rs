@@ -133,7 +133,7 @@ pub(crate) fn check_place(path: &Path, overwrite: impl Into<Overwrite>) -> Resul
     }
     match overwrite.into() {
         Overwrite::Never => Err(exists(path)),
-        Overwrite::Only(version) if FileVersion::of(path) != Some(version) => Err(exists(path)),
+        Overwrite::Only(version) if FileVersion::of(&target) != Some(version) => Err(exists(path)),
         _ => Ok(target),
     }
 }
@@ -332,6 +332,11 @@ mod tests {
         write_whole(&link, b"new", "writing", true).unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"new");
         assert!(link.symlink_metadata().unwrap().is_symlink());
+        // Again and again, if it is still the same file.
+        let own = write_whole(&link, b"newer", "writing", true).unwrap();
+        write_whole(&link, b"newest", "writing", own).unwrap();
+        write_whole(&link, b"too late", "writing", own).unwrap_err();
+        assert_eq!(std::fs::read(&file).unwrap(), b"newest");
     }
 
     #[test]

@@ -72,7 +72,8 @@ pub(super) fn publish(file: NamedTempFile, target: &Path, overwrite: Overwrite) 
         && let Ok(found) = target.symlink_metadata()
         && found.is_file()
     {
-        file.as_file().set_permissions(found.permissions())?;
+        // Not every file system has permissions.
+        let _ = file.as_file().set_permissions(found.permissions());
     }
     // The inode, length and time of the last change stay the same.
     let written = FileVersion::of(file.path()).map_or(Overwrite::Never, Overwrite::Only);

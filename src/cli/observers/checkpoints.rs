@@ -83,7 +83,9 @@ impl Checkpoints {
         let error = match write(&self.path, self.replaceable(&self.path)) {
             Ok(written) => {
                 self.failed = false;
-                self.overwrite = written;
+                if self.overwrite != Overwrite::Always {
+                    self.overwrite = written;
+                }
                 self.saved = Some(self.path.clone());
                 return (self.saved.clone(), None);
             }

@@ -121,8 +121,8 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// Times all cases, or those whose kernels use one of `shaders`. Prints each when it is done, compared with the
-    /// `earlier` figures. Merges the results into those of all rounds, which are also saved, and replace what `overwrite`
-    /// allows.
+    /// `earlier` figures. Merges the results into those of all rounds and saves them; `overwrite` says what that
+    /// may replace.
     fn round(
         &self,
         cases: &[(String, Case)],

@@ -99,7 +99,7 @@ impl TestArgs {
     }
 
     /// Tests all cases, or those whose kernels use one of `shaders`, and prints the results; true if all passed. Merges
-    /// them into the results of all rounds, which are also written to the files, and replace what `overwrite` allows.
+    /// them into the results of all rounds and writes the files; `json` and `junit` say what that may replace.
     fn round(
         &self,
         engine: &mut Arc<Engine>,
