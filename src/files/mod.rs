@@ -4,10 +4,12 @@ mod overwrite;
 
 pub use overwrite::{FileVersion, Overwrite};
 
-pub(crate) use overwrite::{publish_new, remove};
-
-#[cfg(unix)]
+#[cfg(all(unix, feature = "cli"))]
 pub(crate) use overwrite::number;
+#[cfg(feature = "fetch")]
+pub(crate) use overwrite::publish_new;
+#[cfg(feature = "cli")]
+pub(crate) use overwrite::remove;
 
 use crate::allocation::with_capacity;
 use crate::error::{Error, Result};

@@ -90,6 +90,7 @@ pub(super) fn publish(file: NamedTempFile, target: &Path, overwrite: Overwrite) 
 ///
 /// # Errors
 /// The system's errors.
+#[cfg(any(feature = "cli", test))]
 pub(crate) fn remove(path: &Path, version: FileVersion) -> io::Result<bool> {
     // Under a new name first: between looking at the file and removing it, another could take the name.
     let folder = tempfile::Builder::new().prefix(".mirage-").tempdir_in(super::parent(path))?;
