@@ -25,7 +25,8 @@
 //!         }
 //!         Ok(ControlFlow::Continue(())) // Break would stop after this iteration
 //!     })?;
-//!     image_io::write(Path::new("mirage.png"), &outcome.picture, &image_io::WriteOptions::default())
+//!     image_io::write(Path::new("mirage.png"), &outcome.picture, &image_io::WriteOptions::default())?;
+//!     Ok(())
 //! }
 //! ```
 //!

@@ -181,7 +181,10 @@ fn copied_program_runs_in_empty_folder() {
     };
     start(&["weights"]).assert().success().stdout(predicate::str::contains(DEFAULT_NETWORK_SHA256));
     let photo = photo.to_str().unwrap();
-    let short = ["--size", "64", "--scales", "1", "--iterations", "2", "--checkpoint-every", "1"];
+    // A few layers: this program is not optimised, so the default objective would take minutes.
+    let short = "--size 64 --scales 1 --iterations 2 --checkpoint-every 1 --spatial relu1_1 --style relu1_1 \
+                 --style-statistic gram --abstract none --top 0";
+    let short: Vec<&str> = short.split_whitespace().collect();
     start(&[&["render", photo, "-o", "out.png"][..], &short].concat()).assert().success();
     let shown = start(&["show", "out.png"]).assert().success();
     let shown = String::from_utf8_lossy(&shown.get_output().stdout).into_owned();
