@@ -133,11 +133,7 @@ pub(crate) fn check_place(path: &Path, overwrite: impl Into<Overwrite>) -> Resul
     if !kind.is_file() && !kind.is_symlink() {
         return Err(Error::file(path, "it exists and is not an ordinary file", "Choose another name"));
     }
-    match overwrite.into() {
-        Overwrite::Never => Err(exists(path)),
-        Overwrite::Only(version) if FileVersion::of(&target) != Some(version) => Err(exists(path)),
-        _ => Ok(target),
-    }
+    if overwrite.into().allows(&target) { Ok(target) } else { Err(exists(path)) }
 }
 
 /// Rejects a path that ends like a folder's, in `/`, `/.` or `/..`: the system would reject it only after the file is

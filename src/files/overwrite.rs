@@ -18,6 +18,17 @@ pub enum Overwrite {
     Always,
 }
 
+impl Overwrite {
+    /// True if the existing file at this path may be replaced.
+    pub(crate) fn allows(self, path: &Path) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Only(version) => FileVersion::of(path) == Some(version),
+            Self::Always => true,
+        }
+    }
+}
+
 impl From<bool> for Overwrite {
     /// Returns [`Overwrite::Always`] or [`Overwrite::Never`].
     fn from(always: bool) -> Self {
@@ -25,7 +36,7 @@ impl From<bool> for Overwrite {
     }
 }
 
-/// Tells a file from any other, and from itself after a change.
+/// Identifies a version of a file. Any other file has another one, and so has the file after a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileVersion {
     /// Device and inode number.
@@ -76,14 +87,14 @@ pub(super) fn publish(file: NamedTempFile, target: &Path, overwrite: Overwrite) 
         let _ = file.as_file().set_permissions(found.permissions());
     }
     // The inode, length and time of the last change stay the same.
-    let written = FileVersion::of(file.path()).map_or(Overwrite::Never, Overwrite::Only);
+    let new = FileVersion::of(file.path());
     let file = file.into_temp_path();
     match overwrite {
         Overwrite::Never => publish_new(file, target).map_err(|error| error.error),
-        Overwrite::Only(version) => replace(file, target, version),
+        Overwrite::Only(version) => replace(file, new, target, version),
         Overwrite::Always => file.persist(target).map_err(|error| error.error),
     }?;
-    Ok(written)
+    Ok(new.map_or(Overwrite::Never, Overwrite::Only))
 }
 
 /// Removes this version of a file, and no other that has taken its name since. Returns whether it did.
@@ -99,14 +110,14 @@ pub(crate) fn remove(path: &Path, version: FileVersion) -> io::Result<bool> {
     if FileVersion::of(&moved) == Some(version) {
         return Ok(true);
     }
-    if let Err(error) = publish_new(TempPath::try_from_path(&moved)?, path) {
-        error.path.keep().map_err(|error| error.error)?;
-        let place = folder.keep();
-        return Err(io::Error::other(format!(
-            "two other files had this name; one is now in {}",
-            shown(&place)
-        )));
+    // It was another file, which gets its name back. From here on dropping the folder must not remove it.
+    let folder = folder.keep();
+    let back = publish_new(TempPath::try_from_path(&moved)?, path);
+    if let Err(error) = back {
+        let place = error.path.keep().map_err(|error| error.error)?;
+        return Err(io::Error::other(format!("two other files had this name; one is now {}", shown(&place))));
     }
+    std::fs::remove_dir(folder)?;
     Ok(false)
 }
 
@@ -128,10 +139,9 @@ pub(crate) fn publish_new(file: TempPath, target: &Path) -> Result<(), PathPersi
     }
 }
 
-/// Replaces this version of a file.
-fn replace(file: TempPath, target: &Path, version: FileVersion) -> io::Result<()> {
+/// Replaces this version of a file by a finished file, whose own version is `new`.
+fn replace(file: TempPath, new: Option<FileVersion>, target: &Path, version: FileVersion) -> io::Result<()> {
     let publish_new = |file, target| publish_new(file, target).map_err(|error| error.error);
-    let new = FileVersion::of(&file);
     // Looking at the file first and then renaming would leave time for another to take the name. So exchange both, and
     // then look at what had the name.
     match exchange(&file, target) {
@@ -225,6 +235,7 @@ mod tests {
             assert!(FileVersion::of(&path).is_none() && path.is_symlink());
         }
     }
+
     #[test]
     fn only_the_stated_version_is_removed() {
         let folder = tempfile::tempdir().unwrap();

@@ -66,11 +66,11 @@ impl Checkpoints {
 
     /// Returns what a checkpoint at this path may replace.
     fn replaceable(&self, path: &Path) -> Overwrite {
-        match self.overwrite {
-            Overwrite::Always => Overwrite::Always,
-            // Its content need not be read.
-            Overwrite::Only(version) if FileVersion::of(path) == Some(version) => self.overwrite,
-            _ => owner(path, &self.status.borrow().metadata.run).overwrite(),
+        // The content of the file written last need not be read.
+        if self.overwrite.allows(path) {
+            self.overwrite
+        } else {
+            owner(path, &self.status.borrow().metadata.run).overwrite()
         }
     }
 

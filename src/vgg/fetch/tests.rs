@@ -207,13 +207,13 @@ fn partial_file_of_earlier_run_continues() {
 #[test]
 fn unusable_partial_download_restarts() {
     let content = content();
-    for (part, how) in [
+    for (beginning, how) in [
         (content[..5000].to_vec(), Serve::NoRange),
         (content[..5000].to_vec(), Serve::Status("416 Range Not Satisfiable")),
         (vec![0; content.len() + 1], Serve::Whole),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(super::tests::part(folder.path(), &content), part).unwrap();
+        std::fs::write(part(folder.path(), &content), beginning).unwrap();
         let server = serve(&content, &content, &[how]);
         let path = run(&server, folder.path()).unwrap().path;
         assert_eq!(std::fs::read(path).unwrap(), content);

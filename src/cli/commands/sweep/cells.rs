@@ -7,7 +7,7 @@ use crate::cli::files::rescue::{not_saved, rescue};
 use crate::cli::observers::SharedStatus;
 use crate::cli::output::escape::shown;
 use crate::error::Result;
-use crate::files::{FileVersion, Overwrite};
+use crate::files::Overwrite;
 use crate::image_io::{self, Picture, WriteOptions};
 use crate::mirage::{Event, Observer, Readout, RunResult};
 use std::ops::ControlFlow;
@@ -56,12 +56,7 @@ impl CellWriter<'_> {
             Some(found) => found.overwrite,
             None => Overwrite::Never,
         };
-        let is_kept = match overwrite {
-            Overwrite::Never => true,
-            Overwrite::Only(version) => FileVersion::of(&path) != Some(version),
-            Overwrite::Always => false,
-        };
-        if is_kept && painted.is_some() && path.symlink_metadata().is_ok() {
+        if !overwrite.allows(&path) && painted.is_some() && path.symlink_metadata().is_ok() {
             let problem = format!("{}: kept, as it was changed since this sweep saved it", shown(&path));
             self.status.borrow_mut().problems.push(problem);
             return Ok(());
