@@ -1,6 +1,7 @@
 //! Which existing file may be replaced, and replacing it.
 
 use crate::escape::shown;
+use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::SystemTime;
@@ -50,13 +51,8 @@ impl FileVersion {
     /// Returns the version of an ordinary file, and `None` for anything else: links may lead anywhere.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
-        let found = path.symlink_metadata().ok().filter(std::fs::Metadata::is_file)?;
-        Some(Self {
-            #[cfg(unix)]
-            number: number(&found),
-            length: found.len(),
-            modified: found.modified().ok(),
-        })
+        let found = path.symlink_metadata().ok().filter(Metadata::is_file)?;
+        Some(Self::from(&found))
     }
 
     /// Returns the file's length in bytes.
@@ -66,9 +62,20 @@ impl FileVersion {
     }
 }
 
+impl From<&Metadata> for FileVersion {
+    fn from(found: &Metadata) -> Self {
+        Self {
+            #[cfg(unix)]
+            number: number(found),
+            length: found.len(),
+            modified: found.modified().ok(),
+        }
+    }
+}
+
 /// Returns device and inode number of a file.
 #[cfg(unix)]
-pub(crate) fn number(found: &std::fs::Metadata) -> (u64, u64) {
+pub(crate) fn number(found: &Metadata) -> (u64, u64) {
     use std::os::unix::fs::MetadataExt as _;
     (found.dev(), found.ino())
 }
@@ -106,7 +113,7 @@ pub(crate) fn remove(path: &Path, version: FileVersion) -> io::Result<bool> {
     // Under a new name first: between looking at the file and removing it, another could take the name.
     let folder = tempfile::Builder::new().prefix(".mirage-").tempdir_in(super::parent(path))?;
     let moved = folder.path().join("removed");
-    std::fs::rename(path, &moved)?;
+    fs::rename(path, &moved)?;
     if FileVersion::of(&moved) == Some(version) {
         return Ok(true);
     }
@@ -117,7 +124,7 @@ pub(crate) fn remove(path: &Path, version: FileVersion) -> io::Result<bool> {
         let place = error.path.keep().map_err(|error| error.error)?;
         return Err(io::Error::other(format!("two other files had this name; one is now {}", shown(&place))));
     }
-    std::fs::remove_dir(folder)?;
+    fs::remove_dir(folder)?;
     Ok(false)
 }
 
@@ -160,16 +167,37 @@ fn replace(file: TempPath, new: Option<FileVersion>, target: &Path, version: Fil
             };
         }
     }
-    // It was another file, which gets its name back. By now the name may be free, or yet another file may have taken it.
-    let file = match exchange(&file, target) {
-        Ok(()) if FileVersion::of(&file) == new => return Err(ErrorKind::AlreadyExists.into()),
-        Ok(()) => file,
-        Err(_) => match file.persist_noclobber(target) {
-            Ok(_) => return Err(ErrorKind::AlreadyExists.into()),
-            Err(error) => error.path,
-        },
-    };
-    let place = file.keep().map_err(|error| error.error)?;
+    give_back(file, new, target)
+}
+
+/// Gives a name back to another program's file, `held`. Its name is taken by the file whose version is `new`, which is
+/// removed, unless yet another file has taken the name in the meantime.
+fn give_back(mut held: TempPath, new: Option<FileVersion>, target: &Path) -> io::Result<()> {
+    // Links and folders count too.
+    let version = |path: &Path| path.symlink_metadata().ok().map(|found| FileVersion::from(&found));
+    let mut taken_by = new;
+    // A file that took the name later keeps it, as if it had replaced the earlier one. So exchange until nothing happened
+    // between two exchanges. The limit is for programs that never stop.
+    for _ in 0..100 {
+        let given = version(&held);
+        match exchange(&held, target) {
+            Ok(()) if taken_by.is_some() && version(&held) == taken_by => break,
+            Ok(()) => taken_by = given,
+            // The name is free, or else the file stays where it is.
+            Err(_) => match held.persist_noclobber(target) {
+                Ok(_) => return Err(ErrorKind::AlreadyExists.into()),
+                Err(error) => {
+                    held = error.path;
+                    taken_by = None;
+                    break;
+                }
+            },
+        }
+    }
+    if taken_by.is_some() && taken_by == new {
+        return Err(ErrorKind::AlreadyExists.into());
+    }
+    let place = held.keep().map_err(|error| error.error)?;
     Err(io::Error::other(format!("two other files had this name; one is now {}", shown(&place))))
 }
 
@@ -269,6 +297,47 @@ mod tests {
         );
     }
 
+    /// The earlier of two files of other programs gets its name back while the later one already has it.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn latest_file_keeps_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a file");
+        let temporary = |text: &str| {
+            let file = NamedTempFile::new_in(folder.path()).unwrap();
+            fs::write(file.path(), text).unwrap();
+            file.into_temp_path()
+        };
+        let own = temporary("own");
+        let new = FileVersion::of(&own);
+        own.persist(&path).unwrap();
+        let given = |text: &str| give_back(temporary(text), new, &path).unwrap_err();
+        let files = || {
+            let mut texts: Vec<String> = fs::read_dir(folder.path())
+                .unwrap()
+                .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
+                .collect();
+            texts.sort();
+            texts
+        };
+        assert_eq!(given("first").kind(), ErrorKind::AlreadyExists);
+        assert_eq!(files(), ["first"]);
+        // The later one is at its name.
+        let error = given("earlier");
+        assert!(error.to_string().starts_with("two other files had this name; one is now "), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+        assert_eq!(files(), ["earlier", "first"]);
+        // A link is no file of ours either.
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        given("earlier than the link");
+        assert!(path.is_symlink());
+        // The name is free.
+        fs::remove_file(&path).unwrap();
+        assert_eq!(given("alone").kind(), ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "alone");
+    }
+
     /// Runs where two files can be exchanged.
     #[cfg(target_os = "linux")]
     #[test]
@@ -291,13 +360,14 @@ mod tests {
                 }
                 replaced
             });
-            // Waits until the file has this text, and makes room for it if `other` has the name.
-            let wait_for = |text: &str, other: &str| {
+            // Waits until the file has this text. With `remove`, it makes room: any file of the other program is removed,
+            // for an earlier one may get its name back when a later one is gone.
+            let wait_for = |text: &str, remove: bool| {
                 let started = std::time::Instant::now();
                 loop {
                     match fs::read_to_string(&path).unwrap_or_default() {
                         found if found == text => return true,
-                        found if !other.is_empty() && found == other => drop(fs::remove_file(&path)),
+                        found if remove && found.starts_with("file ") => drop(fs::remove_file(&path)),
                         _ => {}
                     }
                     if started.elapsed().as_secs() > 10 {
@@ -305,16 +375,13 @@ mod tests {
                     }
                 }
             };
-            let mut previous = String::new();
             let lost = (0..300).find(|round| {
                 let text = format!("file {round} of another program");
-                let started = wait_for("own", &previous);
+                let started = wait_for("own", true);
                 let new = folder.path().join("new");
                 fs::write(&new, &text).unwrap();
                 fs::rename(&new, &path).unwrap();
-                let stays = started && wait_for(&text, "");
-                previous = text;
-                !stays
+                !(started && wait_for(&text, false))
             });
             done.store(true, Ordering::Relaxed);
             let replaced = run.join().unwrap();
