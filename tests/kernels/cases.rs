@@ -42,21 +42,29 @@ fn cases() -> impl Iterator<Item = &'static Prepared> {
     CASES.iter().map(|(case, seed, prepared)| prepared.get_or_init(|| Prepared::new(case.clone(), *seed)))
 }
 
-fn single(engine: &Arc<Engine>, case: &Case) -> SingleOp {
+pub fn single(engine: &Arc<Engine>, case: &Case) -> SingleOp {
     let shapes: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
     SingleOp::new(engine, case.op.clone(), &shapes).unwrap()
 }
 
 /// Returns the engine's candidate kernels.
-fn kernels(engine: &Engine, op: &dyn Op, single: &SingleOp) -> Vec<Kernel> {
+pub fn kernels(engine: &Engine, op: &dyn Op, single: &SingleOp) -> Vec<Kernel> {
     if engine.profile().cpu {
         return candidates(op, single.signature(), engine.profile()).unwrap();
     }
     op.kernels(single.signature(), engine.profile()).unwrap()
 }
 
-/// Kernels that have run, as full debug descriptions.
-type Ran = BTreeSet<String>;
+/// Kernels that have run, as full debug descriptions. Families share kernels, such as the naive one.
+#[derive(Default)]
+pub struct Ran(BTreeSet<String>);
+
+impl Ran {
+    /// Returns false if the kernel already ran for this case.
+    pub fn insert(&mut self, case: &Case, kernel: &Kernel) -> bool {
+        self.0.insert(format!("{:?} {:?} {kernel:?}", case.op, case.inputs))
+    }
+}
 
 /// Tests each kernel offered on this device, except those that already ran, and returns the variants seen. With
 /// `refusals` (lowered limits) a kernel may refuse to run, but its results must be correct.
@@ -70,8 +78,7 @@ fn check(
     let kernels = kernels(engine, case.op.as_ref(), &single);
     let mut seen = BTreeSet::new();
     for (variant, name) in single.variants().unwrap().into_iter().enumerate() {
-        // Families share kernels, such as the naive one.
-        if !ran.insert(format!("{:?} {:?} {:?}", case.op, case.inputs, kernels[variant])) {
+        if !ran.insert(case, &kernels[variant]) {
             continue;
         }
         let what = format!("{:?}/{name} on {:?}", case.op, case.inputs);
@@ -103,7 +110,7 @@ fn check_saved(what: &str, case: &Case, values: &[Vec<f32>], outcome: &SingleRun
 #[test]
 fn every_kernel_matches_its_reference() {
     let _turn = turn();
-    let (mut seen, mut ran) = (BTreeSet::new(), Ran::new());
+    let (mut seen, mut ran) = (BTreeSet::new(), Ran::default());
     for family in [Family::Texture, Family::Buffer] {
         let engine = engine(family);
         cases().for_each(|case| seen.extend(check(&engine, case, false, &mut ran)));
@@ -141,7 +148,7 @@ fn root_trace_of_indefinite_matrix_is_zero() {
         let prepared = Prepared::new(Case::drawn(RootTrace, &[(square, input)], 1e-6), 1);
         assert_eq!(prepared.expected, [0.0]);
         for engine in [engine(Family::Texture), engine(Family::Buffer), cpu(DeviceOptions::default())] {
-            assert!(!check(&engine, &prepared, false, &mut Ran::new()).is_empty());
+            assert!(!check(&engine, &prepared, false, &mut Ran::default()).is_empty());
         }
     }
 }
@@ -153,7 +160,7 @@ fn every_op_runs_on_the_cpu_device() {
         let engine = cpu(DeviceOptions { exact, threads: Some(3), ..Default::default() });
         // Only convolutions have an exact variant.
         for case in cases().filter(|case| !exact || case.case.op.name().starts_with("conv")) {
-            let seen = check(&engine, case, false, &mut Ran::new());
+            let seen = check(&engine, case, false, &mut Ran::default());
             assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(case.case.op.name(), "cpu")]);
         }
     }
@@ -174,7 +181,7 @@ fn cpu_convolutions_process_tiles_in_bands() {
         Case::normal(backward, &[upstream, upstream], 1e-5),
     ] {
         let prepared = Prepared::new(case, 1);
-        let seen = check(&cpu(DeviceOptions::default()), &prepared, false, &mut Ran::new());
+        let seen = check(&cpu(DeviceOptions::default()), &prepared, false, &mut Ran::default());
         assert_eq!(seen.into_iter().map(|(_, variant)| variant).collect::<Vec<_>>(), ["cpu"]);
     }
 }
@@ -198,7 +205,7 @@ fn cpu_results_do_not_depend_on_thread_count() {
 #[test]
 fn every_kernel_runs_on_a_minimal_device() {
     let _turn = turn();
-    let mut ran = Ran::new();
+    let mut ran = Ran::default();
     for family in [Family::Texture, Family::Buffer] {
         let options = DeviceOptions { family, minimal: true, ..Default::default() };
         let engine = engine_with(&options, |_| {});
@@ -210,7 +217,7 @@ fn every_kernel_runs_on_a_minimal_device() {
 #[test]
 fn kernels_are_correct_where_few_workgroups_fit() {
     let _turn = turn();
-    let (mut seen, mut ran) = (BTreeSet::new(), Ran::new());
+    let (mut seen, mut ran) = (BTreeSet::new(), Ran::default());
     for family in [Family::Texture, Family::Buffer] {
         let options = DeviceOptions { family, ..Default::default() };
         let engine = engine_with(&options, |profile| profile.max_groups = 16);
@@ -250,7 +257,7 @@ fn oversized_dispatches_wrap() {
         let options = DeviceOptions { family, ..Default::default() };
         let engine = engine_with(&options, |profile| profile.max_groups = 13);
         for prepared in &cases {
-            check(&engine, prepared, false, &mut Ran::new());
+            check(&engine, prepared, false, &mut Ran::default());
             let case = &prepared.case;
             for kernel in kernels(&engine, case.op.as_ref(), &single(&engine, case)) {
                 let wraps = kernel.dispatches.iter().all(|dispatch| dispatch.groups[1] > 1);

@@ -1,12 +1,12 @@
 //! Almost all kernels propagate NaN, so a run detects overflowing activations. WGSL leaves comparisons with NaN
 //! undefined, but the drivers tested here and the CPU device propagate it.
 
+use super::cases::{Ran, kernels, single};
 use crate::common::{cpu, engine, inputs, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
-use neural_mirage::graph::{PrepareOptions, SingleOp};
 use neural_mirage::ops::{Case, REGISTRY, Shape};
 
-/// Runs each variant of each case of the ops with `spoil` applied to the first input. `check` receives a name, the
+/// Runs each kernel for each case of the ops once, with `spoil` applied to the first input. `check` receives a name, the
 /// case, its inputs, and the output.
 fn on_each(
     takes: impl Fn(&str) -> bool,
@@ -14,15 +14,19 @@ fn on_each(
     mut check: impl FnMut(&str, &Case, &[Vec<f32>], &[f32]),
 ) {
     let _turn = turn();
+    let mut ran = Ran::default();
     for engine in [engine(Family::Texture), engine(Family::Buffer), cpu(DeviceOptions::default())] {
         for case in REGISTRY.iter().filter(|entry| takes(entry.name)).flat_map(|entry| (entry.cases)()) {
-            let options = PrepareOptions { all_families: true, ..PrepareOptions::default() };
-            let single = SingleOp::new(&engine, case.op.clone(), &shapes(&case)).unwrap().with(options);
+            let single = single(&engine, &case);
             let mut values = inputs(&case, 3);
             spoil(&mut values[0]);
-            for (variant, kernel) in single.variants().unwrap().into_iter().enumerate() {
+            for (variant, kernel) in kernels(&engine, case.op.as_ref(), &single).iter().enumerate() {
+                if !ran.insert(&case, kernel) {
+                    continue;
+                }
                 let found = single.run(variant, &values).unwrap().values;
-                let name = format!("{:?}/{kernel} on {:?}, {}", case.op, shapes(&case), engine.describe());
+                let name =
+                    format!("{:?}/{} on {:?}, {}", case.op, kernel.variant, shapes(&case), engine.describe());
                 check(&name, &case, &values, &found);
             }
         }

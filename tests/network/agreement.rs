@@ -63,7 +63,8 @@ fn default_run_matches_cpu_with_the_shipped_network() {
     let (width, height) = fit(photo.width, photo.height, 128);
     let mut request = Request::new(resize(&photo, width, height).unwrap());
     request.scales = Scales { count: ScaleCount::Exactly(1), iterations: vec![10], ..request.scales };
-    request.schedule.report_every = 1;
+    // Each report takes as long as four iterations.
+    request.schedule.report_every = 5;
     let (gpu, cpu) = (engine(Family::Auto), cpu(DeviceOptions::default()));
 
     let session = Session::new(&gpu, &network, request.clone()).unwrap();
@@ -87,10 +88,10 @@ fn default_run_matches_cpu_with_the_shipped_network() {
         totals
     };
     let (gpu, cpu) = (totals(&gpu), totals(&cpu));
-    assert_eq!((gpu.len(), cpu.len()), (11, 11));
+    assert_eq!((gpu.len(), cpu.len()), (3, 3));
     let difference = |(gpu, cpu): (&f64, &f64)| ((gpu - cpu) / gpu).abs();
     let worst = gpu.iter().zip(&cpu).map(difference).fold(0.0, f64::max);
-    println!("losses of ten iterations: {worst:.1e}");
+    println!("losses in ten iterations: {worst:.1e}");
     // Measured: 2.0e-4. Rounding changes decisions of ReLU.
     assert!(worst <= 1e-3, "{worst:.1e}");
 }

@@ -2,8 +2,9 @@
 //!
 //! Each run continues to the iteration at which the balance is measured again. A separate session then evaluates its
 //! picture with only the run's raw weights, so the shares are measured independently of the code that set the weights.
-//! By default each photo, each size and each set of layers occurs in some run. `MIRAGE_BALANCE_SIZES=192,256,384,512`
-//! tests every photo with both sets at these sizes; `--nocapture` prints the table of docs/balance.md.
+//! By default each photo, each size and each set of layers occurs in some run, and all but the first run measure again
+//! after three iterations instead of ten, to save time. `MIRAGE_BALANCE_SIZES=192,256,384,512` tests every photo with
+//! both sets at these sizes, after ten iterations; `--nocapture` prints the table of docs/balance.md.
 
 use crate::common::{engine, turn};
 use neural_mirage::gpu::Family;
@@ -52,34 +53,36 @@ fn measured_shares_match_requested_shares() {
     println!("| photo | size | layers | asked | measured |\n| --- | --- | --- | --- | --- |");
     let mut worst: f32 = 0.0;
     let photos = ["astronaut.png", "chelsea.png", "coffee.png"];
-    // Photo, size and set of layers.
-    let runs: Vec<(usize, usize, usize)> = match std::env::var("MIRAGE_BALANCE_SIZES") {
+    // Photo, size, set of layers, and interval of measurements (0: the default, after ten iterations).
+    let runs: Vec<(usize, usize, usize, u32)> = match std::env::var("MIRAGE_BALANCE_SIZES") {
         Ok(sizes) => {
             let sizes = sizes.split(',').map(|size| size.trim().parse().expect("sizes"));
             let sizes: Vec<usize> = sizes.collect();
             let sizes = (0..photos.len()).flat_map(|photo| sizes.iter().map(move |size| (photo, *size)));
-            sizes.flat_map(|(photo, size)| (0..sets.len()).map(move |set| (photo, size, set))).collect()
+            sizes.flat_map(|(photo, size)| (0..sets.len()).map(move |set| (photo, size, set, 0))).collect()
         }
-        Err(_) => vec![(0, 64, 0), (1, 80, 1), (2, 96, 0), (0, 112, 1)],
+        Err(_) => vec![(0, 64, 0, 0), (1, 80, 1, 3), (2, 96, 0, 3), (0, 112, 1, 3)],
     };
-    for (photo_index, size, set) in runs {
+    for (photo_index, size, set, rebalance_every) in runs {
+        let again = if rebalance_every == 0 { 10 } else { rebalance_every };
         let (name, (set, names, asked_for)) = (photos[photo_index], sets[set]);
         let mut request = Request::new(photo(name, size));
         let asked_for =
             |name: &str| asked_for[FACTORS.iter().position(|other| *other == name).expect("a factor")];
         request.groups = factors(names, |name| Strength::Share(asked_for(name))).groups();
-        request.scales = Scales::single(11);
+        request.rebalance_every = rebalance_every;
+        request.scales = Scales::single(again + 1);
         // Then the picture that is read back is the measured one.
         request.average_decay = 0.0;
         request.top_classes = 0;
         request.schedule.report_every = 0;
-        request.schedule.snapshot_at = vec![10];
+        request.schedule.snapshot_at = vec![again];
         let mut session = Session::new(&engine, &network, request.clone()).expect("a session");
         let (mut raw, mut reached) = (Weights::default(), None);
         session
             .run(&mut |event: Event<'_>| {
                 match event {
-                    Event::Weighted { iteration: 10, weights, .. } => raw = weights.clone(),
+                    Event::Weighted { iteration, weights, .. } if iteration == again => raw = weights.clone(),
                     Event::Snapshot { picture, .. } => reached = Some(picture.clone()),
                     _ => {}
                 }
@@ -87,7 +90,7 @@ fn measured_shares_match_requested_shares() {
             })
             .expect("a run");
         let measured = raw.0.iter().filter(|weight| weight.norm.is_some()).count();
-        assert_eq!(measured, 3, "the balance is measured after ten iterations");
+        assert_eq!(measured, 3, "the balance is measured after {again} iterations");
         request.groups = factors(names, |name| Strength::Weight(raw.of(name))).groups();
         request.init = Init::Picture(Arc::new(reached.expect("a picture")));
         request.scales = Scales::single(1);

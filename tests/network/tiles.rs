@@ -168,7 +168,7 @@ fn tiled_gradient_matches_when_tiles_see_part_of_picture() {
 fn tiled_gradient_matches_for_default_network() {
     let _turn = turn();
     let engine = cpu(DeviceOptions { exact: true, ..Default::default() });
-    for (size, tile) in [([149, 41], 64), ([97, 41], 16)] {
+    for (size, tile) in [([149, 41], 64), ([53, 37], 16)] {
         let (network, request) = default_request(size);
         // The matrix roots of the default statistic take most of the time.
         let more = (tile == 16).then(|| (request.clone(), ROOTS));

@@ -250,7 +250,8 @@ fn stated_and_taken(weights: &Path, more: &[&str], measured: Measured) -> [f64; 
         let mut mirage = place.deviceless();
         mirage.args([command, "photo.png", "--adapter", "cpu", "--size", size, "--scales", "1", "--quiet"]);
         mirage.args(["--top", "0", "--abstract", "none", "--spatial", "relu2_1"]);
-        mirage.args(["--style", "relu1_1", "--weights"]).arg(weights).args(more);
+        mirage.args(["--style", "relu1_1", "--style-statistic", "gram"]);
+        mirage.arg("--weights").arg(weights).args(more);
         mirage
     };
     let stated = |size: &str| {

@@ -95,8 +95,8 @@ fn cat(place: &Place, words: &[&str], network: &str) -> String {
     said
 }
 
-/// Paints without classes.
-const PAINT: [&str; 12] = [
+/// Paints without classes. Gram matrices are computed quickly.
+const PAINT: [&str; 14] = [
     "render",
     "--size",
     "32",
@@ -106,6 +106,8 @@ const PAINT: [&str; 12] = [
     "1",
     "--abstract",
     "none",
+    "--style-statistic",
+    "gram",
     "-o",
     "out.png",
     "--overwrite",
