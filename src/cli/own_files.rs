@@ -36,9 +36,7 @@ const LARGEST_PICTURE: u64 = 1 << 29;
 pub(super) fn owner(path: &Path, run: &str) -> Owner {
     let Some(version) = FileVersion::of(path).filter(|_| !run.is_empty()) else { return Owner::Other };
     let owned = |is_unchanged: bool| {
-        // A file that was made read-only is to be kept.
-        let is_locked = path.metadata().is_ok_and(|found| found.permissions().readonly());
-        if is_unchanged && !is_locked { Owner::Run(version) } else { Owner::Edited }
+        if is_unchanged && !is_locked(path) { Owner::Run(version) } else { Owner::Edited }
     };
     // Checkpoints may be large, and are not read as pictures.
     if let Some(found) = checkpoint::run_of(path) {
@@ -55,10 +53,22 @@ pub(super) fn owner(path: &Path, run: &str) -> Owner {
     }
 }
 
+/// True for a file that was made read-only: it is to be kept.
+fn is_locked(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| found.permissions().readonly())
+}
+
 /// Returns whether a picture may be replaced that this program saved: only if it is as saved.
 pub(super) fn overwrite_unchanged(path: &Path) -> Overwrite {
-    match FileVersion::of(path).filter(|version| version.length() <= LARGEST_PICTURE) {
-        Some(version) if image_io::is_unchanged(path).unwrap_or(false) => Overwrite::Only(version),
+    overwrite_if(path, LARGEST_PICTURE, |path| image_io::is_unchanged(path).unwrap_or(false))
+}
+
+/// Returns whether a file may be replaced: only if it has at most `most` bytes, is not read-only, and `is_own` is true for
+/// it.
+pub(super) fn overwrite_if(path: &Path, most: u64, is_own: impl Fn(&Path) -> bool) -> Overwrite {
+    // The version first: the file may change.
+    match FileVersion::of(path).filter(|version| version.length() <= most && !is_locked(path)) {
+        Some(version) if is_own(path) => Overwrite::Only(version),
         _ => Overwrite::Never,
     }
 }

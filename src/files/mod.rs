@@ -133,7 +133,32 @@ pub(crate) fn check_place(path: &Path, overwrite: impl Into<Overwrite>) -> Resul
     if !kind.is_file() && !kind.is_symlink() {
         return Err(Error::file(path, "it exists and is not an ordinary file", "Choose another name"));
     }
-    if overwrite.into().allows(&target) { Ok(target) } else { Err(exists(path)) }
+    if !overwrite.into().allows(&target) {
+        return Err(exists(path));
+    }
+    if is_fixed(&target) {
+        let problem = "the file has an attribute by which the system refuses to replace it";
+        return Err(Error::file(
+            path,
+            problem,
+            "Remove the attribute (lsattr, chattr), or choose another name",
+        ));
+    }
+    Ok(target)
+}
+
+/// True for an existing file that is immutable or append-only. Its permissions don't show that.
+#[cfg(target_os = "linux")]
+fn is_fixed(path: &Path) -> bool {
+    use rustix::fs::IFlags;
+    let flags = open_ordinary(path).and_then(|(file, _)| Ok(rustix::fs::ioctl_getflags(file)?));
+    flags.is_ok_and(|flags| flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND))
+}
+
+/// Always false: these systems are not asked.
+#[cfg(not(target_os = "linux"))]
+fn is_fixed(_: &Path) -> bool {
+    false
 }
 
 /// Rejects a path that ends like a folder's, in `/`, `/.` or `/..`: the system would reject it only after the file is

@@ -37,7 +37,8 @@ impl From<bool> for Overwrite {
     }
 }
 
-/// Identifies a version of a file. Any other file has another one, and so has the file after a change.
+/// Identifies a version of a file. Any other file has another one, and so has the file after a change, also of its
+/// permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileVersion {
     /// Device and inode number.
@@ -45,6 +46,9 @@ pub struct FileVersion {
     number: (u64, u64),
     length: u64,
     modified: Option<SystemTime>,
+    /// Seconds and nanoseconds of the last change of content, permissions or name.
+    #[cfg(unix)]
+    changed: (i64, i64),
 }
 
 impl FileVersion {
@@ -53,6 +57,16 @@ impl FileVersion {
     pub fn of(path: &Path) -> Option<Self> {
         let found = path.symlink_metadata().ok().filter(Metadata::is_file)?;
         Some(Self::from(&found))
+    }
+
+    /// True if this is the same version under another name.
+    fn is_renamed(self, before: Self) -> bool {
+        let renamed = Self {
+            #[cfg(unix)]
+            changed: self.changed,
+            ..before
+        };
+        renamed == self
     }
 
     /// Returns the file's length in bytes.
@@ -69,6 +83,11 @@ impl From<&Metadata> for FileVersion {
             number: number(found),
             length: found.len(),
             modified: found.modified().ok(),
+            #[cfg(unix)]
+            changed: {
+                use std::os::unix::fs::MetadataExt as _;
+                (found.ctime(), found.ctime_nsec())
+            },
         }
     }
 }
@@ -93,15 +112,16 @@ pub(super) fn publish(file: NamedTempFile, target: &Path, overwrite: Overwrite) 
         // Not every file system has permissions.
         let _ = file.as_file().set_permissions(found.permissions());
     }
-    // The inode, length and time of the last change stay the same.
-    let new = FileVersion::of(file.path());
-    let file = file.into_temp_path();
+    let (handle, file) = file.into_parts();
+    let version = || handle.metadata().ok().map(|found| FileVersion::from(&found));
+    let new = version();
     match overwrite {
         Overwrite::Never => publish_new(file, target).map_err(|error| error.error),
         Overwrite::Only(version) => replace(file, new, target, version),
         Overwrite::Always => file.persist(target).map_err(|error| error.error),
     }?;
-    Ok(new.map_or(Overwrite::Never, Overwrite::Only))
+    // Its name is a change.
+    Ok(version().map_or(Overwrite::Never, Overwrite::Only))
 }
 
 /// Removes this version of a file, and no other that has taken its name since. Returns whether it did.
@@ -110,11 +130,14 @@ pub(super) fn publish(file: NamedTempFile, target: &Path, overwrite: Overwrite) 
 /// The system's errors.
 #[cfg(any(feature = "cli", test))]
 pub(crate) fn remove(path: &Path, version: FileVersion) -> io::Result<bool> {
-    // Under a new name first: between looking at the file and removing it, another could take the name.
+    if FileVersion::of(path).is_some_and(|found| found != version) {
+        return Ok(false);
+    }
+    // Under a new name, for another file could take the name between looking at it and removing it.
     let folder = tempfile::Builder::new().prefix(".mirage-").tempdir_in(super::parent(path))?;
     let moved = folder.path().join("removed");
     fs::rename(path, &moved)?;
-    if FileVersion::of(&moved) == Some(version) {
+    if FileVersion::of(&moved).is_some_and(|found| found.is_renamed(version)) {
         return Ok(true);
     }
     // It was another file, which gets its name back. From here on dropping the folder must not remove it.
@@ -149,11 +172,14 @@ pub(crate) fn publish_new(file: TempPath, target: &Path) -> Result<(), PathPersi
 /// Replaces this version of a file by a finished file, whose own version is `new`.
 fn replace(file: TempPath, new: Option<FileVersion>, target: &Path, version: FileVersion) -> io::Result<()> {
     let publish_new = |file, target| publish_new(file, target).map_err(|error| error.error);
-    // Looking at the file first and then renaming would leave time for another to take the name. So exchange both, and
-    // then look at what had the name.
+    if target.symlink_metadata().is_ok() && FileVersion::of(target) != Some(version) {
+        return Err(ErrorKind::AlreadyExists.into());
+    }
+    // Renaming now would leave time for another file to take the name. So exchange both, and look again at what had the
+    // name.
     match exchange(&file, target) {
         // Dropping the temporary file removes the old version.
-        Ok(()) if FileVersion::of(&file) == Some(version) => return Ok(()),
+        Ok(()) if FileVersion::of(&file).is_some_and(|found| found.is_renamed(version)) => return Ok(()),
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => return publish_new(file, target),
         // Not every system and file system can exchange files.
@@ -181,7 +207,7 @@ fn give_back(mut held: TempPath, new: Option<FileVersion>, target: &Path) -> io:
     for _ in 0..100 {
         let given = version(&held);
         match exchange(&held, target) {
-            Ok(()) if taken_by.is_some() && version(&held) == taken_by => break,
+            Ok(()) if version(&held).zip(taken_by).is_some_and(|(one, other)| one.is_renamed(other)) => break,
             Ok(()) => taken_by = given,
             // The name is free, or else the file stays where it is.
             Err(_) => match held.persist_noclobber(target) {
@@ -216,7 +242,8 @@ fn exchange(_: &Path, _: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    #[cfg(unix)]
+    use std::fs::File;
 
     #[test]
     fn only_the_stated_version_is_replaced() {
@@ -247,6 +274,16 @@ mod tests {
         assert_eq!(write(Overwrite::Never), Err(ErrorKind::AlreadyExists));
         write(Overwrite::Always).unwrap();
         holds("new");
+        #[cfg(unix)]
+        {
+            // Changed without a trace in length and time.
+            let version = FileVersion::of(&path).unwrap();
+            fs::write(&path, "old").unwrap();
+            File::options().write(true).open(&path).unwrap().set_modified(version.modified.unwrap()).unwrap();
+            assert_eq!(write(Overwrite::Only(version)), Err(ErrorKind::AlreadyExists));
+            assert!(!remove(&path, version).unwrap());
+            holds("old");
+        }
         // A folder, and a link.
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
@@ -283,9 +320,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a file");
         let write = |overwrite| publish(NamedTempFile::new_in(folder.path()).unwrap(), &path, overwrite);
-        let first = write(Overwrite::Never).unwrap();
+        let mut first = write(Overwrite::Never).unwrap();
         #[cfg(unix)]
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+        {
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+            assert_eq!(write(first).unwrap_err().kind(), ErrorKind::AlreadyExists);
+            first = Overwrite::Only(FileVersion::of(&path).unwrap());
+        }
         let second = write(first).unwrap();
         assert_ne!(first, second);
         assert_eq!(write(first).unwrap_err().kind(), ErrorKind::AlreadyExists);
@@ -349,14 +390,13 @@ mod tests {
         std::thread::scope(|scope| {
             // Replaces its own file over and over.
             let run = scope.spawn(|| {
-                let (mut own, mut replaced) = (None, 0);
+                let (mut own, mut replaced) = (Overwrite::Never, 0);
                 while !done.load(Ordering::Relaxed) {
                     let file = NamedTempFile::new_in(folder.path()).unwrap();
                     fs::write(file.path(), "own").unwrap();
-                    let version = FileVersion::of(file.path());
-                    let published = publish(file, &path, own.map_or(Overwrite::Never, Overwrite::Only));
-                    replaced += u32::from(own.is_some() && published.is_ok());
-                    own = published.ok().and(version);
+                    let published = publish(file, &path, own);
+                    replaced += u32::from(own != Overwrite::Never && published.is_ok());
+                    own = published.unwrap_or(Overwrite::Never);
                 }
                 replaced
             });

@@ -101,21 +101,37 @@ fn permanently_lost_device_saves_the_picture() {
     assert!(pixels(&place.path("out.png")) == pixels(&place.path("whole.png")));
 }
 
-/// If the checkpoint for the retry is missing, picture and film are saved.
+/// If the checkpoint for the retry is missing, or is another run's now, picture and film are saved.
 #[test]
 fn missing_checkpoint_at_retry_saves_picture_and_film() {
-    let place = Place::new();
-    place.photo("photo.png", 48, 32);
+    for other in [None, Some(&["--iterations", "100", "--checkpoint-every", "100", "--quiet"][..])] {
+        let place = Place::new();
+        place.photo("photo.png", 48, 32);
+        let other = other.map(|words| {
+            render(&place, "other.png", words).assert().success();
+            std::fs::read(place.path("other-checkpoint.safetensors")).unwrap()
+        });
+        lose_checkpoint(&place, other.as_deref());
+    }
+}
+
+/// Runs with a retry while the checkpoint is removed again and again, or replaced by this one.
+fn lose_checkpoint(place: &Place, other: Option<&[u8]>) {
     let words =
         ["--retry", "2", "--lose-device-after", "200", "--checkpoint-every", "100", "--film", "film.gif"];
-    let mut run = render(&place, "out.png", &words);
+    let mut run = render(place, "out.png", &words);
     let checkpoint = place.path("out-checkpoint.safetensors");
     let is_done = AtomicBool::new(false);
     let output = std::thread::scope(|scope| {
         scope.spawn(|| {
-            // The checkpoint after iteration 100 is removed. The device is lost about 60 iterations later.
+            // The device is lost about 60 iterations after the checkpoint is saved.
             while !is_done.load(Ordering::Relaxed) {
-                let _ = std::fs::remove_file(&checkpoint);
+                if checkpoint.exists() {
+                    match other {
+                        Some(other) => std::fs::rename(place.file("taken", other), &checkpoint).unwrap(),
+                        None => std::fs::remove_file(&checkpoint).unwrap(),
+                    }
+                }
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
@@ -126,7 +142,8 @@ fn missing_checkpoint_at_retry_saves_picture_and_film() {
     let printed = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{printed}");
     assert_eq!(printed.matches("Reopening it").count(), 1, "{printed}");
-    assert!(printed.contains("is saved as out.png"), "{printed}");
+    assert_eq!(printed.contains("of another run"), other.is_some(), "{printed}");
+    assert!(printed.contains("is saved as out.png") && !printed.contains("to resume:"), "{printed}");
     image::open(place.path("out.png")).unwrap();
     image::open(place.path("film.gif")).unwrap();
 }

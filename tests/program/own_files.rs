@@ -1,6 +1,7 @@
 //! A run replaces the files that it saved itself, if they are as it saved them.
 
 use crate::support::Place;
+use predicates::prelude::*;
 use predicates::str::contains as says;
 
 /// A file is changed at its end, as by a program that appends metadata, and in its middle, among the pixels.
@@ -61,6 +62,88 @@ fn edited_cell_of_a_sweep_is_kept() {
     sweep().stderr(says("r1c1.png: kept"));
     assert_eq!(std::fs::read(place.path("cells/r1c1.png")).unwrap(), edited);
     assert!(place.path("cells/r1c2.png").exists());
+    // The last cell too.
+    std::fs::rename(place.path("cells/r1c1.png"), place.path("first.png")).unwrap();
+    let [edited, _] = edits(&std::fs::read(place.path("cells/r1c2.png")).unwrap());
+    place.file("cells/r1c2.png", &edited);
+    sweep().stderr(says("r1c2.png: kept"));
+    assert_eq!(std::fs::read(place.path("cells/r1c2.png")).unwrap(), edited);
+}
+
+#[cfg(unix)]
+#[test]
+fn read_only_files_of_a_sweep_are_kept() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let sweep = |columns: &str| {
+        let mut command = place.mirage();
+        command.arg("sweep").arg(&photo).arg("--weights").arg(place.network());
+        command.args(["--size", "48", "--vary", "seed=1", "--columns", columns, "-o", "cells"]).assert()
+    };
+    sweep("iterations=1,2").success();
+    for name in ["r1c1.png", "sheet.png", "sheet.html"] {
+        let path = place.path(&format!("cells/{name}"));
+        let content = std::fs::read(&path).unwrap();
+        let set = |mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        set(0o444);
+        match name {
+            "r1c1.png" => {
+                std::fs::remove_file(place.path("cells/r1c2.png")).unwrap();
+                sweep("iterations=1,2").success().stderr(says("r1c1.png: kept"));
+            }
+            sheet => drop(sweep("iterations=1,2,3").code(2).stderr(says(sheet))),
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), content, "{name}");
+        set(0o644);
+    }
+}
+
+#[test]
+fn sweep_removes_no_checkpoint_but_its_own() {
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    std::fs::create_dir(place.path("cells")).unwrap();
+    place.file("cells/run-1-checkpoint.safetensors", b"precious");
+    let mut command = place.mirage();
+    command.arg("sweep").arg(&photo).arg("--weights").arg(place.network());
+    command.args(["--size", "48", "--iterations", "1", "-o", "cells", "--vary", "seed=1", "--overwrite"]);
+    command.assert().success();
+    assert_eq!(std::fs::read(place.path("cells/run-1-checkpoint.safetensors")).unwrap(), b"precious");
+    // A stranger's file with the name of a cell is not one.
+    place.file("cells/r1c1.png", b"precious");
+    let mut command = place.mirage();
+    command.arg("sweep").arg(&photo).arg("--weights").arg(place.network());
+    command.args(["--size", "48", "--iterations", "1", "-o", "cells", "--vary", "seed=1"]);
+    command.assert().code(2).stderr(says("not a cell").and(says("--overwrite")));
+}
+
+/// Neither a log nor another file of a run takes the name of a cell that a sweep is about to paint.
+#[cfg(unix)]
+#[test]
+fn names_of_cells_are_reserved() {
+    use crate::common::process::{code, wait_for};
+    use crate::interrupt::signal;
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    let mut sweep = place.deviceless();
+    sweep
+        .arg("sweep")
+        .arg(&photo)
+        .arg("--weights")
+        .arg(place.network())
+        .args(["--size", "48", "-o", "cells"]);
+    sweep.args(["--vary", "seed=1", "--columns", "iterations=1,1000000", "--quiet"]);
+    let mut child = place.spawn(&sweep);
+    wait_for("no cell", || place.path("cells/r1c1.png").exists());
+    for (option, name) in
+        [("--log", "cells/r1c1.png"), ("--trace", "cells/r1c2.png"), ("--film", "cells/sheet.png")]
+    {
+        let mut run = place.deviceless_render(&photo);
+        run.args([option, name, "--overwrite"]).assert().code(2).stderr(says("another run").or(says("film")));
+    }
+    signal(&child, "-INT");
+    assert_eq!(code(&mut child), Some(130));
 }
 
 /// A picture that is as another run saved it, in the place of a cell, and another sweep's sheet.
@@ -140,6 +223,65 @@ fn changed_checkpoint_is_kept() {
     std::fs::set_permissions(&checkpoint, permissions).unwrap();
     resume().code(2).stderr(says("read-only"));
     assert_eq!(std::fs::read(&checkpoint).unwrap(), own);
+}
+
+/// With --overwrite, a name may become a link to a file that the run reads while it runs.
+#[cfg(unix)]
+#[test]
+fn files_that_the_run_reads_stay_behind_new_links() {
+    use crate::common::process::{code, wait_for};
+    use crate::interrupt::{endless, signal};
+    let place = Place::new();
+    let mut run = endless(&place);
+    let words = ["--checkpoint-every", "10", "--overwrite", "--trace", "trace.json"];
+    let mut child = place.spawn(run.args(words));
+    let checkpoint = place.path("out-checkpoint.safetensors");
+    wait_for("no checkpoint", || checkpoint.exists());
+    let photo = std::fs::read(place.path("photo.png")).unwrap();
+    let _ = std::fs::remove_file(&checkpoint);
+    for name in ["out.png", "trace.json", "out-checkpoint.safetensors"] {
+        // The checkpoint may have been saved again.
+        std::os::unix::fs::symlink("photo.png", place.path("link")).unwrap();
+        std::fs::rename(place.path("link"), place.path(name)).unwrap();
+    }
+    let is_rescued = || place.entries().iter().any(|name| name.starts_with("mirage-rescued-"));
+    wait_for("no checkpoint is rescued", is_rescued);
+    signal(&child, "-INT");
+    assert_eq!(code(&mut child), Some(1));
+    assert_eq!(std::fs::read(place.path("photo.png")).unwrap(), photo);
+}
+
+/// Made read-only, or edited without a trace in its length and time.
+#[cfg(unix)]
+#[test]
+fn checkpoint_that_changes_during_the_run_stays() {
+    use crate::common::process::{code, wait_for};
+    use crate::interrupt::{endless, signal};
+    use std::os::unix::fs::PermissionsExt;
+    for edits in [false, true] {
+        let place = Place::new();
+        let mut run = endless(&place);
+        let mut child = place.spawn(run.args(["--checkpoint-every", "50"]));
+        let checkpoint = place.path("out-checkpoint.safetensors");
+        wait_for("no checkpoint", || checkpoint.exists());
+        signal(&child, "-STOP");
+        let mut content = std::fs::read(&checkpoint).unwrap();
+        if edits {
+            let modified = checkpoint.metadata().unwrap().modified().unwrap();
+            *content.last_mut().unwrap() ^= 1;
+            std::fs::write(&checkpoint, &content).unwrap();
+            let file = std::fs::File::options().write(true).open(&checkpoint).unwrap();
+            file.set_modified(modified).unwrap();
+        } else {
+            std::fs::set_permissions(&checkpoint, PermissionsExt::from_mode(0o444)).unwrap();
+        }
+        signal(&child, "-CONT");
+        let is_rescued = || place.entries().iter().any(|name| name.starts_with("mirage-rescued-"));
+        wait_for("no checkpoint is rescued", is_rescued);
+        signal(&child, "-INT");
+        assert_eq!(code(&mut child), Some(130));
+        assert_eq!(std::fs::read(&checkpoint).unwrap(), content);
+    }
 }
 
 #[cfg(unix)]

@@ -2,6 +2,7 @@
 
 use crate::cli::args::RenderArgs;
 use crate::cli::checked_run::{CheckedRun, Writes};
+use crate::cli::checkpoint::SavedCheckpoint;
 use crate::cli::device_args::DeviceArgs;
 use crate::cli::earlier_run::{EarlierRun, EarlierState};
 use crate::cli::estimate::auto_size;
@@ -155,7 +156,9 @@ impl RenderRun {
         let lost = matches!(&done, Err(error) if error.is_of_lost_device());
         if let (Some(path), Some((engine, trace)), false) = (&self.trace, tracing, lost) {
             // The trace of a failed run is saved too.
-            match engine.save_trace(&trace, path, self.overwrite) {
+            // The name may have become a link to a file that the run reads.
+            let is_free = self.checked.files.check_not_read(path, "--trace");
+            match is_free.and_then(|()| engine.save_trace(&trace, path, self.overwrite)) {
                 Ok(()) => self.terminal.lines.print(&format!("Trace: {}", shown(path))),
                 Err(error) => self.terminal.lines.problem(&format!("no trace: {error}")),
             }
@@ -193,15 +196,17 @@ impl RenderRun {
             // For the log and the page, which start again.
             self.status.borrow_mut().notes.push(note);
             if let Some(checkpoint) = self.checkpoints.saved() {
-                let file = match CheckpointFile::open(checkpoint) {
-                    Ok(file) => file,
+                match self.reopen(checkpoint) {
+                    Ok(file) => {
+                        self.shares = Some(file.shares().clone());
+                        start = Some(EarlierState::of(file));
+                    }
                     Err(error) => {
                         self.terminal.lines.warn(&error.to_string());
+                        self.checkpoints.forget();
                         break;
                     }
-                };
-                self.shares = Some(file.shares().clone());
-                start = Some(EarlierState::of(file));
+                }
             }
             attempt = self.attempt(device, start.as_ref(), tracing);
         }
@@ -209,6 +214,19 @@ impl RenderRun {
             self.finish_rescue();
         }
         attempt
+    }
+
+    /// Opens a checkpoint that this run saved.
+    fn reopen(&self, path: &Path) -> Result<CheckpointFile> {
+        let SavedCheckpoint { file, run, .. } = SavedCheckpoint::open(path)?;
+        if run == self.status.borrow().metadata.run {
+            return Ok(file);
+        }
+        Err(Error::file(
+            path,
+            "this is a checkpoint of another run now",
+            "Keep other files away from a run's names",
+        ))
     }
 
     /// Opens the device and paints on it. If that fails, saves the last good picture.

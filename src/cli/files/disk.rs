@@ -7,10 +7,11 @@ use crate::files::number;
 use crate::files::{check_name, check_place, is_stream, parent, temporary};
 use crate::hex::hex;
 use sha2::{Digest as _, Sha256};
+use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Checks, before the work is done, that [`write_whole`](crate::files::write_whole) can write here; leaves nothing
@@ -31,12 +32,24 @@ pub(in crate::cli) fn check_whole(path: &Path, replace: bool) -> Result<()> {
 /// not matter. Files that don't exist yet are the same if they will be.
 pub(in crate::cli) fn is_same(one: &Path, other: &Path) -> bool {
     match (identity(one), identity(other)) {
-        (Some(one), Some(other)) => one == other,
+        (Some(first), Some(second)) => first == second || is_other_case(one, other),
         (None, None) => {
             one == other || matches!((place(one), place(other)), (Some(one), Some(other)) if one == other)
         }
         _ => false,
     }
+}
+
+/// True if two existing paths differ in case only and their folder has but one such file. Some file systems report another
+/// inode number for each spelling.
+fn is_other_case(one: &Path, other: &Path) -> bool {
+    let (Some(place_of_one), Some(place_of_other)) = (place(one), place(other)) else { return false };
+    let names = [one.file_name(), other.file_name()];
+    if place_of_one != place_of_other || names[0] == names[1] {
+        return false;
+    }
+    let Ok(entries) = std::fs::read_dir(parent(one)) else { return false };
+    entries.flatten().filter(|entry| names.contains(&Some(&entry.file_name()))).count() < 2
 }
 
 /// Returns what identifies a file, whatever its name.
@@ -52,14 +65,16 @@ fn identity(path: &Path) -> Option<PathBuf> {
 
 /// Returns where a file that doesn't exist will be: its folder without links, and its name in lower case, as some disks
 /// ignore case.
-fn place(path: &Path) -> Option<(PathBuf, String)> {
+fn place(path: &Path) -> Option<(PathBuf, OsString)> {
     let mut path = path.to_owned();
     // Follow dangling links; 40 is the usual limit of systems.
     for _ in 0..40 {
         let Ok(target) = path.read_link() else { break };
         path = parent(&path).join(target);
     }
-    Some((parent(&path).canonicalize().ok()?, path.file_name()?.to_string_lossy().to_lowercase()))
+    let name = path.file_name()?;
+    let name = name.to_str().map_or_else(|| name.to_owned(), |name| name.to_lowercase().into());
+    Some((parent(&path).canonicalize().ok()?, name))
 }
 
 /// Returns the largest possible size of a new file in this folder in bytes, if known: the free space of the disk, or
@@ -87,11 +102,11 @@ pub(in crate::cli) fn room(_: &Path) -> Option<u64> {
 pub(in crate::cli) struct Reservation {
     path: PathBuf,
     /// Holds the lock.
-    _file: File,
+    file: Arc<File>,
 }
 
 /// Lock files of this process, for an exit that runs no destructors.
-static TAKEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+static TAKEN: Mutex<Vec<(PathBuf, Arc<File>)>> = Mutex::new(Vec::new());
 
 /// New files, which are removed at such an exit if they are empty.
 static NEW: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -102,7 +117,7 @@ pub(in crate::cli) fn remove_leftovers() {
     // nothing.
     for _ in 0..100 {
         if let Ok(taken) = TAKEN.try_lock() {
-            taken.iter().for_each(|path| drop(std::fs::remove_file(path)));
+            taken.iter().for_each(|(path, file)| remove_lock(path, file));
             // Held until the process ends, so that no further lock is taken.
             std::mem::forget(taken);
             break;
@@ -135,7 +150,7 @@ impl Reservation {
     /// [`Error::File`] if another run has it.
     pub(in crate::cli) fn take(name: &Path, written: &Path, option: &str) -> Result<Option<Self>> {
         let Some((folder, file_name)) = place(name) else { return Ok(None) };
-        let hash = hex(&Sha256::digest(file_name.as_bytes()));
+        let hash = hex(&Sha256::digest(file_name.as_encoded_bytes()));
         let path = folder.join(format!(".mirage-{}.lock", &hash[..16]));
         // Held meanwhile, so that no lock file is missed at an exit.
         let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -144,8 +159,9 @@ impl Reservation {
             let Some(file) = open_lock(&path) else { return Ok(None) };
             match file.try_lock() {
                 Ok(()) if is_at(&file, &path) => {
-                    taken.push(path.clone());
-                    return Ok(Some(Self { path, _file: file }));
+                    let file = Arc::new(file);
+                    taken.push((path.clone(), file.clone()));
+                    return Ok(Some(Self { path, file }));
                 }
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -165,20 +181,32 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // Removed while locked, so that a process that has just opened it sees that it is gone. A leftover file is
-        // harmless.
-        let _ = std::fs::remove_file(&self.path);
-        TAKEN.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| *path != self.path);
+        // Removed while locked, so that a process that has just opened it sees that it is gone.
+        remove_lock(&self.path, &self.file);
+        TAKEN
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(_, file)| !Arc::ptr_eq(file, &self.file));
+    }
+}
+
+/// Removes a lock file, unless its folder was moved and the name is another's now. A leftover file is harmless.
+fn remove_lock(path: &Path, file: &File) {
+    if is_at(file, path) {
+        let _ = std::fs::remove_file(path);
     }
 }
 
 /// Opens or creates a lock file; `None` if that fails, or the path is not an ordinary file.
 fn open_lock(path: &Path) -> Option<File> {
-    let mut options = File::options();
-    options.read(true).write(true);
+    let mut reading = File::options();
+    reading.read(true);
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let file = options.clone().create_new(true).open(path).or_else(|_| options.open(path)).ok()?;
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut reading, libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let mut creating = reading.clone();
+    creating.write(true).create_new(true);
+    // Another user's lock file can only be read, which is enough to see whether it is locked.
+    let file = creating.open(path).or_else(|_| reading.open(path)).ok()?;
     file.metadata().is_ok_and(|found| found.is_file()).then_some(file)
 }
 
@@ -243,8 +271,33 @@ mod tests {
         assert!(other.is_some());
         drop((first, other));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        // In a folder that takes the place of the first one, the name can be reserved again, and stays so.
+        let inner = |name: &str| folder.path().join(name);
+        std::fs::create_dir(inner("inner")).unwrap();
+        let take = || Reservation::take(&inner("inner/out"), &inner("inner/out"), "-o");
+        let moved = take().unwrap();
+        std::fs::rename(inner("inner"), inner("moved")).unwrap();
+        std::fs::create_dir(inner("inner")).unwrap();
+        let second = take().unwrap();
+        drop(moved);
+        take().unwrap_err();
+        drop(second);
         assert!(Reservation::take(&name, &name, "-o").unwrap().is_some());
         assert!(Reservation::take(&folder.path().join("none/out"), &name, "-o").unwrap().is_none());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn names_that_are_not_utf8_are_reserved_separately() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let take = |name: &[u8]| {
+            let name = folder.path().join(std::ffi::OsStr::from_bytes(name));
+            Reservation::take(&name, &name, "-o")
+        };
+        let _first = take(b"x\xff.png").unwrap();
+        take(b"x\xfe.png").unwrap();
+        take(b"x\xff.png").unwrap_err();
     }
 
     #[cfg(unix)]

@@ -149,8 +149,7 @@ impl Files {
     /// requests are not checked before the run.
     pub(in crate::cli) fn free_snapshot(&self, iteration: u32) -> PathBuf {
         let path = self.snapshot(iteration);
-        let is_free = path.symlink_metadata().is_err()
-            || (self.overwrite(&path) != Overwrite::Never && !self.reads(&path));
+        let is_free = path.symlink_metadata().is_err() || self.overwrite(&path) != Overwrite::Never;
         if is_free { path } else { free_name(&path) }
     }
 
@@ -177,9 +176,17 @@ impl Files {
         }
         image_io::check_writable(&self.output, &self.options_for(&self.output))?;
         let checkpoint = self.checkpoint();
-        // A resumed run replaces the checkpoint that it has read.
-        if !matches!(owner(&checkpoint, &self.run), Owner::Run(_)) {
-            self.check_picture(&checkpoint)?;
+        match owner(&checkpoint, &self.run) {
+            // A resumed run replaces the checkpoint that it has read.
+            Owner::Run(_) => {}
+            Owner::Edited if self.reads(&checkpoint) => {
+                return Err(Error::file(
+                    &checkpoint,
+                    "this checkpoint was made read-only, and the run would replace it",
+                    "Choose another name with -o, or make it writable",
+                ));
+            }
+            _ => self.check_picture(&checkpoint)?,
         }
         check_name(&checkpoint)?;
         if checkpoint.metadata().is_ok_and(|found| !found.is_file()) {
@@ -247,14 +254,15 @@ impl Files {
         }
     }
 
-    fn reads(&self, path: &Path) -> bool {
+    /// True if the run reads this file. Where a link leads can change during the run.
+    pub(in crate::cli) fn reads(&self, path: &Path) -> bool {
         self.read.iter().any(|read| is_same(read, path))
     }
 
     /// Returns whether this file may be replaced.
     fn overwrite(&self, path: &Path) -> Overwrite {
         match self.options.overwrite {
-            Overwrite::Always => Overwrite::Always,
+            Overwrite::Always if !self.reads(path) => Overwrite::Always,
             _ => owner(path, &self.run).overwrite(),
         }
     }

@@ -7,10 +7,11 @@ use crate::cli::files::rescue::rescue;
 use crate::cli::output::escape::shown;
 use crate::cli::own_files::owner;
 use crate::error::{Error, Result};
-use crate::files::{self, FileVersion, Overwrite};
+use crate::files::{self, Overwrite};
 use crate::mirage::{Event, Observer, State};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// Saves each state in one file, which replaces the previous one. A failure is reported without ending the run; the
 /// state is rescued to another place.
@@ -19,8 +20,11 @@ pub(in crate::cli) struct Checkpoints {
     path: PathBuf,
     texts: RunTexts,
     status: SharedStatus,
-    /// What the next checkpoint may replace, besides an unchanged one of this run.
-    overwrite: Overwrite,
+    checked: Rc<CheckedRun>,
+    /// True if files of others may be replaced.
+    overwrite: bool,
+    /// The checkpoint that was saved last, which the next one may replace.
+    last: Overwrite,
     /// Path of the newest checkpoint.
     saved: Option<PathBuf>,
     failed: bool,
@@ -34,12 +38,21 @@ impl Checkpoints {
     pub(in crate::cli) fn new(
         path: PathBuf,
         overwrite: bool,
-        checked: &CheckedRun,
+        checked: &Rc<CheckedRun>,
         status: &SharedStatus,
     ) -> Result<Self> {
         let texts = RunTexts::new(&checked.options, &checked.inputs)?;
-        let overwrite = overwrite.into();
-        Ok(Self { path, texts, status: status.clone(), overwrite, saved: None, failed: false })
+        let (checked, status) = (checked.clone(), status.clone());
+        Ok(Self {
+            path,
+            texts,
+            status,
+            checked,
+            overwrite,
+            last: Overwrite::Never,
+            saved: None,
+            failed: false,
+        })
     }
 
     /// Returns the path of the newest checkpoint, if one was saved.
@@ -47,30 +60,37 @@ impl Checkpoints {
         self.saved.as_deref()
     }
 
-    /// Removes the file with the checkpoints' name, if it may be replaced.
+    /// Forgets the newest checkpoint, which can't be resumed.
+    pub(in crate::cli) fn forget(&mut self) {
+        self.saved = None;
+        self.status.borrow_mut().checkpoint = None;
+    }
+
+    /// Removes the run's own checkpoint, if it is as it was saved.
     ///
     /// # Errors
     /// [`Error::Io`] if that fails.
     pub(in crate::cli) fn remove(&self) -> Result<()> {
-        let version = match self.replaceable(&self.path) {
-            Overwrite::Only(version) => version,
-            Overwrite::Always => match FileVersion::of(&self.path) {
-                Some(version) => version,
-                None => return Ok(()),
-            },
-            Overwrite::Never => return Ok(()),
-        };
+        let Overwrite::Only(version) = self.own(&self.path) else { return Ok(()) };
         let removed = files::remove(&self.path, version).map(drop);
         removed.map_err(Error::io(&self.path, "removing the checkpoint"))
     }
 
-    /// Returns what a checkpoint at this path may replace.
-    fn replaceable(&self, path: &Path) -> Overwrite {
+    /// Returns [`Overwrite::Only`] for a checkpoint that the run saved itself.
+    fn own(&self, path: &Path) -> Overwrite {
         // The content of the file written last need not be read.
-        if self.overwrite.allows(path) {
-            self.overwrite
+        if self.last.allows(path) {
+            self.last
         } else {
             owner(path, &self.status.borrow().metadata.run).overwrite()
+        }
+    }
+
+    /// Returns what a checkpoint at this path may replace.
+    fn replaceable(&self, path: &Path) -> Overwrite {
+        match self.own(path) {
+            Overwrite::Never if self.overwrite && !self.checked.files.reads(path) => Overwrite::Always,
+            own => own,
         }
     }
 
@@ -83,9 +103,7 @@ impl Checkpoints {
         let error = match write(&self.path, self.replaceable(&self.path)) {
             Ok(written) => {
                 self.failed = false;
-                if self.overwrite != Overwrite::Always {
-                    self.overwrite = written;
-                }
+                self.last = written;
                 self.saved = Some(self.path.clone());
                 return (self.saved.clone(), None);
             }

@@ -52,7 +52,7 @@ impl CellWriter<'_> {
         let painted = &mut self.painted[cell.row * self.columns + cell.column];
         // An existing cell is replaced if its run had to start again, but not one that was edited.
         let overwrite = match painted {
-            _ if self.overwrite => Overwrite::Always,
+            _ if self.overwrite && !self.checked.files.reads(&path) => Overwrite::Always,
             Some(found) => found.overwrite,
             None => Overwrite::Never,
         };

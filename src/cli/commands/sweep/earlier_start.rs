@@ -33,10 +33,11 @@ impl PlannedRun {
         let options = self.checked.options.of_cell(path, cell.stops_before(self.checked.iterations));
         // The version first: the file may change.
         let overwrite = overwrite_unchanged(path);
-        let Some(found) = PictureMetadata::read(path)? else {
+        // A file that is no picture is not a cell either.
+        let Ok(Some(found)) = PictureMetadata::read(path) else {
             return Err(Error::file(
                 path,
-                "this picture is not a cell of a sweep",
+                "this file is not a cell of a sweep",
                 "Choose another folder with -o, or allow replacing it with --overwrite",
             ));
         };

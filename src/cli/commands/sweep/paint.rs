@@ -146,10 +146,12 @@ impl Sweep {
     }
 
     /// Reserves the sweep's files against other runs. A picture's name without its extension stands for the files that
-    /// a single run would name after it.
+    /// a single run would name after it; its whole name keeps a film, log or trace of another run away.
     fn reserve(&mut self) -> Result<()> {
         let cells = self.table.runs.iter().flat_map(|run| &run.cells).map(|cell| self.contact.cell(cell));
-        let pictures = cells.chain([self.contact.picture()]).map(|path| (path.with_extension(""), path));
+        let pictures = [self.contact.picture()].into_iter().chain(cells);
+        let pictures =
+            pictures.flat_map(|path| [(path.with_extension(""), path.clone()), (path.clone(), path)]);
         let checkpoints = (0..self.table.runs.len()).map(|run| self.checkpoint(run));
         let others = checkpoints.chain([self.contact.page()]).map(|path| (path.clone(), path));
         let mut reservations = Vec::new();
@@ -313,7 +315,18 @@ impl Sweep {
 
     fn write_sheet(&self) -> Result<()> {
         let Some(first) = self.planned.first() else { return Ok(()) };
-        self.contact.write(&self.table, &self.painted, &first.checked.names, self.overwrite)
+        // The names may have become links to files that a run reads.
+        let is_read = |path: &Path| self.planned.iter().any(|run| run.checked.files.reads(path));
+        let overwrite = self.overwrite && !is_read(&self.contact.picture()) && !is_read(&self.contact.page());
+        let written = self.contact.write(&self.table, &self.painted, &first.checked.names, overwrite);
+        // The cells are painted, so whatever the reason is, this is not a usage error.
+        written.map_err(|error| match error {
+            Error::File { path, problem, remedy } => {
+                let reason = std::io::Error::other(format!("{problem}. {remedy}"));
+                Error::io(&path, "writing the contact sheet")(reason)
+            }
+            other => other,
+        })
     }
 
     /// Paints one run. Returns how it ended, and the place of its checkpoint if that could not be saved beside its cells.
@@ -369,6 +382,7 @@ impl Sweep {
         ]))?;
         if matches!(outcome.ending, Ending::Finished | Ending::Settled) {
             writer.finish(&outcome)?;
+            shown.print_problems();
             progress.finish_run(checked.work());
             checkpoints.remove()?;
         }

@@ -58,6 +58,13 @@ pub(super) struct RunProgress<'a> {
 }
 
 impl RunProgress<'_> {
+    /// Prints the problems that were reported since the last event.
+    pub(super) fn print_problems(&mut self) {
+        for problem in self.status.borrow().new_problems(&mut self.problems_seen) {
+            self.progress.lines.problem(&problem);
+        }
+    }
+
     fn warn(&self, warning: &str) {
         self.progress.lines.warn(&labelled(self.label, warning));
     }
@@ -70,9 +77,7 @@ pub(super) fn labelled(label: &str, text: &str) -> String {
 
 impl Observer for RunProgress<'_> {
     fn observe(&mut self, event: Event<'_>) -> Result<ControlFlow<()>> {
-        for problem in self.status.borrow().new_problems(&mut self.problems_seen) {
-            self.progress.lines.problem(&problem);
-        }
+        self.print_problems();
         match event {
             Event::Started(started) => self.scales.clone_from(&started.scales),
             Event::Progress { iteration, .. } => {

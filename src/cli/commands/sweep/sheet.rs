@@ -4,9 +4,9 @@ use super::axes::{Cell, Table};
 use crate::cli::class_names::ClassNames;
 use crate::cli::output::escape::quoted;
 use crate::cli::output::format::named_percent;
-use crate::cli::own_files::overwrite_unchanged;
+use crate::cli::own_files::{overwrite_if, overwrite_unchanged};
 use crate::error::Result;
-use crate::files::{FileVersion, Overwrite, read_text, write_whole};
+use crate::files::{Overwrite, read_text, write_whole};
 use crate::hex::hex;
 use crate::image_io::{self, Picture, Sheet, WriteOptions};
 use serde_json::{Value, json};
@@ -139,12 +139,13 @@ impl ContactSheet {
             let is_sheet = metadata.iter().any(|(key, text)| key == MARK && self.is_own(table, text));
             return if is_sheet { overwrite } else { Overwrite::Never };
         }
-        let Some(version) = FileVersion::of(path) else { return Overwrite::Never };
-        let page = read_text(path, LARGEST_PAGE).unwrap_or_default();
-        let is_unchanged = page.rfind(CHECKSUM).is_some_and(|at| checksum_line(&page[..at]) == page[at..]);
-        let mark = page.split_once(PAGE_MARK).and_then(|(_, rest)| rest.split_once('"'));
-        let is_own = is_unchanged && mark.is_some_and(|(mark, _)| self.is_own(table, &html_unescaped(mark)));
-        if is_own { Overwrite::Only(version) } else { Overwrite::Never }
+        overwrite_if(path, LARGEST_PAGE, |path| {
+            let page = read_text(path, LARGEST_PAGE).unwrap_or_default();
+            let is_unchanged =
+                page.rfind(CHECKSUM).is_some_and(|at| checksum_line(&page[..at]) == page[at..]);
+            let mark = page.split_once(PAGE_MARK).and_then(|(_, rest)| rest.split_once('"'));
+            is_unchanged && mark.is_some_and(|(mark, _)| self.is_own(table, &html_unescaped(mark)))
+        })
     }
 
     /// Returns the text by which a sheet is recognised.
