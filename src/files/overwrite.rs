@@ -1,7 +1,7 @@
 //! Which existing file may be replaced, and replacing it.
 
 use crate::escape::shown;
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::SystemTime;
@@ -136,7 +136,7 @@ pub(crate) fn remove(path: &Path, version: FileVersion) -> io::Result<bool> {
     // Under a new name, for another file could take the name between looking at it and removing it.
     let folder = tempfile::Builder::new().prefix(".mirage-").tempdir_in(super::parent(path))?;
     let moved = folder.path().join("removed");
-    fs::rename(path, &moved)?;
+    std::fs::rename(path, &moved)?;
     if FileVersion::of(&moved).is_some_and(|found| found.is_renamed(version)) {
         return Ok(true);
     }
@@ -147,7 +147,7 @@ pub(crate) fn remove(path: &Path, version: FileVersion) -> io::Result<bool> {
         let place = error.path.keep().map_err(|error| error.error)?;
         return Err(io::Error::other(format!("two other files had this name; one is now {}", shown(&place))));
     }
-    fs::remove_dir(folder)?;
+    std::fs::remove_dir(folder)?;
     Ok(false)
 }
 
@@ -242,6 +242,7 @@ fn exchange(_: &Path, _: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     #[cfg(unix)]
     use std::fs::File;
 
