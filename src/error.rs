@@ -167,6 +167,18 @@ impl Error {
         move |source| Self::Io { path: path.to_owned(), action, source }
     }
 
+    /// Turns an [`Error::File`] into an [`Error::Io`] with this remedy: where the work is done already, a file that can't
+    /// be written is no longer an error of the request. Other errors stay as they are.
+    #[cfg(any(feature = "cli", feature = "fetch"))]
+    pub(crate) fn after_work(self, action: &'static str, remedy: &str) -> Self {
+        match self {
+            Self::File { path, problem, .. } => {
+                Self::io(&path, action)(std::io::Error::other(format!("{problem}. {remedy}")))
+            }
+            other => other,
+        }
+    }
+
     /// Creates an [`Error::Gpu`].
     pub fn gpu(what: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Gpu { what: what.into(), message: message.into() }

@@ -155,8 +155,7 @@ impl RenderRun {
         // A lost device's trace can't be read back, and reading it from a hung one would hang again.
         let lost = matches!(&done, Err(error) if error.is_of_lost_device());
         if let (Some(path), Some((engine, trace)), false) = (&self.trace, tracing, lost) {
-            // The trace of a failed run is saved too.
-            // The name may have become a link to a file that the run reads.
+            // The trace of a failed run is saved too. Its name may have become a link to a file that the run reads.
             let is_free = self.checked.files.check_not_read(path, "--trace");
             match is_free.and_then(|()| engine.save_trace(&trace, path, self.overwrite)) {
                 Ok(()) => self.terminal.lines.print(&format!("Trace: {}", shown(path))),

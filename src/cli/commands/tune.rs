@@ -106,13 +106,8 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> Result<()> {
             signature.output,
             line(found)
         ))?;
-        // The measurements are printed, so whatever the reason is, this is not a usage error.
-        cache.add_to(&path).map_err(|error| match error {
-            Error::File { path, .. } => Error::io(&path, "writing the tuning cache")(std::io::Error::other(
-                "another program has written the file. Name another one with --tuning-cache",
-            )),
-            other => other,
-        })
+        let remedy = "Name another file with --tuning-cache";
+        cache.add_to(&path).map_err(|error| error.after_work("writing the tuning cache", remedy))
     })?;
     streams::print(&format!(
         "{changed} of {} now use a kernel other than the default. Saved in {}",

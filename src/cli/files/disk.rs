@@ -156,7 +156,7 @@ impl Reservation {
         let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
         // The file may be removed by its owner between opening and locking.
         for _ in 0..100 {
-            let Some(file) = open_lock(&path) else { return Ok(None) };
+            let Some((file, is_new)) = open_lock(&path) else { return Ok(None) };
             match file.try_lock() {
                 Ok(()) if is_at(&file, &path) => {
                     let file = Arc::new(file);
@@ -170,7 +170,9 @@ impl Reservation {
                     return Err(Error::file(written, problem, remedy));
                 }
                 Err(TryLockError::Error(_)) => {
-                    let _ = std::fs::remove_file(&path);
+                    if is_new {
+                        remove_lock(&path, &file);
+                    }
                     return Ok(None);
                 }
             }
@@ -197,8 +199,8 @@ fn remove_lock(path: &Path, file: &File) {
     }
 }
 
-/// Opens or creates a lock file; `None` if that fails, or the path is not an ordinary file.
-fn open_lock(path: &Path) -> Option<File> {
+/// Opens or creates a lock file, and returns whether it is new; `None` if that fails, or the path is not an ordinary file.
+fn open_lock(path: &Path) -> Option<(File, bool)> {
     let mut reading = File::options();
     reading.read(true);
     #[cfg(unix)]
@@ -206,8 +208,10 @@ fn open_lock(path: &Path) -> Option<File> {
     let mut creating = reading.clone();
     creating.write(true).create_new(true);
     // Another user's lock file can only be read, which is enough to see whether it is locked.
-    let file = creating.open(path).or_else(|_| reading.open(path)).ok()?;
-    file.metadata().is_ok_and(|found| found.is_file()).then_some(file)
+    let created = creating.open(path);
+    let is_new = created.is_ok();
+    let file = created.or_else(|_| reading.open(path)).ok()?;
+    file.metadata().is_ok_and(|found| found.is_file()).then_some((file, is_new))
 }
 
 /// True if the file still has this name.

@@ -196,7 +196,9 @@ impl Download {
                 self.by_hand()
             )));
         }
-        let target = check_place(&self.target, self.overwrite)?;
+        let remedy = "Move the file with this name away and start again: the download is kept";
+        let target = check_place(&self.target, self.overwrite)
+            .map_err(|error| error.after_work("naming the download", remedy))?;
         let renaming = |error| Error::io(&self.target, "renaming the download to")(error);
         let part = TempPath::try_from_path(part).map_err(renaming)?;
         let named = if self.overwrite { part.persist(&target) } else { publish_new(part, &target) };

@@ -319,14 +319,8 @@ impl Sweep {
         let is_read = |path: &Path| self.planned.iter().any(|run| run.checked.files.reads(path));
         let overwrite = self.overwrite && !is_read(&self.contact.picture()) && !is_read(&self.contact.page());
         let written = self.contact.write(&self.table, &self.painted, &first.checked.names, overwrite);
-        // The cells are painted, so whatever the reason is, this is not a usage error.
-        written.map_err(|error| match error {
-            Error::File { path, problem, remedy } => {
-                let reason = std::io::Error::other(format!("{problem}. {remedy}"));
-                Error::io(&path, "writing the contact sheet")(reason)
-            }
-            other => other,
-        })
+        let remedy = "Choose another folder with -o, or allow replacing it with --overwrite";
+        written.map_err(|error| error.after_work("writing the contact sheet", remedy))
     }
 
     /// Paints one run. Returns how it ended, and the place of its checkpoint if that could not be saved beside its cells.
