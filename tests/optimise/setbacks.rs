@@ -447,7 +447,7 @@ fn resumed_run_knows_its_best_picture() {
     let ending = |result: Result<RunResult>| result.map(|result| result.picture).map_err(|e| e.to_string());
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint.safetensors");
-    for (engine, tiling) in [(gpu, Tiling::Whole), (cpu.clone(), Tiling::Whole), (cpu, Tiling::Side(16))] {
+    for (engine, tiling) in [(gpu, Tiling::Whole), (cpu.clone(), Tiling::Whole), (cpu, Tiling::Side(32))] {
         let mut request = request(&golden);
         (request.schedule.state_every, request.tiling) = (10, tiling);
         request.optimizer = Glitch::ascending(Adam { decay: 0.0, ..Adam::default() }, 9);

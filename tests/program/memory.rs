@@ -1,7 +1,7 @@
 //! Memory estimates: `mirage plan`, `--memory`, `--size auto`, and whether runs match their estimates.
 
 #[cfg(target_os = "linux")]
-use crate::common::process::memory;
+use crate::common::process::{memory, wait_for};
 #[cfg(target_os = "linux")]
 use crate::interrupt;
 use crate::support::Place;
@@ -216,18 +216,16 @@ fn resident(command: &assert_cmd::Command, place: &Place, interrupts: bool) -> u
         interrupt::wait_until_it_paints(place);
         interrupt::signal(&child, "-INT");
     }
-    let mut largest = 0;
+    let (mut largest, mut ended) = (0, None);
     // Its output fits into the pipe buffers.
-    let ended = loop {
+    wait_for("the program doesn't stop", || {
         largest = largest.max(memory(child.id(), "VmHWM").unwrap_or(0));
-        if let Some(ended) = child.try_wait().unwrap() {
-            break ended;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    };
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
     let mut said = String::new();
     std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut said).unwrap();
-    assert_eq!(ended.code(), Some(if interrupts { 130 } else { 0 }), "{said}");
+    assert_eq!(ended.unwrap().code(), Some(if interrupts { 130 } else { 0 }), "{said}");
     largest
 }
 
