@@ -11,6 +11,21 @@ fn edits(file: &[u8]) -> [Vec<u8>; 2] {
     [[file, b"\n"].concat(), changed]
 }
 
+/// Returns a sweep at 48 px on the small network.
+fn sweep(place: &Place, folder: &str, words: &[&str]) -> assert_cmd::Command {
+    let mut command = place.mirage();
+    command.arg("sweep").arg(place.path("photo.png")).arg("--weights").arg(place.network());
+    command.args(["--size", "48", "-o", folder]).args(words);
+    command
+}
+
+/// Waits until a checkpoint that can't be saved at its name is saved elsewhere.
+#[cfg(unix)]
+fn wait_for_rescue(place: &Place) {
+    let is_rescued = || place.entries().iter().any(|name| name.starts_with("mirage-rescued-"));
+    crate::common::process::wait_for("no checkpoint is rescued", is_rescued);
+}
+
 #[test]
 fn edited_picture_is_replaced_only_with_overwrite() {
     for ending in ["png", "jpg", "webp", "tif"] {
@@ -47,13 +62,9 @@ fn edited_picture_is_replaced_only_with_overwrite() {
 #[test]
 fn edited_cell_of_a_sweep_is_kept() {
     let place = Place::new();
-    let photo = place.photo("photo.png", 64, 48);
-    let sweep = || {
-        let mut command = place.mirage();
-        command.arg("sweep").arg(&photo).arg("--weights").arg(place.network());
-        command.args(["--size", "48", "--vary", "seed=1", "--columns", "iterations=1,2", "-o", "cells"]);
-        command.assert().success()
-    };
+    place.photo("photo.png", 64, 48);
+    let words = ["--vary", "seed=1", "--columns", "iterations=1,2"];
+    let sweep = || sweep(&place, "cells", &words).assert().success();
     sweep();
     let [edited, _] = edits(&std::fs::read(place.path("cells/r1c1.png")).unwrap());
     place.file("cells/r1c1.png", &edited);
@@ -75,12 +86,8 @@ fn edited_cell_of_a_sweep_is_kept() {
 fn read_only_files_of_a_sweep_are_kept() {
     use std::os::unix::fs::PermissionsExt;
     let place = Place::new();
-    let photo = place.photo("photo.png", 64, 48);
-    let sweep = |columns: &str| {
-        let mut command = place.mirage();
-        command.arg("sweep").arg(&photo).arg("--weights").arg(place.network());
-        command.args(["--size", "48", "--vary", "seed=1", "--columns", columns, "-o", "cells"]).assert()
-    };
+    place.photo("photo.png", 64, 48);
+    let sweep = |columns: &str| sweep(&place, "cells", &["--vary", "seed=1", "--columns", columns]).assert();
     sweep("iterations=1,2").success();
     for name in ["r1c1.png", "sheet.png", "sheet.html"] {
         let path = place.path(&format!("cells/{name}"));
@@ -102,20 +109,16 @@ fn read_only_files_of_a_sweep_are_kept() {
 #[test]
 fn sweep_removes_no_checkpoint_but_its_own() {
     let place = Place::new();
-    let photo = place.photo("photo.png", 64, 48);
+    place.photo("photo.png", 64, 48);
+    let words = ["--iterations", "1", "--vary", "seed=1"];
     std::fs::create_dir(place.path("cells")).unwrap();
     place.file("cells/run-1-checkpoint.safetensors", b"precious");
-    let mut command = place.mirage();
-    command.arg("sweep").arg(&photo).arg("--weights").arg(place.network());
-    command.args(["--size", "48", "--iterations", "1", "-o", "cells", "--vary", "seed=1", "--overwrite"]);
-    command.assert().success();
+    sweep(&place, "cells", &words).arg("--overwrite").assert().success();
     assert_eq!(std::fs::read(place.path("cells/run-1-checkpoint.safetensors")).unwrap(), b"precious");
     // A stranger's file with the name of a cell is not one.
     place.file("cells/r1c1.png", b"precious");
-    let mut command = place.mirage();
-    command.arg("sweep").arg(&photo).arg("--weights").arg(place.network());
-    command.args(["--size", "48", "--iterations", "1", "-o", "cells", "--vary", "seed=1"]);
-    command.assert().code(2).stderr(says("not a cell").and(says("--overwrite")));
+    let refused = sweep(&place, "cells", &words).assert().code(2);
+    refused.stderr(says("not a cell").and(says("--overwrite")));
 }
 
 /// Neither a log nor another file of a run takes the name of a cell that a sweep is about to paint.
@@ -126,14 +129,8 @@ fn names_of_cells_are_reserved() {
     use crate::interrupt::signal;
     let place = Place::new();
     let photo = place.photo("photo.png", 64, 48);
-    let mut sweep = place.deviceless();
-    sweep
-        .arg("sweep")
-        .arg(&photo)
-        .arg("--weights")
-        .arg(place.network())
-        .args(["--size", "48", "-o", "cells"]);
-    sweep.args(["--vary", "seed=1", "--columns", "iterations=1,1000000", "--quiet"]);
+    let words = ["--vary", "seed=1", "--columns", "iterations=1,1000000", "--adapter", "cpu", "--quiet"];
+    let sweep = sweep(&place, "cells", &words);
     let mut child = place.spawn(&sweep);
     wait_for("no cell", || place.path("cells/r1c1.png").exists());
     for (option, name) in
@@ -150,12 +147,9 @@ fn names_of_cells_are_reserved() {
 #[test]
 fn files_of_other_runs_and_sweeps_are_kept() {
     let place = Place::new();
-    let photo = place.photo("photo.png", 64, 48);
-    let sweep = |folder: &str, seeds: &str| {
-        let mut command = place.mirage();
-        command.arg("sweep").arg(&photo).arg("--weights").arg(place.network());
-        command.args(["--size", "48", "--iterations", "1", "-o", folder, "--vary", seeds]).assert()
-    };
+    place.photo("photo.png", 64, 48);
+    let sweep =
+        |folder: &str, seeds: &str| sweep(&place, folder, &["--iterations", "1", "--vary", seeds]).assert();
     sweep("cells", "seed=1,2").success();
     sweep("other", "seed=3,4").success();
     for name in ["sheet.png", "sheet.html"] {
@@ -183,10 +177,8 @@ fn checkpoint_of_a_longer_run_is_kept() {
     std::fs::create_dir(place.path("cells")).unwrap();
     let checkpoint = std::fs::read(place.path("out-checkpoint.safetensors")).unwrap();
     place.file("cells/run-1-checkpoint.safetensors", &checkpoint);
-    let mut command = place.mirage();
-    command.arg("sweep").arg(&photo).arg("--weights").arg(place.network());
-    command.args(["--size", "48", "--iterations", "2", "-o", "cells", "--vary", "seed=1"]);
-    command.assert().code(2).stderr(says("run-1-checkpoint"));
+    let refused = sweep(&place, "cells", &["--iterations", "2", "--vary", "seed=1"]).assert().code(2);
+    refused.stderr(says("run-1-checkpoint"));
     assert_eq!(std::fs::read(place.path("cells/run-1-checkpoint.safetensors")).unwrap(), checkpoint);
 }
 
@@ -244,8 +236,7 @@ fn files_that_the_run_reads_stay_behind_new_links() {
         std::os::unix::fs::symlink("photo.png", place.path("link")).unwrap();
         std::fs::rename(place.path("link"), place.path(name)).unwrap();
     }
-    let is_rescued = || place.entries().iter().any(|name| name.starts_with("mirage-rescued-"));
-    wait_for("no checkpoint is rescued", is_rescued);
+    wait_for_rescue(&place);
     signal(&child, "-INT");
     assert_eq!(code(&mut child), Some(1));
     assert_eq!(std::fs::read(place.path("photo.png")).unwrap(), photo);
@@ -276,8 +267,7 @@ fn checkpoint_that_changes_during_the_run_stays() {
             std::fs::set_permissions(&checkpoint, PermissionsExt::from_mode(0o444)).unwrap();
         }
         signal(&child, "-CONT");
-        let is_rescued = || place.entries().iter().any(|name| name.starts_with("mirage-rescued-"));
-        wait_for("no checkpoint is rescued", is_rescued);
+        wait_for_rescue(&place);
         signal(&child, "-INT");
         assert_eq!(code(&mut child), Some(130));
         assert_eq!(std::fs::read(&checkpoint).unwrap(), content);
@@ -295,10 +285,9 @@ fn file_that_takes_the_name_of_a_checkpoint_stays() {
     let mut run = endless(&place);
     let mut child = place.spawn(run.args(["--checkpoint-every", "10"]));
     let checkpoint = place.path("out-checkpoint.safetensors");
-    let is_rescued = || place.entries().iter().any(|name| name.starts_with("mirage-rescued-"));
     wait_for("no checkpoint", || checkpoint.exists());
     std::fs::rename(place.file("precious", b"precious"), &checkpoint).unwrap();
-    wait_for("no checkpoint is rescued", is_rescued);
+    wait_for_rescue(&place);
     signal(&child, "-INT");
     assert_eq!(code(&mut child), Some(130));
     assert_eq!(std::fs::read(&checkpoint).unwrap(), b"precious");
