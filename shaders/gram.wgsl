@@ -2,6 +2,8 @@
 // scale is 1 / (channels * pixels). Maps are bordered quads and matrix rows are padded to whole quads (see
 // src/ops/core/shape.rs), so a row of G has `quads` vec4 values.
 
+const HALF_MAP: u32 = 0u; // backward, 1: F is in half precision, four f16 in two words
+
 struct Params {
     channels: u32,
     quads: u32,  // of the map, and per row of the matrix
@@ -19,6 +21,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> upstream: array<vec4<f32>>; // dG
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>; // forward: partials
 @group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> half_input: array<vec2<u32>>; // backward: F
 
 fn index(group: vec3<u32>, groups: vec3<u32>, local: u32) -> u32 {
     return (group.y * groups.x + group.x) * 64u + local;
@@ -94,7 +97,14 @@ fn backward(
     // F is zero on borders in all channels, so borders become zero without a special case.
     var sum = vec4<f32>(0.0);
     for (var quad = 0u; quad < params.quads; quad++) {
-        let pixel = input[quad * params.plane + n];
+        var pixel: vec4<f32>;
+        // static if
+        if (HALF_MAP == 1u) {
+            let words = half_input[quad * params.plane + n];
+            pixel = vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));
+        } else {
+            pixel = input[quad * params.plane + n];
+        }
         // unroll
         for (var k = 0u; k < 4u; k++) {
             let channel = out_quad * 4u + k;

@@ -6,6 +6,7 @@ const DEPTH: u32 = 16u;  // texels (forward) or channels (backward) per step
 const QUADS: u32 = 16u;  // quads per channel block
 const SIDE: u32 = 64u;   // channels per block; backward: also texels per block
 const STRIDE: u32 = 17u; // forward: one more than QUADS, to avoid bank conflicts when storing a column
+const HALF_MAP: u32 = 0u; // 1: the map is in half precision, four f16 in two words
 
 struct Params {
     channels: u32,
@@ -22,6 +23,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> weights: array<vec4<f32>>; // backward: row k, quad o at k * quads + o
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>; // forward: partials
 @group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> half_input: array<vec2<u32>>;
 
 // One tile for each factor.
 var<workgroup> tiles: array<vec4<f32>, 544>; // 2 * DEPTH * STRIDE
@@ -29,7 +31,13 @@ var<workgroup> tiles: array<vec4<f32>, 544>; // 2 * DEPTH * STRIDE
 // A texel of the map, zero outside the chunk and the map.
 fn load(quad: u32, n: u32, end: u32) -> vec4<f32> {
     if (quad < params.quads && n < end) {
-        return input[quad * params.plane + n];
+        // static if
+        if (HALF_MAP == 1u) {
+            let words = half_input[quad * params.plane + n];
+            return vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y));
+        } else {
+            return input[quad * params.plane + n];
+        }
     }
     return vec4<f32>(0.0);
 }

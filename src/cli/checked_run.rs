@@ -15,7 +15,9 @@ use crate::error::{Error, Result};
 use crate::image_io::{self, Alpha, Picture};
 use crate::mirage::optimizer::{self, Settings};
 use crate::mirage::preset::{self, FACTORS, Preset};
-use crate::mirage::{self, Init, Request, Scale, Strength, Target, not_negative, statistic, work};
+use crate::mirage::{
+    self, Activations, Init, Request, Scale, Strength, Target, not_negative, statistic, work,
+};
 use crate::shader;
 use crate::vgg::Network;
 use crate::vgg::locate::{self, Location};
@@ -191,7 +193,10 @@ fn request(args: &RenderArgs) -> Result<(Request, Preset)> {
     request.stop_when_change_below = optimisation.stop_when_change_below;
     request.adjustable = args.watching.web.is_some();
     request.top_classes = args.watching.top;
-    request.recompute = args.computing.checkpoint_activations;
+    request.activations = Activations {
+        recompute: args.computing.checkpoint_activations,
+        half: args.computing.half_activations,
+    };
     request.tiling = args.computing.tile.0;
     request.check()?;
     Ok((request, preset))

@@ -41,12 +41,14 @@ impl KernelUse {
         let form: BTreeSet<String> = form.collect();
         let shapes = || signature.inputs.iter().chain([&signature.output]);
         let channels = |shape: &Shape| match *shape {
-            Shape::Map { channels, .. } => [channels, 0],
+            Shape::Map { channels, .. } | Shape::HalfMap { channels, .. } => [channels, 0],
             Shape::Vector(length) => [length, 0],
             Shape::Matrix { rows, columns } => [rows, columns],
         };
         let size = |shape: &Shape| match *shape {
-            Shape::Map { height, width, .. } => (height * width).max(1).next_power_of_two().ilog2(),
+            Shape::Map { height, width, .. } | Shape::HalfMap { height, width, .. } => {
+                (height * width).max(1).next_power_of_two().ilog2()
+            }
             _ => 0,
         };
         Ok(Self {

@@ -182,6 +182,12 @@ impl Graph {
         self.retain_nodes(|_| true);
     }
 
+    /// Replaces all nodes.
+    pub(super) fn set_nodes(&mut self, nodes: Vec<Node>) {
+        self.nodes = nodes;
+        self.retain_nodes(|_| true);
+    }
+
     /// Removes the node at `index`.
     pub(super) fn remove(&mut self, index: usize) {
         self.nodes.remove(index);

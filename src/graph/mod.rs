@@ -9,6 +9,7 @@ mod engine;
 mod fuse;
 mod goals;
 mod gpu;
+mod halve;
 mod ir;
 mod kernels;
 mod ledger;

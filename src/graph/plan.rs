@@ -7,7 +7,7 @@
 use super::ir::{Graph, TensorId};
 use crate::ops::Kernel;
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Alignment of ranges in bytes: WebGPU's default (and largest allowed) alignment of a binding.
 const ALIGNMENT: u64 = 256;
@@ -175,6 +175,14 @@ impl Plan {
             }
         }
         plan
+    }
+
+    /// Plans a graph without the kernels' scratch memory. Kept tensors, and those without a producer, have buffers of
+    /// their own.
+    pub(super) fn of_tensors(graph: &Graph, kept: &HashSet<TensorId>) -> Self {
+        let kernels = vec![Kernel::of("", Vec::new()); graph.nodes().len()];
+        let bound = |tensor| kept.contains(&tensor) || graph.tensor(tensor).producer.is_none();
+        Self::new(graph, bound, &kernels, true)
     }
 
     /// Lists all demands for memory. With `share`, a tensor that overwrites a planned one takes over its memory if

@@ -5,7 +5,6 @@ use super::backward::{Seeds, Segment, append, dependents, segments};
 use super::ir::{Graph, TensorId};
 use super::plan::Plan;
 use crate::error::Result;
-use crate::ops::Kernel;
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
@@ -76,9 +75,7 @@ fn planned(graph: &Graph, goals: &[TensorId], kept: &HashSet<TensorId>) -> u64 {
     graph.fuse(&kept.iter().chain(goals).copied().collect());
     let mut needed = graph.needed_for(goals).into_iter();
     graph.retain_nodes(|_| needed.next() == Some(true));
-    let kernels = vec![Kernel::of("", Vec::new()); graph.nodes().len()];
-    let bound = |tensor| kept.contains(&tensor) || graph.tensor(tensor).producer.is_none();
-    Plan::new(&graph, bound, &kernels, true).bytes()
+    Plan::of_tensors(&graph, kept).bytes()
 }
 
 fn flops(graph: &Graph, segment: &Segment) -> u64 {

@@ -28,7 +28,7 @@ pub use layer_times::{LayerTime, PartTime};
 pub use loss::{Group, Loss, Shares, Source, Strength, Target, effective_shares, not_negative};
 pub use network_graph::Pooling;
 pub use objective::readout::{activations, class_distance, classify};
-pub use request::{Init, Request, Schedule, Tiling};
+pub use request::{Activations, Init, Request, Schedule, Tiling};
 pub use run::controls::Controls;
 pub use run::event::{Event, Observer, Readout, Report, ScaleStarted, Started, TermLoss};
 pub use run::loop_state::Ending;

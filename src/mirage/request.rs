@@ -169,11 +169,20 @@ pub struct Request {
     pub schedule: Schedule,
     /// Number of classes listed in each report; 0 for none.
     pub top_classes: usize,
-    /// True to recompute activations in the backward pass instead of keeping them, where that saves device memory. The
-    /// result is bit-identical; the run takes longer.
-    pub recompute: bool,
+    /// How activations are kept for the backward pass.
+    pub activations: Activations,
     /// Tiling of the network's first layers. It changes the picture only by rounding.
     pub tiling: Tiling,
+}
+
+/// How activations are kept for the backward pass. Each option lowers the device memory and makes the run longer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Activations {
+    /// True to recompute activations instead of keeping them, where that saves memory. The result is bit-identical.
+    pub recompute: bool,
+    /// True to keep them in half precision, where that saves memory. The backward pass then reads values rounded by up
+    /// to 2^-11 of themselves.
+    pub half: bool,
 }
 
 impl Request {
@@ -195,7 +204,7 @@ impl Request {
             grain: 1.0,
             schedule: Schedule { report_every: 25, ..Default::default() },
             top_classes: 5,
-            recompute: false,
+            activations: Activations::default(),
             tiling: Tiling::Whole,
         }
     }
@@ -293,7 +302,7 @@ impl Request {
             && (self.average_decay == other.average_decay)
             && (self.top_classes > 0) == (other.top_classes > 0)
             && self.adjustable == other.adjustable
-            && (self.recompute, self.tiling) == (other.recompute, other.tiling)
+            && (self.activations, self.tiling) == (other.activations, other.tiling)
     }
 
     /// Returns the images, besides the photo, that losses compare with.

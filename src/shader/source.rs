@@ -39,6 +39,7 @@ sources![
     "gram_blocks",
     "gram_sum",
     "gram_tiles",
+    "half_map",
     "half_rows",
     "half_scale",
     "interleave",

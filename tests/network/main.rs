@@ -6,6 +6,7 @@ mod balance;
 mod common;
 mod files;
 mod goldens;
+mod half;
 mod large;
 mod recompute;
 mod tiles;

@@ -24,7 +24,7 @@ pub fn picture(width: usize, height: usize, seed: u64) -> Picture {
 }
 
 /// A request with all factors, and losses inside and at the end of blocks.
-fn request(photo: Picture, statistic: &str, pooling: PoolKind, optimizer: &str) -> Request {
+pub fn request(photo: Picture, statistic: &str, pooling: PoolKind, optimizer: &str) -> Request {
     let mut request = Request::new(photo);
     let mut preset = Preset::default();
     preset.style.layers = layers("relu1_1,relu2_2:0.5,relu3_1,conv4_2").unwrap();
@@ -58,7 +58,7 @@ fn recomputation_is_bit_identical() {
                 format!("{width}x{height}, {statistic}, {pooling:?}, {optimizer} on {}", engine.describe());
             let run = |recompute| {
                 let mut request = request(picture(width, height, 17), statistic, pooling, optimizer);
-                request.recompute = recompute;
+                request.activations.recompute = recompute;
                 let mut session = Session::new(&engine, &network, request).unwrap();
                 let mut totals = Vec::new();
                 let result = session.run(&mut |event: Event<'_>| {
@@ -90,7 +90,7 @@ fn recomputation_saves_memory() {
             let mut request = Request::new(picture(160, 128, 17));
             request.pooling = pooling.into();
             request.scales = Scales::single(1);
-            request.recompute = recompute;
+            request.activations.recompute = recompute;
             Session::new(&engine, &network, request).unwrap().memory().planned as f64
         };
         let (kept, again) = (planned(false), planned(true));

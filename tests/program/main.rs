@@ -114,6 +114,7 @@ fn help_lists_every_option_with_its_default() {
         ("--threads", "all that"),
         ("--kernels", "auto"),
         ("--checkpoint-activations", "off"),
+        ("--half-activations", "off"),
         ("--tile", "none"),
         ("--tuning-cache", "tuning.json in"),
         ("--no-tuning-cache", "use it"),

@@ -273,6 +273,7 @@ pub(in crate::cli) const TABLE: &[Row] = &[
     Row::device("exact", Recorded::Always(Switch)).branches().varies(),
     Row::device("precision", Recorded::Always(Text)).branches().varies(),
     Row::device("checkpoint_activations", Recorded::Always(Switch)),
+    Row::device("half_activations", Recorded::Always(Switch)).branches().varies(),
     Row::device("tile", Recorded::Always(Text)),
     Row::device("verify", No).for_one_run(),
     Row::device("patience", No),

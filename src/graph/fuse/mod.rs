@@ -7,6 +7,7 @@ mod pool;
 mod sum;
 
 use super::ir::{Graph, TensorId};
+pub(super) use pattern::op;
 use std::collections::HashSet;
 
 impl Graph {

@@ -6,7 +6,7 @@ use std::any::Any;
 use std::collections::HashSet;
 
 /// Returns the node's op if it is a `T`.
-pub(super) fn op<T: Op>(node: &Node) -> Option<&T> {
+pub(in crate::graph) fn op<T: Op>(node: &Node) -> Option<&T> {
     let op: &dyn Any = node.op.as_ref();
     op.downcast_ref()
 }

@@ -7,7 +7,7 @@ use crate::graph::{
 };
 use crate::mirage::loss::Group;
 use crate::ops::{Add, Dot, LinearCombination, Shape, WeightedSum};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// The graph under construction, with the memory of its external tensors.
@@ -116,7 +116,22 @@ impl<'a> Build<'a> {
 
     /// Fuses nodes of the graph, except for external tensors and those that the goals read.
     pub fn fuse(&mut self, goals: &Goals) {
-        self.graph.fuse(&self.bound.keys().copied().chain(goals.read()).collect());
+        self.graph.fuse(&self.kept(goals));
+    }
+
+    /// Keeps activations in half precision until the backward pass, where that saves memory. To be called after
+    /// [`Build::fuse`].
+    ///
+    /// # Errors
+    /// Same as [`Graph::keep_in_half`].
+    pub fn keep_in_half(&mut self, goals: &Goals) -> Result<()> {
+        let kept = self.kept(goals);
+        self.graph.keep_in_half(&kept, goals)
+    }
+
+    /// External tensors, and those that the goals read.
+    fn kept(&self, goals: &Goals) -> HashSet<TensorId> {
+        self.bound.keys().copied().chain(goals.read()).collect()
     }
 
     /// Allocates memory for a tensor of its own, unless it has one.

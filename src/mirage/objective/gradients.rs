@@ -52,7 +52,7 @@ impl GradientGoals {
         request: &Request,
     ) -> Result<Self> {
         let Some(assembly) = &sources.assembly else {
-            let gradients = build.gradients(groups, group_of, picture, request.recompute)?;
+            let gradients = build.gradients(groups, group_of, picture, request.activations.recompute)?;
             let gradient = build.keep(gradients.all)?;
             let mut norms = Vec::new();
             for (group, gradient) in &gradients.groups {
@@ -72,7 +72,7 @@ impl GradientGoals {
             let sections = vec![(GRADIENT.to_owned(), vec![gradients.all]), (GROUPS.to_owned(), of_groups)];
             return Ok(Self { sections, norms, path: GradientPath::Whole { gradient, sum } });
         };
-        let gradients = assembly.gradients(build, request.recompute)?;
+        let gradients = assembly.gradients(build, request.activations)?;
         let by: Vec<(TensorId, Memory)> =
             assembly.sums().map(|sum| sum.tensor).zip(gradients.sums.iter().cloned()).collect();
         let TensorGradients { all, groups: of_groups } = build.gradients_wrt(groups, group_of, &by)?;

@@ -126,8 +126,11 @@ impl<'a> ObjectiveBuilder<'a> {
 
     /// Waits for the targets, prepares the program, and reads the class probabilities of the photo.
     fn program(self) -> Result<(Program, Build<'a>, Vec<f32>)> {
-        let Self { engine, mut build, goals, targets, .. } = self;
+        let Self { engine, mut build, goals, targets, request, .. } = self;
         build.fuse(&goals);
+        if request.activations.half {
+            build.keep_in_half(&goals)?;
+        }
         // Compiles while the device computes the targets. Memory is allocated after theirs has been freed.
         Program::compile(engine, &build.graph, &goals)?;
         if let Some(submission) = &targets.submission {

@@ -303,9 +303,9 @@ pub enum Operand {
 }
 
 impl Operand {
-    /// Stages the operand in the first staging texture.
+    /// Stages the operand in the first staging texture, unless it is the content of a staging texture already.
     pub fn staged(self) -> Self {
-        self.staged_in(0)
+        if matches!(self, Self::Texture { .. }) { self } else { self.staged_in(0) }
     }
 
     /// Stages the operand in this staging texture.

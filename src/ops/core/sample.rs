@@ -32,8 +32,13 @@ pub enum CaseInput {
 }
 
 impl CaseInput {
-    /// Draws the values of a tensor, in logical order.
+    /// Draws the values of a tensor, in logical order. Those of a map in half precision are rounded.
     pub fn draw(self, shape: Shape, random: &mut impl Rng) -> Vec<f32> {
+        let values = self.drawn(shape, random);
+        if matches!(shape, Shape::HalfMap { .. }) { shape.unpack(&shape.pack(&values)) } else { values }
+    }
+
+    fn drawn(self, shape: Shape, random: &mut impl Rng) -> Vec<f32> {
         match self {
             Self::Covariance => return covariance(shape, |_| 1.0, 0.5, random),
             Self::DecayingCovariance => return covariance(shape, |at| 0.1_f64.powf(5.0 * at), 1e-5, random),

@@ -3,6 +3,7 @@
 //! | shape | logical order | in memory |
 //! | --- | --- | --- |
 //! | [`Shape::Map`] | channel, row, column | *bordered quads*, see below |
+//! | [`Shape::HalfMap`] | channel, row, column | the same in f16, padded with zeros to a multiple of 8 |
 //! | [`Shape::Vector`] | index | f32 each, padded with zeros to a multiple of 4 |
 //! | [`Shape::Matrix`] | row, column | row by row, each row padded with zeros to a multiple of 4 |
 //!
@@ -12,6 +13,7 @@
 //! Kernels need no bounds checks at borders, and the whole map is one linear run of texels that is copied to a texture
 //! as is. Kernels must write the *whole* run, zeros included, because buffers are reused.
 
+use super::half_precision::{half_bits, half_bits_mut, to_half_bits, to_single};
 use crate::error::{Error, Result};
 
 /// Shape of a tensor; sizes are logical, without padding.
@@ -19,6 +21,15 @@ use crate::error::{Error, Result};
 pub enum Shape {
     /// Feature map or picture.
     Map {
+        /// Number of channels.
+        channels: usize,
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+    },
+    /// Feature map in half precision.
+    HalfMap {
         /// Number of channels.
         channels: usize,
         /// Rows.
@@ -49,16 +60,21 @@ impl Shape {
     /// Number of logical elements.
     pub fn elements(&self) -> usize {
         match *self {
-            Self::Map { channels, height, width } => channels * height * width,
+            Self::Map { channels, height, width } | Self::HalfMap { channels, height, width } => {
+                channels * height * width
+            }
             Self::Vector(length) => length,
             Self::Matrix { rows, columns } => rows * columns,
         }
     }
 
-    /// Number of f32 in memory, padding included; always a multiple of 4.
+    /// Number of f32 in memory, padding included; always a multiple of 4. In half precision, a f32 holds two values.
     pub fn stored(&self) -> usize {
         match *self {
-            Self::Map { .. } => self.layout().map_or(0, |layout| layout.texels() * 4),
+            Self::Map { channels, height, width } => MapLayout { channels, height, width }.texels() * 4,
+            Self::HalfMap { channels, height, width } => {
+                MapLayout { channels, height, width }.texels().div_ceil(2) * 4
+            }
             Self::Vector(length) => length.next_multiple_of(4).max(4),
             Self::Matrix { rows, columns } => (rows * columns.next_multiple_of(4)).max(4),
         }
@@ -69,7 +85,7 @@ impl Shape {
         self.stored() as u64 * 4
     }
 
-    /// Memory layout of a map; `None` for other shapes.
+    /// Memory layout of a map in single precision; `None` for other shapes.
     pub fn layout(&self) -> Option<MapLayout> {
         match *self {
             Self::Map { channels, height, width } => Some(MapLayout { channels, height, width }),
@@ -83,6 +99,17 @@ impl Shape {
     /// [`Error::Internal`] if this is not a map, which is a bug in the caller; `op` is the op's name.
     pub fn expect_map(&self, op: &str) -> Result<MapLayout> {
         self.layout().ok_or_else(|| takes(op, "a feature map", self))
+    }
+
+    /// Memory layout of a map in half precision.
+    ///
+    /// # Errors
+    /// Same as [`Shape::expect_map`].
+    pub fn expect_half_map(&self, op: &str) -> Result<MapLayout> {
+        match *self {
+            Self::HalfMap { channels, height, width } => Ok(MapLayout { channels, height, width }),
+            _ => Err(takes(op, "a feature map in half precision", self)),
+        }
     }
 
     /// Length of a vector.
@@ -121,17 +148,29 @@ impl Shape {
     }
 
     fn place(&self, values: &[f32], stored: &mut [f32]) {
+        match self {
+            Self::HalfMap { .. } => self.place_by(values, half_bits_mut(stored), to_half_bits),
+            _ => self.place_by(values, stored, |value| value),
+        }
+    }
+
+    fn place_by<T>(&self, values: &[f32], stored: &mut [T], convert: impl Fn(f32) -> T) {
         let mut rest = values;
         for row in self.rows() {
             let (now, later) = rest.split_at(row.count.min(rest.len()));
             let places = stored[row.first..].iter_mut().step_by(row.step);
-            places.zip(now).for_each(|(place, value)| *place = *value);
+            places.zip(now).for_each(|(place, value)| *place = convert(*value));
             rest = later;
         }
     }
 
     /// Converts values from memory order to logical order.
     pub fn unpack(&self, stored: &[f32]) -> Vec<f32> {
+        if let Self::HalfMap { channels, height, width } = *self {
+            let mut single = vec![0.0; stored.len() * 2];
+            to_single(half_bits(stored), &mut single);
+            return Self::map(channels, height, width).unpack(&single);
+        }
         let mut values = Vec::with_capacity(self.elements());
         for row in self.rows() {
             values.extend(stored[row.first..].iter().step_by(row.step).take(row.count));
@@ -141,13 +180,15 @@ impl Shape {
 
     /// Position in memory, in f32, of each logical element in order.
     pub fn positions(&self) -> impl Iterator<Item = usize> + use<> {
-        self.rows().flat_map(|row| (0..row.count).map(move |index| row.first + index * row.step))
+        let values_per_float = if matches!(self, Self::HalfMap { .. }) { 2 } else { 1 };
+        let of_row = move |row: Row| (0..row.count).map(move |index| row.first + index * row.step);
+        self.rows().flat_map(of_row).map(move |position| position / values_per_float)
     }
 
     /// Rows of logical elements in order; packing by rows is faster than element by element.
     fn rows(&self) -> Box<dyn Iterator<Item = Row>> {
         match *self {
-            Self::Map { channels, height, width } => {
+            Self::Map { channels, height, width } | Self::HalfMap { channels, height, width } => {
                 let layout = MapLayout { channels, height, width };
                 let first = move |c: usize, y| layout.texel(c / 4, y, 0) * 4 + c % 4;
                 Box::new((0..channels).flat_map(move |c| {
@@ -166,9 +207,9 @@ impl Shape {
 /// Logical elements at equal distances in memory.
 #[derive(Clone, Copy)]
 struct Row {
-    /// Position of the first element, in f32.
+    /// Position of the first element, in values.
     first: usize,
-    /// Distance from one element to the next, in f32.
+    /// Distance from one element to the next, in values.
     step: usize,
     count: usize,
 }
@@ -177,6 +218,7 @@ impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Map { channels, height, width } => write!(f, "{channels}x{height}x{width}"),
+            Self::HalfMap { channels, height, width } => write!(f, "{channels}x{height}x{width} in f16"),
             Self::Vector(length) => write!(f, "{length}"),
             Self::Matrix { rows, columns } => write!(f, "[{rows}, {columns}]"),
         }
@@ -216,6 +258,16 @@ pub struct MapLayout {
 }
 
 impl MapLayout {
+    /// Shape of such a map.
+    pub fn single(&self) -> Shape {
+        Shape::map(self.channels, self.height, self.width)
+    }
+
+    /// Shape of such a map in half precision.
+    pub fn half(&self) -> Shape {
+        Shape::HalfMap { channels: self.channels, height: self.height, width: self.width }
+    }
+
     /// Number of groups of four channels.
     pub fn quads(&self) -> usize {
         self.channels.div_ceil(4)
@@ -258,11 +310,16 @@ mod tests {
             Shape::map(1, 1, 1),
             Shape::Vector(7),
             Shape::Matrix { rows: 3, columns: 5 },
+            MapLayout { channels: 5, height: 3, width: 7 }.half(),
         ] {
             let values: Vec<f32> = (1..=shape.elements()).map(|v| v as f32).collect();
             let stored = shape.pack(&values);
             assert_eq!(stored.len() * 4, shape.bytes() as usize);
-            assert_eq!(stored.iter().filter(|v| **v != 0.0).count(), values.len());
+            let written = match shape {
+                Shape::HalfMap { .. } => half_bits(&stored).iter().filter(|bits| **bits != 0).count(),
+                _ => stored.iter().filter(|v| **v != 0.0).count(),
+            };
+            assert_eq!(written, values.len());
             assert_eq!(shape.unpack(&stored), values);
         }
     }

@@ -9,6 +9,8 @@ use crate::error::Result;
 use crate::gpu::{Family, Profile};
 use crate::ops::conv::tiles::{self, Tiles};
 use crate::ops::cpu::{Scratch, fill_blocks, for_each_part};
+use crate::ops::half_map;
+use crate::ops::half_precision::half_bits;
 use crate::ops::lanes::update;
 use crate::ops::product::{MatrixRef, product};
 use crate::ops::shape::{MapLayout, mismatch};
@@ -27,7 +29,8 @@ const TILE_VECTORS: usize = 2;
 #[derive(Debug, Clone, Copy)]
 pub struct Gram;
 
-/// Adjoint of [`Gram`]: `dF = (dG + dG^T) F / (C * N)`. Inputs: F, dG (any `[C, C]` matrix, symmetric or not).
+/// Adjoint of [`Gram`]: `dF = (dG + dG^T) F / (C * N)`. Inputs: F, in single or half precision; dG (any `[C, C]` matrix,
+/// symmetric or not).
 #[derive(Debug, Clone, Copy)]
 pub struct GramBackward;
 
@@ -47,13 +50,19 @@ fn texture(map: MapLayout, lanes: usize, device: &Profile) -> Kernel {
     work.finish("texture", work.params(dispatch, map), map, TILE_SIDE, device)
 }
 
-/// A dispatch of `gram_blocks.wgsl`.
-fn blocks(entry: &'static str, map: MapLayout, work: &Work) -> Dispatch {
+/// A dispatch of `gram_blocks.wgsl`; `half` if the map is in half precision.
+fn blocks(entry: &'static str, map: MapLayout, half: bool, work: &Work) -> Dispatch {
     let dispatch = Dispatch::new("gram_blocks", entry)
-        .bind("input", Operand::Input(0))
+        .consts(&[("HALF_MAP", u32::from(half))])
+        .bind(map_name(half), Operand::Input(0))
         .size("channels", map.channels)
         .size("extent", map.plane() + map.pitch() + 1);
     work.params(dispatch, map)
+}
+
+/// Name of the map in the shaders.
+fn map_name(half: bool) -> &'static str {
+    if half { "half_input" } else { "input" }
 }
 
 /// A dispatch of `gram.wgsl`; `block` is the packing of `symmetrise`.
@@ -87,7 +96,7 @@ impl Op for Gram {
         if device.prefers(Family::Buffer) {
             // 512 workgroups of 256 invocations fill large GPUs.
             let work = Work::split(map, BLOCK_SIDE, BLOCK_DEPTH, [16, 128], 512);
-            let dispatch = blocks("forward", map, &work).bind("output", Operand::Scratch(0)).linear(
+            let dispatch = blocks("forward", map, false, &work).bind("output", Operand::Scratch(0)).linear(
                 work.pairs * work.splits,
                 1,
                 device,
@@ -198,22 +207,33 @@ fn symmetrised(map: MapLayout, upstream: &[f32]) -> Scratch {
     sum
 }
 
+impl GramBackward {
+    /// Layout of F, and whether it is in half precision.
+    fn map(shape: Shape) -> Result<(MapLayout, bool)> {
+        match shape.layout() {
+            Some(map) => Ok((map, false)),
+            None => Ok((shape.expect_half_map("gram_backward")?, true)),
+        }
+    }
+}
+
 impl Op for GramBackward {
     fn name(&self) -> &'static str {
         "gram_backward"
     }
 
     fn output(&self, inputs: &[Shape]) -> Result<Shape> {
-        let expected = Gram.output(&inputs[..1])?;
+        let map = Self::map(inputs[0])?.0.single();
+        let expected = Gram.output(&[map])?;
         if inputs[1] != expected {
             let message = format!("upstream is {}, the Gram matrix is {expected}", inputs[1]);
             return Err(mismatch("gram_backward", &message));
         }
-        Ok(inputs[0])
+        Ok(map)
     }
 
     fn kernels(&self, signature: &Signature, device: &Profile) -> Result<Vec<Kernel>> {
-        let map = signature.inputs[0].expect_map("gram_backward")?;
+        let (map, half) = Self::map(signature.inputs[0])?;
         let work = Work::whole(map, BLOCK_SIDE);
         let mut kernels = Vec::new();
         // Writes (dG + dG^T) / (C * N), packed in blocks of `block` rows, to the first scratch buffer.
@@ -228,7 +248,7 @@ impl Op for GramBackward {
         if let Some(tiles) = Tiles::choose(map, map.texels(), device) {
             let (packing, scratch) = symmetrise(tiles.channels);
             let matrix = tiles::Matrix {
-                input: Operand::Input(0),
+                input: if half { half_map::texture(map) } else { Operand::Input(0) },
                 weights: Operand::Scratch(0).staged_in(1),
                 half: false,
                 bias: tiles::no_bias(map.quads()),
@@ -236,12 +256,15 @@ impl Op for GramBackward {
                 relu: false,
             };
             let mut dispatches = vec![packing];
+            if half {
+                dispatches.extend(half_map::unpack_to_texture(map, &Operand::Input(0), device));
+            }
             dispatches.extend(tiles.dispatches(map, map, &matrix, device));
             kernels.push(Kernel { variant: "texture", dispatches, scratch });
         }
         if device.prefers(Family::Buffer) {
             let (packing, scratch) = symmetrise(1);
-            let mut product = blocks("backward", map, &work)
+            let mut product = blocks("backward", map, half, &work)
                 .bind("weights", Operand::Scratch(0))
                 .bind("output", Operand::Output)
                 .linear(map.plane() + map.pitch() + 1, BLOCK_SIDE, device);
@@ -249,7 +272,8 @@ impl Op for GramBackward {
             kernels.push(Kernel { variant: "buffer", dispatches: vec![packing, product], scratch });
         }
         let naive = plain("backward", map, &work, 1)
-            .bind("input", Operand::Input(0))
+            .consts(&[("HALF_MAP", u32::from(half))])
+            .bind(map_name(half), Operand::Input(0))
             .bind("upstream", Operand::Input(1))
             .bind("output", Operand::Output)
             .linear(map.texels(), 64, device);
@@ -258,7 +282,7 @@ impl Op for GramBackward {
     }
 
     fn cpu(&self, signature: &Signature, _device: &Profile) -> Result<CpuKernel> {
-        let map = signature.inputs[0].expect_map("gram_backward")?;
+        let (map, half) = Self::map(signature.inputs[0])?;
         let width = map.quads() * 4;
         // Parts of equal size except the last; split further by channels if there are few.
         let parts = map.plane().div_ceil(Panel::texels(map));
@@ -270,7 +294,12 @@ impl Op for GramBackward {
             fill_blocks(map, texels, call.output, |first, mut quads| {
                 let count = quads.first().map_or(0, |quad| quad.len() / 4);
                 let mut panel = Panel::new(map, count);
-                panel.load(map, call.inputs[0], first..first + count);
+                let texels = first..first + count;
+                if half {
+                    panel.load_half(map, half_bits(call.inputs[0]), texels);
+                } else {
+                    panel.load(map, call.inputs[0], texels);
+                }
                 let features = panel.matrix(count, width);
                 quads.par_chunks_mut(columns / 4).enumerate().for_each(|(part, quads)| {
                     let channels = quads.len() * 4;
@@ -293,7 +322,7 @@ impl Op for GramBackward {
     }
 
     fn reference(&self, inputs: &[&[f64]], shapes: &[Shape]) -> Vec<f64> {
-        let map = shapes[0].layout().expect("a map");
+        let (map, _) = Self::map(shapes[0]).expect("a map");
         let (channels, pixels) = (map.channels, map.pixels());
         let upstream = |row: usize, column: usize| inputs[1][row * channels + column];
         let mut gradient = vec![0.0; channels * pixels];
@@ -309,7 +338,7 @@ impl Op for GramBackward {
     }
 
     fn flops(&self, signature: &Signature) -> u64 {
-        Gram.flops(signature)
+        Gram.flops(&Signature { inputs: vec![signature.output], output: signature.inputs[1] })
     }
 }
 
@@ -339,9 +368,9 @@ pub(in crate::ops) fn cases() -> Vec<Case> {
 }
 
 pub(in crate::ops) fn backward_cases() -> Vec<Case> {
-    let case = |shape: Shape| {
-        let gram = Gram.output(&[shape]).ok()?;
-        Some(Case::normal(GramBackward, &[shape, gram], BACKWARD_TOLERANCE))
+    let cases = |shape: Shape| {
+        let (gram, map) = (Gram.output(&[shape]).ok()?, shape.layout()?);
+        Some([shape, map.half()].map(|shape| Case::normal(GramBackward, &[shape, gram], BACKWARD_TOLERANCE)))
     };
-    samples().into_iter().filter_map(case).collect()
+    samples().into_iter().filter_map(cases).flatten().collect()
 }

@@ -2,6 +2,7 @@
 
 use crate::ops::MapLayout;
 use crate::ops::cpu::Scratch;
+use crate::ops::half_precision::to_single;
 use crate::ops::product::{MatrixRef, product};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -33,10 +34,24 @@ impl Panel {
     pub fn load(&mut self, map: MapLayout, stored: &[f32], texels: Range<usize>) {
         let planes = stored.chunks_exact(map.plane() * 4).take(map.quads());
         for (quad, plane) in planes.enumerate() {
-            let from = plane[texels.start * 4..texels.end * 4].as_chunks::<4>().0;
-            for (row, texel) in self.values.chunks_exact_mut(self.stride).zip(from) {
-                row[quad * 4..quad * 4 + 4].copy_from_slice(texel);
-            }
+            self.place(quad, &plane[texels.start * 4..texels.end * 4]);
+        }
+    }
+
+    /// Same as [`Panel::load`], for the bits of a map in half precision.
+    pub fn load_half(&mut self, map: MapLayout, bits: &[u16], texels: Range<usize>) {
+        let mut single = vec![0.0; texels.len() * 4];
+        let planes = bits.chunks_exact(map.plane() * 4).take(map.quads());
+        for (quad, plane) in planes.enumerate() {
+            to_single(&plane[texels.start * 4..texels.end * 4], &mut single);
+            self.place(quad, &single);
+        }
+    }
+
+    /// Copies one quad's texels into all rows.
+    fn place(&mut self, quad: usize, texels: &[f32]) {
+        for (row, texel) in self.values.chunks_exact_mut(self.stride).zip(texels.as_chunks::<4>().0) {
+            row[quad * 4..quad * 4 + 4].copy_from_slice(texel);
         }
     }
 

@@ -16,6 +16,7 @@ use crate::graph::{Graph, MemoryUse, Node, TensorId, Workspace};
 use crate::mirage::network_graph::{self, View};
 use crate::mirage::objective::build::Build;
 use crate::mirage::objective::layer_statistic::{Captured, TargetPlace};
+use crate::mirage::request::Activations;
 use crate::mirage::statistic::Statistic;
 use crate::ops::Shape;
 use crate::vgg::{LayerKind, Network};
@@ -210,10 +211,10 @@ impl Assembly {
     ///
     /// # Errors
     /// If the device has too little memory.
-    pub fn gradients(&self, build: &Build<'_>, recompute: bool) -> Result<TileGradients> {
+    pub fn gradients(&self, build: &Build<'_>, activations: Activations) -> Result<TileGradients> {
         let sums =
             self.sums().map(|sum| build.memory("gradient of a sum", sum.shape)).collect::<Result<_>>()?;
-        Ok(TileGradients { sums, recompute })
+        Ok(TileGradients { sums, activations })
     }
 
     /// Prepares both passes, or without `gradients` only the first one.

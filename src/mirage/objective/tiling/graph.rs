@@ -9,6 +9,7 @@ use crate::graph::{Engine, Goals, Memory, Program, Readback, Seeds, TensorId, Wh
 use crate::mirage::network_graph::{self, View};
 use crate::mirage::objective::build::Build;
 use crate::mirage::objective::layer_statistic::{Captured, TargetPlace};
+use crate::mirage::request::Activations;
 use crate::mirage::statistic::Statistic;
 use crate::ops::{Accumulate, Crop, LinearCombination, Shape};
 use crate::vgg::{LayerKind, Network};
@@ -59,8 +60,8 @@ pub(in crate::mirage) struct TileContext<'a> {
 pub(in crate::mirage) struct TileGradients {
     /// Gradients with respect to the sums, in their order.
     pub sums: Vec<Memory>,
-    /// True to recompute activations in the backward pass where that saves memory.
-    pub recompute: bool,
+    /// How activations are kept for it.
+    pub activations: Activations,
 }
 
 impl LayerSums {
@@ -263,7 +264,7 @@ impl TileGraph<'_> {
         let mut has_gradient = false;
         if let Some(gradients) = gradients {
             let sums: [(&str, &Seeds); 1] = [("", &seeds)];
-            let mut found = build.differentiate(&sums, &[tile], gradients.recompute)?;
+            let mut found = build.differentiate(&sums, &[tile], gradients.activations.recompute)?;
             if let Some(gradient) = found.pop().and_then(|mut by| by.pop()).flatten() {
                 has_gradient = true;
                 goals = goals.section(BACKWARD, [gradient]);
@@ -272,6 +273,9 @@ impl TileGraph<'_> {
             }
         }
         build.fuse(&goals);
+        if gradients.is_some_and(|gradients| gradients.activations.half) {
+            build.keep_in_half(&goals)?;
+        }
         let program = Program::prepare_in(context.engine, &build.graph, &build.bound, &goals, workspace)?;
         Ok(TileProgram { program, captures, has_gradient })
     }
