@@ -27,9 +27,9 @@ impl Graph {
     /// Keeps activations in half precision from their last use in the forward pass on, where that lowers the peak memory
     /// of the plan for these goals. To be called after [`Graph::fuse`], with the same `kept` tensors.
     ///
-    /// Masks of ReLUs read the half-precision maps, in a pass of their own; they depend only on signs, so they don't
-    /// change. So does the adjoint of a Gram matrix, on rounded values. Others read a temporary copy. Maps by which a max
-    /// pool's adjoint finds the maxima are not rounded, because rounding would make values equal.
+    /// ReLU masks read the half-precision maps in a pass of their own. They depend only on signs, so they don't change.
+    /// The adjoint of a Gram matrix reads rounded values. Other nodes read a temporary copy in single precision. Maps by
+    /// which a max pool's adjoint finds the maxima are not converted, because rounding would make values equal.
     ///
     /// # Errors
     /// If an op doesn't accept its operands, which is a bug.

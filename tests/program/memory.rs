@@ -111,6 +111,28 @@ fn insufficient_memory_suggests_fitting_size() {
 }
 
 #[test]
+fn half_activations_are_suggested_where_they_fit() {
+    let place = Place::new();
+    place.photo("photo.png", 320, 240);
+    let options = ["--size", "320", "--scales", "1", "--iterations", "1"];
+    let peak = |more: &[&str]| plan(&place, &[&options[..], more].concat())["peak_bytes"].as_u64().unwrap();
+    let (single, half) = (peak(&[]), peak(&["--half-activations"]));
+    assert!(half < single, "{half} instead of {single} bytes");
+    for (limit, fits) in [(u64::midpoint(half, single), true), (half - (1 << 20), false)] {
+        let limit = format!("{}KB", limit / 1000);
+        let limited = [&options[..], &["--memory", &limit, "-o", "out.png", "--overwrite"]].concat();
+        let refused = run(&place, "render", &limited);
+        assert_eq!(refused.status.code(), Some(2));
+        let said = stderr(&refused);
+        assert_eq!(said.contains(". Raise --memory, add --half-activations, or cut"), fits, "{said}");
+        assert!(said.contains("--tile auto"), "{said}");
+        let halved = run(&place, "render", &[&limited[..], &["--half-activations"]].concat());
+        assert_eq!(halved.status.success(), fits, "{}", stderr(&halved));
+        assert!(fits || !stderr(&halved).contains("--half-activations"), "{}", stderr(&halved));
+    }
+}
+
+#[test]
 fn auto_tiles_depend_on_memory_limit() {
     let place = Place::new();
     place.photo("photo.png", 400, 300);
@@ -278,9 +300,16 @@ fn stated_and_taken(weights: &Path, more: &[&str], measured: Measured) -> [f64; 
 #[cfg(target_os = "linux")]
 #[test]
 fn run_memory_matches_plan() {
-    let [stated, taken] = stated_and_taken(&network(), &["--iterations", "3"], Measured::Whole);
-    let ratio = stated / taken;
-    assert!((ratio - 1.0).abs() <= 0.18, "{stated} bytes more planned, {taken} used, {ratio:.3}");
+    for more in [&[][..], &["--half-activations"]] {
+        let options = [&["--iterations", "3"], more].concat();
+        let [stated, taken] = stated_and_taken(&network(), &options, Measured::Whole);
+        let ratio = stated / taken;
+        assert!(
+            (ratio - 1.0).abs() <= 0.18,
+            "{more:?}: {stated} bytes more planned, {taken} used, {ratio:.3}"
+        );
+        println!("{more:?}: {stated} bytes more planned, {taken} used, {ratio:.3}");
+    }
 }
 
 /// The state dominates: 100 pairs take about 110 MiB more on the device at 256 px than at 128, and each copy of them 80

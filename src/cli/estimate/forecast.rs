@@ -178,27 +178,58 @@ impl Forecast {
             Tiling::Side(side) => format!(" in tiles of {side} pixels"),
             _ => String::new(),
         };
-        let (network, request) = (&checked.network, &checked.request);
-        let fits_in_tiles =
-            || Ok::<_, Error>(matches!(tiles(engine, network, request, &self.budgets)?, Tiles::Fit(_)));
-        let tiles = match checked.request.tiling {
-            Tiling::Whole if !fits_in_tiles()? => "",
-            Tiling::Whole if single => ", or cut the picture into tiles with --tile auto",
-            Tiling::Whole => ", or cut the pictures into tiles with --tile",
-            _ => "",
-        };
         // --memory limits only the device's memory.
         let is_host = self.budgets.host.as_ref().is_some_and(|host| std::ptr::eq(host, budget));
-        let remedy = match budget.of.as_str() {
-            GIVEN => format!("Raise --memory{tiles}"),
-            _ if is_host => format!("Close other programs{tiles}"),
-            _ => format!("Close other programs{tiles}, or set the limit with --memory"),
-        };
+        let mut remedies = vec![if budget.of == GIVEN { "raise --memory" } else { "close other programs" }];
+        remedies.extend(self.options_that_fit(engine, checked, single)?);
+        if budget.of != GIVEN && !is_host {
+            remedies.push("set the limit with --memory");
+        }
         Err(Error::usage(format!(
-            "at {width}x{height} pixels this run needs {}{in_tiles}, and {budget}: {advice}. {remedy}",
-            bytes(needed)
+            "at {width}x{height} pixels this run needs {}{in_tiles}, and {budget}: {advice}. {}",
+            bytes(needed),
+            sentence(&remedies)
         )))
     }
+
+    /// Returns what to do with options that would let the run fit at this size.
+    fn options_that_fit(
+        &self,
+        engine: &Engine,
+        checked: &CheckedRun,
+        single: bool,
+    ) -> Result<Vec<&'static str>> {
+        let (network, request) = (&checked.network, &checked.request);
+        let mut options = Vec::new();
+        if !request.activations.half {
+            let mut halved = request.clone();
+            halved.activations.half = true;
+            let memory = plan_with(engine, network, &halved, request.tiling)?;
+            if memory.is_some_and(|memory| self.budgets.exceeded(&memory).is_none()) {
+                options.push("add --half-activations");
+            }
+        }
+        if request.tiling == Tiling::Whole
+            && matches!(tiles(engine, network, request, &self.budgets)?, Tiles::Fit(_))
+        {
+            options.push(if single {
+                "cut the picture into tiles with --tile auto"
+            } else {
+                "cut the pictures into tiles with --tile"
+            });
+        }
+        Ok(options)
+    }
+}
+
+/// Joins alternatives to a sentence without its full stop: `Do this, do that, or do something else`.
+fn sentence(alternatives: &[&str]) -> String {
+    let joined = match alternatives {
+        [others @ .., last] if !others.is_empty() => format!("{}, or {last}", others.join(", ")),
+        _ => alternatives.concat(),
+    };
+    let mut letters = joined.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// Formats classes as `weights 12 MiB, staging 3 MiB`, without empty ones.
