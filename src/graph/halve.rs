@@ -71,48 +71,17 @@ impl Graph {
     /// Keeps these maps in half precision from their last use in the forward pass on.
     fn halve(&mut self, chosen: &[Candidate]) -> Result<()> {
         let chosen: HashSet<TensorId> = chosen.iter().map(|candidate| candidate.map).collect();
-        let nodes = self.nodes().to_vec();
-        let is_early = |node: &Node, map: TensorId| {
-            let given = |input: &TensorId| *input == map || self.tensor(*input).producer.is_none();
-            node.adjoint_of.is_none() && node.inputs.iter().all(given)
-        };
-        // Statistics of a map come right after the layer that reads it, not after the whole network: the map in single
-        // precision can then be freed.
-        let mut order: Vec<usize> = Vec::with_capacity(nodes.len());
-        let mut is_placed = vec![false; nodes.len()];
-        for (index, node) in nodes.iter().enumerate() {
-            if is_placed[index] {
-                continue;
-            }
-            order.push(index);
-            is_placed[index] = true;
-            for map in node.inputs.iter().filter(|input| chosen.contains(input) && node.adjoint_of.is_none())
-            {
-                for (later, other) in nodes.iter().enumerate().skip(index + 1) {
-                    if !is_placed[later] && other.inputs.contains(map) && is_early(other, *map) {
-                        order.push(later);
-                        is_placed[later] = true;
-                    }
-                }
-            }
-        }
-        let nodes: Vec<Node> = order.into_iter().map(|index| nodes[index].clone()).collect();
-
-        // After its last reader in the forward pass, or its producer, a map is converted.
+        let nodes = self.statistics_early(&chosen);
+        // A map is converted after its last reader in the forward pass.
         let mut last: HashMap<TensorId, usize> = HashMap::new();
-        for (index, node) in nodes.iter().enumerate() {
-            let read = node.inputs.iter().filter(|_| node.adjoint_of.is_none());
-            for map in read.chain([&node.output]).filter(|map| chosen.contains(map)) {
-                last.insert(*map, index);
-            }
+        for (index, node) in nodes.iter().enumerate().filter(|(_, node)| node.adjoint_of.is_none()) {
+            last.extend(node.inputs.iter().filter(|map| chosen.contains(map)).map(|map| (*map, index)));
         }
         let mut rewrite = Rewrite { graph: self, halves: HashMap::new(), nodes: Vec::new() };
         for (index, node) in nodes.into_iter().enumerate() {
-            let mut ended: Vec<TensorId> = [node.output].into_iter().chain(node.inputs.clone()).collect();
-            ended.retain(|map| last.get(map) == Some(&index));
-            ended.dedup();
+            let read = node.inputs.clone();
             rewrite.push(node)?;
-            for map in ended {
+            for map in read.into_iter().filter(|map| last.get(map) == Some(&index)) {
                 if !rewrite.halves.contains_key(&map) {
                     rewrite.convert(map)?;
                 }
@@ -121,6 +90,33 @@ impl Graph {
         let nodes = rewrite.nodes;
         self.set_nodes(nodes);
         Ok(())
+    }
+
+    /// Returns the nodes in another order: statistics of these maps come right after the layer that reads the map, not
+    /// after the whole network, so the map's memory in single precision can be freed.
+    fn statistics_early(&self, chosen: &HashSet<TensorId>) -> Vec<Node> {
+        let nodes = self.nodes();
+        let reads_only = |node: &Node, map: TensorId| {
+            let is_given = |input: &TensorId| *input == map || self.tensor(*input).producer.is_none();
+            node.inputs.contains(&map) && node.inputs.iter().all(is_given)
+        };
+        let mut order = Vec::with_capacity(nodes.len());
+        let mut is_placed = vec![false; nodes.len()];
+        for (index, node) in nodes.iter().enumerate() {
+            if std::mem::replace(&mut is_placed[index], true) {
+                continue;
+            }
+            order.push(node.clone());
+            for map in node.inputs.iter().filter(|map| node.adjoint_of.is_none() && chosen.contains(map)) {
+                for (later, other) in nodes.iter().enumerate().skip(index + 1) {
+                    let is_statistic = other.adjoint_of.is_none() && reads_only(other, *map);
+                    if is_statistic && !std::mem::replace(&mut is_placed[later], true) {
+                        order.push(other.clone());
+                    }
+                }
+            }
+        }
+        order
     }
 }
 
