@@ -95,9 +95,11 @@ impl LogLines {
     }
 }
 
-/// Appends a line to a file of `length` bytes. After an error the file is cut to that length.
+/// Appends a line to a file and sets `length` to its bytes. After an error the file is cut to its length before.
 fn append(file: &mut File, length: &mut u64, line: &str) -> std::io::Result<()> {
     let line = format!("{line}\n");
+    // Another program may have emptied the file, as logrotate does after copying it.
+    *length = file.seek(SeekFrom::End(0))?;
     let written = file.write_all(line.as_bytes());
     if written.is_ok() {
         *length += line.len() as u64;
@@ -134,6 +136,19 @@ mod tests {
         let place = log.move_on(Some("3")).unwrap();
         assert_eq!(log.write("4"), None);
         assert_eq!(std::fs::read(&place).unwrap(), b"1\n2\n3\n4\n");
+    }
+
+    #[test]
+    fn emptied_log_starts_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.jsonl");
+        let mut log = LogLines::open(&path, false).unwrap();
+        assert_eq!((log.write("1"), log.write("2")), (None, None));
+        std::fs::write(&path, "").unwrap();
+        assert_eq!((log.write("3"), log.write("4")), (None, None));
+        assert_eq!(std::fs::read(&path).unwrap(), b"3\n4\n");
+        let place = log.move_on(Some("5")).unwrap();
+        assert_eq!(std::fs::read(&place).unwrap(), b"3\n4\n5\n");
     }
 
     #[cfg(unix)]
