@@ -36,7 +36,7 @@ const LARGEST_PICTURE: u64 = 1 << 29;
 pub(super) fn owner(path: &Path, run: &str) -> Owner {
     let Some(version) = FileVersion::of(path).filter(|_| !run.is_empty()) else { return Owner::Other };
     let owned = |is_unchanged: bool| {
-        if is_unchanged && !is_locked(path) { Owner::Run(version) } else { Owner::Edited }
+        if is_unchanged && !is_read_only(path) { Owner::Run(version) } else { Owner::Edited }
     };
     // Checkpoints may be large, and are not read as pictures.
     if let Some(found) = checkpoint::run_of(path) {
@@ -53,8 +53,14 @@ pub(super) fn owner(path: &Path, run: &str) -> Owner {
     }
 }
 
-/// True for a file that was made read-only: it is to be kept.
-fn is_locked(path: &Path) -> bool {
+/// Same as [`owner`], for a path where a picture is to be written: checkpoints, also the run's own, are not replaced by
+/// one.
+pub(super) fn owner_of_picture(path: &Path, run: &str) -> Owner {
+    if checkpoint::run_of(path).is_some() { Owner::Other } else { owner(path, run) }
+}
+
+/// True for a read-only file: it is to be kept.
+pub(super) fn is_read_only(path: &Path) -> bool {
     path.metadata().is_ok_and(|found| found.permissions().readonly())
 }
 
@@ -67,7 +73,7 @@ pub(super) fn overwrite_unchanged(path: &Path) -> Overwrite {
 /// it.
 pub(super) fn overwrite_if(path: &Path, most: u64, is_own: impl Fn(&Path) -> bool) -> Overwrite {
     // The version first: the file may change.
-    match FileVersion::of(path).filter(|version| version.length() <= most && !is_locked(path)) {
+    match FileVersion::of(path).filter(|version| version.length() <= most && !is_read_only(path)) {
         Some(version) if is_own(path) => Overwrite::Only(version),
         _ => Overwrite::Never,
     }

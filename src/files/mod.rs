@@ -17,6 +17,7 @@ use crate::escape::shown;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use tempfile::NamedTempFile;
 
 /// Opens an ordinary file and returns it with its length in bytes. Nothing else is opened: reading a pipe may block
@@ -136,6 +137,16 @@ pub(crate) fn check_place(path: &Path, overwrite: impl Into<Overwrite>) -> Resul
     if !overwrite.into().allows(&target) {
         return Err(exists(path));
     }
+    if let Ok(found) = target.metadata() {
+        if found.permissions().readonly() {
+            let problem = "the file is read-only, and this would replace it";
+            return Err(Error::file(path, problem, "Make it writable, or choose another name"));
+        }
+        if belongs_to_another_user(&found, parent(&target)) {
+            let problem = "another user's file can't be replaced in this folder (it is sticky)";
+            return Err(Error::file(path, problem, "Choose another name"));
+        }
+    }
     if is_fixed(&target) {
         let problem = "the file has an attribute by which the system refuses to replace it";
         return Err(Error::file(
@@ -145,6 +156,25 @@ pub(crate) fn check_place(path: &Path, overwrite: impl Into<Overwrite>) -> Resul
         ));
     }
     Ok(target)
+}
+
+/// True if the system allows only another user to replace this file: in a sticky folder only the owner of the file or of
+/// the folder may.
+#[cfg(unix)]
+fn belongs_to_another_user(found: &std::fs::Metadata, folder: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    const STICKY: u32 = 0o1000;
+    let user = rustix::process::geteuid();
+    let is_kept = |folder: std::fs::Metadata| {
+        folder.mode() & STICKY != 0 && ![folder.uid(), found.uid()].contains(&user.as_raw())
+    };
+    !user.is_root() && folder.metadata().is_ok_and(is_kept)
+}
+
+/// Always false: these systems have no sticky folders.
+#[cfg(not(unix))]
+fn belongs_to_another_user(_: &std::fs::Metadata, _: &Path) -> bool {
+    false
 }
 
 /// True for an existing file that is immutable or append-only. Its permissions don't show that.
@@ -225,6 +255,33 @@ pub(crate) fn parent(path: &Path) -> &Path {
     }
 }
 
+/// Temporary files of this process, for an exit that runs no destructors.
+static TEMPORARY: Mutex<Vec<(PathBuf, FileVersion)>> = Mutex::new(Vec::new());
+
+/// Removes the temporary files of this process, whose end must follow.
+#[cfg(feature = "cli")]
+pub(crate) fn remove_temporary() {
+    // Creating a file takes a moment, unless the disk hangs.
+    let Some(temporary) = (0..100).find_map(|_| {
+        let locked = TEMPORARY.try_lock().ok();
+        locked.is_none().then(|| std::thread::sleep(std::time::Duration::from_millis(1)));
+        locked
+    }) else {
+        return;
+    };
+    temporary.iter().for_each(|(path, own)| remove_if_own(path, own));
+    // Locked until the process ends, so that no further file is created.
+    std::mem::forget(temporary);
+}
+
+/// Removes a file, unless its name has become that of another one.
+#[cfg(feature = "cli")]
+fn remove_if_own(path: &Path, own: &FileVersion) {
+    if FileVersion::of(path).is_some_and(|found| found.is_same_file(own)) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 /// Creates a temporary file in the target's folder. It is removed on drop unless it is published.
 pub(crate) fn temporary(path: &Path, target: &Path) -> Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
@@ -232,10 +289,14 @@ pub(crate) fn temporary(path: &Path, target: &Path) -> Result<NamedTempFile> {
     // tempfile's default allows only the owner; this applies the system's umask, as for any new file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(parent(target)).map_err(|error| {
+    let mut temporary = TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner);
+    temporary.retain(|(path, _)| path.symlink_metadata().is_ok());
+    let file = builder.tempfile_in(parent(target)).map_err(|error| {
         let problem = format!("no file can be created in its folder ({})", error.kind());
         Error::file(path, problem, "Choose a folder that you may write to, on a disk with free space")
-    })
+    })?;
+    temporary.extend(FileVersion::of(file.path()).map(|version| (file.path().to_owned(), version)));
+    Ok(file)
 }
 
 /// Flushes a written file to the disk and gives it its name. Returns [`Overwrite::Only`] for it.
@@ -306,6 +367,25 @@ pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(all(unix, feature = "cli"))]
+    #[test]
+    fn only_own_temporary_files_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.png");
+        let own = temporary(&path, &path).unwrap();
+        let registered = TEMPORARY.lock().unwrap().iter().find(|(path, _)| path == own.path()).cloned();
+        let (temporary, version) = registered.unwrap();
+        // Another program's file, as after an exchange.
+        let held = folder.path().join("held");
+        std::fs::rename(&temporary, &held).unwrap();
+        std::fs::write(&temporary, "precious").unwrap();
+        remove_if_own(&temporary, &version);
+        assert_eq!(std::fs::read(&temporary).unwrap(), b"precious");
+        std::fs::rename(&held, &temporary).unwrap();
+        remove_if_own(&temporary, &version);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 
     /// A file that would take gigabytes to read.
     #[cfg(target_os = "linux")]

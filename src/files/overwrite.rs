@@ -69,6 +69,18 @@ impl FileVersion {
         renamed == self
     }
 
+    /// True if both are versions of one file.
+    #[cfg(all(unix, feature = "cli"))]
+    pub(super) fn is_same_file(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+
+    /// Always true: these systems don't number files.
+    #[cfg(all(not(unix), feature = "cli"))]
+    pub(super) fn is_same_file(&self, _: &Self) -> bool {
+        true
+    }
+
     /// Returns the file's length in bytes.
     #[must_use]
     pub fn length(&self) -> u64 {

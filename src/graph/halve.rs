@@ -7,8 +7,8 @@ use super::ir::{Graph, Node, TensorId};
 use super::plan::Plan;
 use crate::error::Result;
 use crate::ops::{
-    AdaptivePoolBackward, ConvBackward, FromHalf, GradientEpilogue, GramBackward, HalfMask, Op, PoolBackward,
-    PoolKind, ReluBackward, ToHalf,
+    AdaptivePoolBackward, ConvBackward, FromHalf, GradientEpilogue, GramBackward, HalfMask, MseBackward, Op,
+    PoolBackward, PoolKind, ReluBackward, ToHalf,
 };
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -29,7 +29,8 @@ impl Graph {
     ///
     /// ReLU masks read the half-precision maps in a pass of their own. They depend only on signs, so they don't change.
     /// The adjoint of a Gram matrix reads rounded values. Other nodes read a temporary copy in single precision. Maps by
-    /// which a max pool's adjoint finds the maxima are not converted, because rounding would make values equal.
+    /// which a max pool's adjoint finds the maxima are not converted, because rounding would make values equal. Nor are
+    /// maps that are compared with a target, whose difference may be smaller than the rounding.
     ///
     /// # Errors
     /// If an op doesn't accept its operands, which is a bug.
@@ -64,6 +65,9 @@ impl Graph {
                     chosen.insert(index, left);
                 }
             }
+        }
+        if bytes + bytes / WORTH >= single {
+            return Ok(());
         }
         self.halve(&chosen)
     }
@@ -251,7 +255,8 @@ fn candidates(graph: &Graph, kept: &HashSet<TensorId>) -> Vec<Candidate> {
             readers.partition(|node| node.adjoint_of.is_some());
         // A map that only the backward pass reads is a gradient that comes from outside.
         let is_activation = !backward.is_empty() && !forward.is_empty();
-        let possible = is_activation && !backward.iter().any(|reader| finds_maxima(reader));
+        let needs_single = |node: &&Node| finds_maxima(node) || op::<MseBackward>(node).is_some();
+        let possible = is_activation && !backward.iter().any(needs_single);
         possible.then(|| Candidate { map, values: !backward.iter().all(|reader| masks(reader)) })
     };
     graph.ids().filter_map(of).collect()

@@ -1,12 +1,14 @@
 //! Activations kept in half precision until the backward pass: less memory, and a gradient that only rounding changes.
 
 use super::recompute::{picture, request};
-use super::tiles::evaluate;
+use super::tiles::{default_request, evaluate};
 use crate::common::objective::{network, weigh};
+use crate::common::runs::{CONTINUE, run};
 use crate::common::{both_devices, cpu, engine, relative_l2, turn, widen};
 use neural_mirage::gpu::{DeviceOptions, Family};
 use neural_mirage::graph::Engine;
-use neural_mirage::mirage::{Activations, Request, Scales, Session, Source};
+use neural_mirage::mirage::preset::{Preset, SPATIAL};
+use neural_mirage::mirage::{Activations, Event, Init, Request, Scales, Session, Source};
 use neural_mirage::ops::PoolKind;
 use neural_mirage::vgg::Network;
 use std::path::Path;
@@ -130,4 +132,24 @@ fn maps_whose_maxima_count_stay_in_single_precision() {
         let (_, gradient) = evaluate(&engine, &network, &with(&request, true, false), None);
         assert!(gradient == expected, "{}", engine.describe());
     }
+}
+
+/// The photo matches its own features exactly; rounded ones would differ from them, and weights follow from the gradient.
+#[test]
+fn spatial_gradient_is_zero_at_the_photo() {
+    let engine = cpu(DeviceOptions::default());
+    let (network, request) = default_request([48, 48]);
+    let mut request = with(&request, true, false);
+    request.groups = Preset::default().groups();
+    request.init = Init::Photo;
+    let mut session = Session::new(&engine, &network, request).unwrap();
+    let mut measured = None;
+    run(&mut session, &mut |event: Event<'_>| {
+        if let Event::Weighted { weights, .. } = event {
+            let spatial = weights.0.iter().find(|weight| weight.group == SPATIAL).unwrap();
+            measured = measured.or(spatial.norm);
+        }
+        CONTINUE
+    });
+    assert_eq!(measured, Some(0.0));
 }

@@ -295,3 +295,62 @@ fn file_that_takes_the_name_of_a_checkpoint_stays() {
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert!(said.contains("no checkpoint: ") && said.contains("exists already"), "{said}");
 }
+
+/// With --overwrite, a file that the run has read is kept under its new name too.
+#[cfg(unix)]
+#[test]
+fn photo_that_is_moved_onto_an_output_stays() {
+    use crate::common::process::{code, wait_for};
+    use crate::interrupt::{endless, signal};
+    for name in ["out.png", "film.webp", "trace.json", "out-checkpoint.safetensors"] {
+        let place = Place::new();
+        let mut run = endless(&place);
+        let words = ["--checkpoint-every", "10", "--overwrite", "--trace", "trace.json"];
+        let mut child = place.spawn(run.args(words).args(["--film", "film.webp"]));
+        wait_for("no checkpoint", || place.path("out-checkpoint.safetensors").exists());
+        let photo = std::fs::read(place.path("photo.png")).unwrap();
+        std::fs::rename(place.path("photo.png"), place.path(name)).unwrap();
+        if name.starts_with("out-") {
+            wait_for_rescue(&place);
+        }
+        signal(&child, "-INT");
+        // Only the picture is what the run is for.
+        assert_eq!(code(&mut child), Some(if name == "out.png" { 1 } else { 130 }), "{name}");
+        assert!(std::fs::read(place.path(name)).unwrap() == photo, "{name}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn read_only_files_are_kept_with_overwrite() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let photo = place.photo("photo.png", 64, 48);
+    for name in ["out.png", "out-0001.png", "out-checkpoint.safetensors", "film.webp", "trace.json"] {
+        let path = place.file(name, b"precious");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap();
+        let words = ["--overwrite", "--save-at", "1", "--film", "film.webp", "--trace", "trace.json"];
+        let painted = place.render_to(&photo, "out.png", "2").args(words).assert();
+        painted.code(2).stderr(says(name)).stderr(says("it is read-only").or(says("the file is read-only")));
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+/// Another user's run must be able to see that a name is taken.
+#[cfg(unix)]
+#[test]
+fn locks_can_be_read_by_other_users() {
+    use crate::common::process::wait_for;
+    use crate::interrupt::{endless, signal};
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let child = place.spawn(&place.in_shell("umask 077", &endless(&place)));
+    let locks = || place.entries().into_iter().filter(|name| name.ends_with(".lock")).collect::<Vec<_>>();
+    wait_for("no lock", || locks().len() > 2);
+    for lock in locks() {
+        let mode = place.path(&lock).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644, "{lock}");
+    }
+    signal(&child, "-KILL");
+}

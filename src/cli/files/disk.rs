@@ -1,14 +1,16 @@
 //! Checks of the disk before a run: whether two names are the same file, whether another run writes to a name, how much
 //! space is left.
 
+use crate::cli::output::escape::shown;
 use crate::error::{Error, Result};
 #[cfg(unix)]
 use crate::files::number;
-use crate::files::{check_name, check_place, is_stream, parent, temporary};
+use crate::files::{check_name, check_place, is_stream, parent, remove_temporary, temporary};
 use crate::hex::hex;
 use sha2::{Digest as _, Sha256};
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,6 +42,38 @@ pub(in crate::cli) fn is_same(one: &Path, other: &Path) -> bool {
     }
 }
 
+/// A file that a run reads, which it never replaces, under whatever name.
+#[derive(Debug)]
+pub(in crate::cli) struct ReadFile {
+    pub path: PathBuf,
+    /// Identifies the file when it was read, for it may be moved during the run.
+    identity: Option<Identity>,
+}
+
+impl ReadFile {
+    pub(in crate::cli) fn new(path: PathBuf) -> Self {
+        Self { identity: identity(&path), path }
+    }
+
+    /// True if this path leads to the file that was read, or to the one that has its name now.
+    pub(in crate::cli) fn is(&self, path: &Path) -> bool {
+        is_same(&self.path, path) || self.identity.is_some() && self.identity == identity(path)
+    }
+
+    /// True if this is the file that was read, or the one that has its name now.
+    #[cfg(unix)]
+    pub(in crate::cli) fn is_open_as(&self, file: &File) -> bool {
+        let opened = file.metadata().ok().map(|found| number(&found));
+        opened.is_some() && (opened == self.identity || opened == identity(&self.path))
+    }
+
+    /// Always false: these systems don't identify open files.
+    #[cfg(not(unix))]
+    pub(in crate::cli) fn is_open_as(&self, _: &File) -> bool {
+        false
+    }
+}
+
 /// True if two existing paths differ in case only and their folder has but one such file. Some file systems report another
 /// inode number for each spelling.
 fn is_other_case(one: &Path, other: &Path) -> bool {
@@ -52,14 +86,22 @@ fn is_other_case(one: &Path, other: &Path) -> bool {
     entries.flatten().filter(|entry| names.contains(&Some(&entry.file_name()))).count() < 2
 }
 
-/// Returns what identifies a file, whatever its name.
+/// Identifies a file, whatever its name: device and inode number.
 #[cfg(unix)]
-fn identity(path: &Path) -> Option<(u64, u64)> {
+type Identity = (u64, u64);
+
+/// Identifies a file: its path without links.
+#[cfg(not(unix))]
+type Identity = PathBuf;
+
+/// Returns what identifies a file; links are followed.
+#[cfg(unix)]
+fn identity(path: &Path) -> Option<Identity> {
     path.metadata().ok().map(|found| number(&found))
 }
 
 #[cfg(not(unix))]
-fn identity(path: &Path) -> Option<PathBuf> {
+fn identity(path: &Path) -> Option<Identity> {
     path.canonicalize().ok()
 }
 
@@ -109,9 +151,30 @@ pub(in crate::cli) struct Reservation {
 static TAKEN: Mutex<Vec<(PathBuf, Arc<File>)>> = Mutex::new(Vec::new());
 
 /// New files, which are removed at such an exit if they are empty.
-static NEW: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+static NEW: Mutex<Vec<NewFile>> = Mutex::new(Vec::new());
 
-/// Removes this process's lock files, whose locks hold until it ends, and new files that are empty.
+/// A file that this process has created.
+#[derive(Debug)]
+struct NewFile {
+    path: PathBuf,
+    identity: Option<Identity>,
+}
+
+impl NewFile {
+    fn new(path: PathBuf) -> Self {
+        Self { identity: identity(&path), path }
+    }
+
+    /// Removes the file, unless it has content or its name is another file's now.
+    fn remove_if_empty(&self) {
+        let is_empty = self.path.symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
+        if is_empty && self.identity.is_some() && self.identity == identity(&self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes this process's lock files, whose locks hold until it ends, new files that are empty, and temporary files.
 pub(in crate::cli) fn remove_leftovers() {
     // Taking a lock takes a moment. If this very thread is doing so, it ran out of memory; lock files left behind lock
     // nothing.
@@ -126,9 +189,8 @@ pub(in crate::cli) fn remove_leftovers() {
     }
     // Held until the process ends, so that no further file is created.
     let new = ManuallyDrop::new(NEW.lock().unwrap_or_else(PoisonError::into_inner));
-    let is_empty =
-        |path: &&PathBuf| path.symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
-    new.iter().filter(is_empty).for_each(|path| drop(std::fs::remove_file(path)));
+    new.iter().for_each(NewFile::remove_if_empty);
+    remove_temporary();
 }
 
 /// Creates a file. A signal that ends the program at once removes the file if it is still empty.
@@ -138,7 +200,7 @@ pub(in crate::cli) fn remove_leftovers() {
 pub(in crate::cli) fn create(path: &Path) -> std::io::Result<File> {
     let mut new = NEW.lock().unwrap_or_else(PoisonError::into_inner);
     let file = File::options().read(true).write(true).create_new(true).open(path)?;
-    new.push(path.to_owned());
+    new.push(NewFile::new(path.to_owned()));
     Ok(file)
 }
 
@@ -156,7 +218,18 @@ impl Reservation {
         let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
         // The file may be removed by its owner between opening and locking.
         for _ in 0..100 {
-            let Some((file, is_new)) = open_lock(&path) else { return Ok(None) };
+            let (file, is_new) = match open_lock(&path) {
+                Ok(Some(opened)) => opened,
+                Ok(None) => return Ok(None),
+                Err(error) => {
+                    let problem = format!(
+                        "another user's run may be writing it, whose {} can't be read ({error})",
+                        shown(&path)
+                    );
+                    let remedy = format!("Choose another name with {option}");
+                    return Err(Error::file(written, problem, remedy));
+                }
+            };
             match file.try_lock() {
                 Ok(()) if is_at(&file, &path) => {
                     let file = Arc::new(file);
@@ -199,8 +272,12 @@ fn remove_lock(path: &Path, file: &File) {
     }
 }
 
-/// Opens or creates a lock file, and returns whether it is new; `None` if that fails, or the path is not an ordinary file.
-fn open_lock(path: &Path) -> Option<(File, bool)> {
+/// Opens or creates a lock file, and returns whether it is new; `None` if none can be created there, or the path is not an
+/// ordinary file.
+///
+/// # Errors
+/// If there is one that this user may not open.
+fn open_lock(path: &Path) -> std::io::Result<Option<(File, bool)>> {
     let mut reading = File::options();
     reading.read(true);
     #[cfg(unix)]
@@ -210,8 +287,19 @@ fn open_lock(path: &Path) -> Option<(File, bool)> {
     // Another user's lock file can only be read, which is enough to see whether it is locked.
     let created = creating.open(path);
     let is_new = created.is_ok();
-    let file = created.or_else(|_| reading.open(path)).ok()?;
-    file.metadata().is_ok_and(|found| found.is_file()).then_some((file, is_new))
+    #[cfg(unix)]
+    if let Ok(file) = &created {
+        // Whatever the umask: other users must be able to open it.
+        let _ = file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    }
+    let file = match created.or_else(|_| reading.open(path)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && path.symlink_metadata().is_ok() => {
+            return Err(error);
+        }
+        Err(_) => return Ok(None),
+    };
+    Ok(file.metadata().is_ok_and(|found| found.is_file()).then_some((file, is_new)))
 }
 
 /// True if the file still has this name.
@@ -251,6 +339,47 @@ mod tests {
             assert!(is_same(&path("inner/new"), &path(other)), "{other}");
         }
         assert!(!is_same(&path("inner/new"), &path("new")));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn read_files_are_known_under_other_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["photo", "other"] {
+            std::fs::write(path(name), name).unwrap();
+        }
+        let read = ReadFile::new(path("photo"));
+        assert!(read.is(&path("photo")) && !read.is(&path("other")));
+        std::fs::rename(path("photo"), path("moved")).unwrap();
+        assert!(read.is(&path("moved")) && read.is_open_as(&File::open(path("moved")).unwrap()));
+        // What has the photo's name now counts too.
+        std::os::unix::fs::symlink("other", path("photo")).unwrap();
+        assert!(read.is(&path("other")) && read.is_open_as(&File::open(path("other")).unwrap()));
+        std::fs::write(path("third"), "").unwrap();
+        assert!(!read.is(&path("third")) && !read.is_open_as(&File::open(path("third")).unwrap()));
+    }
+
+    #[test]
+    fn only_own_empty_files_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.jsonl");
+        std::fs::write(&path, "").unwrap();
+        let new = NewFile::new(path.clone());
+        #[cfg(unix)]
+        {
+            std::fs::rename(&path, folder.path().join("moved")).unwrap();
+            std::fs::write(&path, "").unwrap();
+            new.remove_if_empty();
+            assert!(path.exists(), "another program's file");
+            std::fs::rename(folder.path().join("moved"), &path).unwrap();
+        }
+        std::fs::write(&path, "a line").unwrap();
+        new.remove_if_empty();
+        assert!(path.exists());
+        std::fs::write(&path, "").unwrap();
+        new.remove_if_empty();
+        assert!(!path.exists());
     }
 
     #[cfg(target_os = "linux")]

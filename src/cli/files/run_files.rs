@@ -1,16 +1,17 @@
 //! Reads the pictures of a run, names its files, and writes its output.
 
-use super::disk::is_same;
+use super::disk::{ReadFile, is_same};
 use super::rescue::{not_saved, rescue};
 use crate::cli::args::FileArgs;
 use crate::cli::output::escape::shown;
-use crate::cli::own_files::{Owner, owner};
+use crate::cli::own_files::{Owner, owner, owner_of_picture};
 use crate::cli::values::AlphaArg;
 use crate::error::{Error, Result};
 use crate::files::{self, Overwrite, check_is_no_folder, check_name, parent};
 use crate::image_io::{self, Alpha, Decoded, Picture, ReadOptions, WriteOptions};
 use std::ffi::{OsStr, OsString};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -91,7 +92,7 @@ pub(in crate::cli) struct Files {
     /// Identifier of the run. Its own files may be replaced: when it is resumed, or goes back to an earlier picture.
     run: String,
     /// Files that the run reads, and never replaces.
-    read: Vec<PathBuf>,
+    read: Vec<ReadFile>,
 }
 
 /// A picture that could not be written where it should be.
@@ -126,6 +127,7 @@ impl Files {
             ..WriteOptions::default()
         };
         let digits = iterations.to_string().len().max(DIGITS);
+        let read = read.into_iter().map(ReadFile::new).collect();
         Self { output, digits, options, keeps_alpha, run: run.to_owned(), read }
     }
 
@@ -186,9 +188,12 @@ impl Files {
                     "Choose another name with -o, or make it writable",
                 ));
             }
-            _ => self.check_picture(&checkpoint)?,
+            found => self.check_replaceable(&checkpoint, found)?,
         }
         check_name(&checkpoint)?;
+        if checkpoint.symlink_metadata().is_ok() {
+            files::check_place(&checkpoint, true)?;
+        }
         if checkpoint.metadata().is_ok_and(|found| !found.is_file()) {
             return Err(Error::file(
                 &checkpoint,
@@ -227,11 +232,15 @@ impl Files {
     }
 
     fn check_picture(&self, path: &Path) -> Result<()> {
+        self.check_replaceable(path, owner_of_picture(path, &self.run))
+    }
+
+    fn check_replaceable(&self, path: &Path, owner: Owner) -> Result<()> {
         self.check_not_read(path, "-o")?;
         if self.options.overwrite == Overwrite::Always {
             return Ok(());
         }
-        match owner(path, &self.run) {
+        match owner {
             Owner::Run(_) => Ok(()),
             Owner::Edited => Err(Error::file(
                 path,
@@ -244,26 +253,28 @@ impl Files {
 
     /// Returns an error if the run reads this file; `option` is named in the message.
     pub(in crate::cli) fn check_not_read(&self, path: &Path, option: &str) -> Result<()> {
-        match self.read.iter().find(|read| is_same(read, path)) {
-            None => Ok(()),
-            Some(read) => Err(Error::file(
-                path,
-                format!("this would replace {}, which the run reads", shown(read)),
-                format!("Choose another name with {option}"),
-            )),
-        }
+        self.read
+            .iter()
+            .find(|read| read.is(path))
+            .map_or(Ok(()), |read| Err(would_replace(path, read, option)))
     }
 
-    /// True if the run reads this file. Where a link leads can change during the run.
+    /// Same as [`Files::check_not_read`], for a file that was opened by this path.
+    pub(in crate::cli) fn check_opened(&self, path: &Path, file: &File, option: &str) -> Result<()> {
+        let found = self.read.iter().find(|read| read.is_open_as(file));
+        found.map_or(Ok(()), |read| Err(would_replace(path, read, option)))
+    }
+
+    /// True if the run reads this file. Where a link leads can change during the run, and the file can be moved.
     pub(in crate::cli) fn reads(&self, path: &Path) -> bool {
-        self.read.iter().any(|read| is_same(read, path))
+        self.read.iter().any(|read| read.is(path))
     }
 
     /// Returns whether this file may be replaced.
     fn overwrite(&self, path: &Path) -> Overwrite {
         match self.options.overwrite {
             Overwrite::Always if !self.reads(path) => Overwrite::Always,
-            _ => owner(path, &self.run).overwrite(),
+            _ => owner_of_picture(path, &self.run).overwrite(),
         }
     }
 
@@ -297,6 +308,15 @@ impl Files {
         let rescued = rescue(&self.output, |place| image_io::write(place, picture, &options).map(drop));
         Err(Unsaved { error: not_saved(&self.output, &error, rescued.as_deref()), rescued })
     }
+}
+
+/// Returns the error for a path that leads to a file that the run reads.
+fn would_replace(path: &Path, read: &ReadFile, option: &str) -> Error {
+    Error::file(
+        path,
+        format!("this would replace {}, which the run reads", shown(&read.path)),
+        format!("Choose another name with {option}"),
+    )
 }
 
 /// Returns the first free name after this one: `out-2.png` after `out.png`.
@@ -345,6 +365,10 @@ pub(in crate::cli) fn check_place(path: &Path, what: &str, option: &str) -> Resu
         Ok(found) if !found.is_file() => {
             Err(Error::file(path, "it is a disk, not a file", format!("Choose another name with {option}")))
         }
+        // The superuser could open it.
+        Ok(found) if found.permissions().readonly() => {
+            unusable(std::io::Error::new(ErrorKind::PermissionDenied, "the file is read-only"))
+        }
         Ok(_) => OpenOptions::new().append(true).open(path).map(drop).or_else(unusable),
         Err(_) => {
             tempfile::tempfile_in(parent(path)).map(drop).or_else(unusable)?;
@@ -387,13 +411,13 @@ mod tests {
         let mut files = files(detour.to_str(), 10);
         files.options.overwrite = Overwrite::Always;
         files.check(|_| false).unwrap();
-        files.read = vec![photo];
+        files.read = vec![ReadFile::new(photo)];
         let error = files.check(|_| false).unwrap_err();
         assert!(error.to_string().contains("which the run reads"), "{error}");
         // Nor by a snapshot that the live page asks for.
         std::fs::write(files.snapshot(7), "x").unwrap();
         assert_eq!(files.free_snapshot(7), files.snapshot(7));
-        files.read.push(files.snapshot(7));
+        files.read.push(ReadFile::new(files.snapshot(7)));
         assert_ne!(files.free_snapshot(7), files.snapshot(7));
     }
 

@@ -69,7 +69,9 @@ impl FilmRecorder {
         if frames == 0 {
             return Ok("The film has no frames, and was not written".to_owned());
         }
-        let Err(error) = self.film.finish(texts.to_vec()) else {
+        // Its name may lead to a file that the run reads by now.
+        let is_free = self.checked.files.check_not_read(self.film.target(), "--film");
+        let Err(error) = is_free.and_then(|()| self.film.finish(texts.to_vec())) else {
             return Ok(format!("Film of {frames} frames: {}", shown(&self.path)));
         };
         let rescued = rescue(&self.path, |place| self.film.finish_at(place, texts.to_vec()));

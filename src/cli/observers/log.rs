@@ -167,14 +167,14 @@ impl Log {
     /// Opens an empty log. `-` is standard output. An existing file is replaced only with `overwrite`.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system refuses.
+    /// [`Error::Io`] if the system refuses; [`Error::File`] if it is a file that the run reads.
     pub(in crate::cli) fn open(
         path: &Path,
         overwrite: bool,
         checked: &Rc<CheckedRun>,
         status: &SharedStatus,
     ) -> Result<Self> {
-        let lines = LogLines::open(path, overwrite)?;
+        let lines = LogLines::open(path, overwrite, |file| checked.files.check_opened(path, file, "--log"))?;
         Ok(Self { lines, checked: checked.clone(), status: status.clone(), problems_seen: 0 })
     }
 

@@ -24,11 +24,12 @@ pub(super) enum LogLines {
 }
 
 impl LogLines {
-    /// Opens an empty log. `-` is standard output. An existing file is replaced only with `overwrite`.
+    /// Opens an empty log. `-` is standard output. An existing file is replaced only with `overwrite`, and only if
+    /// `check` accepts the opened file.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system refuses.
-    pub(super) fn open(path: &Path, overwrite: bool) -> Result<Self> {
+    /// [`Error::Io`] if the system refuses; the error of `check`.
+    pub(super) fn open(path: &Path, overwrite: bool, check: impl Fn(&File) -> Result<()>) -> Result<Self> {
         if path.as_os_str() == "-" {
             return Ok(Self::Stdout);
         }
@@ -37,11 +38,17 @@ impl LogLines {
             let file = options.write(true).open(path).map_err(Error::io(path, "opening the log"))?;
             return Ok(Self::Stream(path.to_owned(), file));
         }
+        let failed = || Error::io(path, "creating the log");
         let file = match overwrite {
-            true => options.read(true).write(true).create(true).truncate(true).open(path),
+            true => options.read(true).write(true).create(true).truncate(false).open(path),
             false => create(path),
         };
-        let file = file.map_err(Error::io(path, "creating the log"))?;
+        let file = file.map_err(failed())?;
+        if overwrite {
+            // Before it is emptied: the name may have become a link since it was checked.
+            check(&file)?;
+            file.set_len(0).map_err(failed())?;
+        }
         Ok(Self::File(path.to_owned(), file, 0))
     }
 
@@ -119,18 +126,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.jsonl");
         std::fs::write(&path, "precious").unwrap();
-        assert!(LogLines::open(&path, false).is_err());
+        assert!(LogLines::open(&path, false, |_| Ok(())).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
-        let mut log = LogLines::open(&path, true).unwrap();
+        let mut log = LogLines::open(&path, true, |_| Ok(())).unwrap();
         assert_eq!(log.write("{}"), None);
         assert_eq!(std::fs::read(&path).unwrap(), b"{}\n");
+    }
+
+    #[test]
+    fn file_that_is_not_accepted_is_not_emptied() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.jsonl");
+        std::fs::write(&path, "precious").unwrap();
+        let refuse = |_: &File| Err(Error::usage("the run reads it"));
+        assert!(LogLines::open(&path, true, refuse).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 
     #[test]
     fn moved_log_keeps_all_lines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.jsonl");
-        let mut log = LogLines::open(&path, false).unwrap();
+        let mut log = LogLines::open(&path, false, |_| Ok(())).unwrap();
         assert_eq!((log.write("1"), log.write("2")), (None, None));
         assert_eq!(log.finish(), None);
         let place = log.move_on(Some("3")).unwrap();
@@ -142,7 +159,7 @@ mod tests {
     fn emptied_log_starts_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.jsonl");
-        let mut log = LogLines::open(&path, false).unwrap();
+        let mut log = LogLines::open(&path, false, |_| Ok(())).unwrap();
         assert_eq!((log.write("1"), log.write("2")), (None, None));
         std::fs::write(&path, "").unwrap();
         assert_eq!((log.write("3"), log.write("4")), (None, None));
@@ -156,7 +173,7 @@ mod tests {
     fn removed_log_is_saved_elsewhere() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.jsonl");
-        let mut log = LogLines::open(&path, false).unwrap();
+        let mut log = LogLines::open(&path, false, |_| Ok(())).unwrap();
         assert_eq!(log.write("1"), None);
         // Replaced by another file, as by an editor.
         std::fs::remove_file(&path).unwrap();
@@ -171,7 +188,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn full_device_ends_the_log_with_a_warning() {
-        let mut log = LogLines::open(Path::new("/dev/full"), false).unwrap();
+        let mut log = LogLines::open(Path::new("/dev/full"), false, |_| Ok(())).unwrap();
         assert!(log.write("1").is_some_and(|problem| problem.contains("the log ends here: /dev/full")));
         assert_eq!(log.write("2"), None);
     }

@@ -229,6 +229,11 @@ impl Film {
         Ok(())
     }
 
+    /// Returns the path that is written to: the film's, with symbolic links resolved when it was created.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Returns the number of frames. Equal consecutive frames count as one.
     pub fn frames(&self) -> usize {
         self.spool.frames.len()

@@ -14,6 +14,7 @@ use crate::cli::interrupt::{INTERRUPTED, Interrupt};
 use crate::cli::observers::{Checkpoints, MetadataRecorder, Observers, RunStatus, ShareWarnings};
 use crate::cli::output::escape::{quoted, shown};
 use crate::cli::output::format::duration;
+use crate::cli::own_files::is_read_only;
 use crate::cli::preprocessing;
 use crate::cli::record::metadata::RunMetadata;
 use crate::cli::record::option_words::{self, OptionWords};
@@ -185,8 +186,9 @@ impl Sweep {
         let mut written: Vec<PathBuf> = cells.map(|cell| self.contact.cell(cell)).collect();
         written.extend([self.contact.picture(), self.contact.page()]);
         written.extend(runs.map(|(run, _)| self.checkpoint(run)));
-        // Files that exist may be the sweep's own.
-        written.iter().try_for_each(|path| check_place(path, true).map(drop))?;
+        // Files that exist may be the sweep's own. Its read-only ones are kept.
+        let kept = |path: &&PathBuf| !self.overwrite && is_read_only(path);
+        written.iter().filter(|path| !kept(path)).try_for_each(|path| check_place(path, true).map(drop))?;
         for run in &self.planned {
             written.iter().try_for_each(|path| run.checked.files.check_not_read(path, "-o"))?;
         }
