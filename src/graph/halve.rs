@@ -155,13 +155,17 @@ impl Rewrite<'_> {
         Ok(output)
     }
 
+    /// Returns the half-precision form of an input, if it has one by now.
+    fn half(&self, input: Option<&TensorId>) -> Option<TensorId> {
+        input.and_then(|input| self.halves.get(input)).copied()
+    }
+
     /// Appends a node that reads the half-precision form of each map that has one by then.
     fn push(&mut self, mut node: Node) -> Result<()> {
-        let half = |input: Option<&TensorId>| input.and_then(|input| self.halves.get(input)).copied();
         let label = self.graph.tensor(node.output).label.clone();
         let adjoint_of = node.adjoint_of;
         // The mask before a node's own computation.
-        if let (Some(backward), Some(half)) = (op::<ConvBackward>(&node), half(node.inputs.first()))
+        if let (Some(backward), Some(half)) = (op::<ConvBackward>(&node), self.half(node.inputs.first()))
             && masks_its_upstream(backward)
         {
             let mut plain = backward.clone();
@@ -175,28 +179,28 @@ impl Rewrite<'_> {
             node.inputs.splice(..2, [masked, masked]);
             node.op = Arc::new(plain);
         }
-        let half = |input: Option<&TensorId>| input.and_then(|input| self.halves.get(input)).copied();
         let mut mask_after = None;
-        if let (Some(backward), Some(half)) = (op::<ConvBackward>(&node), half(node.inputs.last()))
+        if let (Some(backward), Some(half)) = (op::<ConvBackward>(&node), self.half(node.inputs.last()))
             && backward.epilogue.mask
         {
             let epilogue = GradientEpilogue { mask: false, ..backward.epilogue };
             let op = ConvBackward { epilogue, ..backward.clone() };
             node.inputs.pop();
             (node.op, mask_after) = (Arc::new(op), Some(half));
-        } else if let (Some(backward), Some(half)) = (op::<PoolBackward>(&node), half(node.inputs.first()))
+        } else if let (Some(backward), Some(half)) =
+            (op::<PoolBackward>(&node), self.half(node.inputs.first()))
             && masks_its_gradient(backward)
         {
             let op = PoolBackward { rectified: false, ..*backward };
             node.inputs.remove(0);
             (node.op, mask_after) = (Arc::new(op), Some(half));
-        } else if let (Some(_), Some(half)) = (op::<ReluBackward>(&node), half(node.inputs.first())) {
+        } else if let (Some(_), Some(half)) = (op::<ReluBackward>(&node), self.half(node.inputs.first())) {
             (node.op, node.inputs) = (Arc::new(HalfMask), vec![node.inputs[1], half]);
-        } else if let (Some(_), Some(half)) = (op::<GramBackward>(&node), half(node.inputs.first())) {
+        } else if let (Some(_), Some(half)) = (op::<GramBackward>(&node), self.half(node.inputs.first())) {
             node.inputs[0] = half;
         } else {
             for at in 0..node.inputs.len() {
-                if let Some(half) = self.halves.get(&node.inputs[at]).copied() {
+                if let Some(half) = self.half(node.inputs.get(at)) {
                     let label = self.graph.tensor(node.inputs[at]).label.clone();
                     node.inputs[at] = self.append(FromHalf, &[half], label, adjoint_of)?;
                 }
