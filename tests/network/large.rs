@@ -1,9 +1,7 @@
 //! Pictures larger than the device's memory. Run by hand: see docs/memory.md.
 
 use super::recompute::picture;
-use super::tiles::{
-    GRADIENT, ROOTS, WINOGRAD_GRADIENT, compare, default_request, evaluate, request, with_gram_matrices,
-};
+use super::tiles::{GRADIENT, ROOTS, compare, default_request, evaluate, request, with_gram_matrices};
 use crate::common::objective::network;
 use crate::common::{cpu, engine_with};
 use neural_mirage::Overwrite;
@@ -80,7 +78,9 @@ fn small_network_renders_4096_px_within_1_gib() {
     request.scales = Scales::single(1);
     let expected = evaluate(&cpu(DeviceOptions::default()), &network(), &request, Some(448));
     let found = evaluate(&small, &network(), &request, Some(512));
-    compare(&found, &expected, WINOGRAD_GRADIENT, "4096 pixels");
+    // Random values have many decisions of ReLU and pooling near a tie, which devices take differently. Measured: 4.4e-4.
+    // At 600 px the CPU device with and without Winograd's method differs by 1.0e-4, this device from both by 8.8e-4.
+    compare(&found, &expected, ROOTS, "4096 pixels");
 }
 
 #[test]
