@@ -7,6 +7,7 @@ need_chroots() {
   [ "$(id -u)" = 0 ] || fail "Run this as root: it creates chroots."
   command -v debootstrap >/dev/null 2>&1 || install_packages debootstrap
   systems=$(realpath -m "${CHROOTS:-target/chroots}")
+  case $systems in *" "*) fail "debootstrap can't use a path with spaces: set CHROOTS to another folder than $systems" ;; esac
   work=$(mktemp -d)
   trap remove_chroots EXIT
 }
