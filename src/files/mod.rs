@@ -261,22 +261,27 @@ static TEMPORARY: Mutex<Vec<(PathBuf, FileVersion)>> = Mutex::new(Vec::new());
 /// Removes the temporary files of this process, whose end must follow.
 #[cfg(feature = "cli")]
 pub(crate) fn remove_temporary() {
-    // Creating a file takes a moment, unless the disk hangs.
-    let Some(temporary) = (0..100).find_map(|_| {
-        let locked = TEMPORARY.try_lock().ok();
-        locked.is_none().then(|| std::thread::sleep(std::time::Duration::from_millis(1)));
-        locked
-    }) else {
-        return;
-    };
+    let Some(temporary) = locked_soon(&TEMPORARY) else { return };
     temporary.iter().for_each(|(path, own)| remove_if_own(path, own));
     // Locked until the process ends, so that no further file is created.
     std::mem::forget(temporary);
 }
 
+/// Locks a mutex that is held for moments only; `None` if it stays locked, as by this very thread or on a disk that hangs.
+#[cfg(feature = "cli")]
+pub(crate) fn locked_soon<T>(mutex: &Mutex<T>) -> Option<std::sync::MutexGuard<'_, T>> {
+    for _ in 0..100 {
+        if let Ok(locked) = mutex.try_lock() {
+            return Some(locked);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    None
+}
+
 /// Removes a file, unless its name has become that of another one.
 #[cfg(feature = "cli")]
-fn remove_if_own(path: &Path, own: &FileVersion) {
+pub(crate) fn remove_if_own(path: &Path, own: &FileVersion) {
     if FileVersion::of(path).is_some_and(|found| found.is_same_file(own)) {
         let _ = std::fs::remove_file(path);
     }

@@ -5,7 +5,10 @@ use crate::cli::output::escape::shown;
 use crate::error::{Error, Result};
 #[cfg(unix)]
 use crate::files::number;
-use crate::files::{check_name, check_place, is_stream, parent, remove_temporary, temporary};
+use crate::files::{
+    FileVersion, check_name, check_place, is_stream, locked_soon, parent, remove_if_own, remove_temporary,
+    temporary,
+};
 use crate::hex::hex;
 use sha2::{Digest as _, Sha256};
 use std::ffi::OsString;
@@ -14,7 +17,6 @@ use std::io::ErrorKind;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 /// Checks, before the work is done, that [`write_whole`](crate::files::write_whole) can write here; leaves nothing
 /// behind.
@@ -151,26 +153,12 @@ pub(in crate::cli) struct Reservation {
 static TAKEN: Mutex<Vec<(PathBuf, Arc<File>)>> = Mutex::new(Vec::new());
 
 /// New files, which are removed at such an exit if they are empty.
-static NEW: Mutex<Vec<NewFile>> = Mutex::new(Vec::new());
+static NEW: Mutex<Vec<(PathBuf, FileVersion)>> = Mutex::new(Vec::new());
 
-/// A file that this process has created.
-#[derive(Debug)]
-struct NewFile {
-    path: PathBuf,
-    identity: Option<Identity>,
-}
-
-impl NewFile {
-    fn new(path: PathBuf) -> Self {
-        Self { identity: identity(&path), path }
-    }
-
-    /// Removes the file, unless it has content or its name is another file's now.
-    fn remove_if_empty(&self) {
-        let is_empty = self.path.symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
-        if is_empty && self.identity.is_some() && self.identity == identity(&self.path) {
-            let _ = std::fs::remove_file(&self.path);
-        }
+/// Removes a file that this process has created, unless it has content or its name is another file's now.
+fn remove_if_empty(path: &Path, own: &FileVersion) {
+    if FileVersion::of(path).is_some_and(|found| found.length() == 0) {
+        remove_if_own(path, own);
     }
 }
 
@@ -178,18 +166,14 @@ impl NewFile {
 pub(in crate::cli) fn remove_leftovers() {
     // Taking a lock takes a moment. If this very thread is doing so, it ran out of memory; lock files left behind lock
     // nothing.
-    for _ in 0..100 {
-        if let Ok(taken) = TAKEN.try_lock() {
-            taken.iter().for_each(|(path, file)| remove_lock(path, file));
-            // Held until the process ends, so that no further lock is taken.
-            std::mem::forget(taken);
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(1));
+    if let Some(taken) = locked_soon(&TAKEN) {
+        taken.iter().for_each(|(path, file)| remove_lock(path, file));
+        // Held until the process ends, so that no further lock is taken.
+        std::mem::forget(taken);
     }
     // Held until the process ends, so that no further file is created.
     let new = ManuallyDrop::new(NEW.lock().unwrap_or_else(PoisonError::into_inner));
-    new.iter().for_each(NewFile::remove_if_empty);
+    new.iter().for_each(|(path, own)| remove_if_empty(path, own));
     remove_temporary();
 }
 
@@ -200,7 +184,7 @@ pub(in crate::cli) fn remove_leftovers() {
 pub(in crate::cli) fn create(path: &Path) -> std::io::Result<File> {
     let mut new = NEW.lock().unwrap_or_else(PoisonError::into_inner);
     let file = File::options().read(true).write(true).create_new(true).open(path)?;
-    new.push(NewFile::new(path.to_owned()));
+    new.extend(FileVersion::of(path).map(|version| (path.to_owned(), version)));
     Ok(file)
 }
 
@@ -365,20 +349,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.jsonl");
         std::fs::write(&path, "").unwrap();
-        let new = NewFile::new(path.clone());
+        let own = FileVersion::of(&path).unwrap();
         #[cfg(unix)]
         {
             std::fs::rename(&path, folder.path().join("moved")).unwrap();
             std::fs::write(&path, "").unwrap();
-            new.remove_if_empty();
+            remove_if_empty(&path, &own);
             assert!(path.exists(), "another program's file");
             std::fs::rename(folder.path().join("moved"), &path).unwrap();
         }
         std::fs::write(&path, "a line").unwrap();
-        new.remove_if_empty();
+        remove_if_empty(&path, &own);
         assert!(path.exists());
         std::fs::write(&path, "").unwrap();
-        new.remove_if_empty();
+        remove_if_empty(&path, &own);
         assert!(!path.exists());
     }
 
