@@ -1,7 +1,7 @@
 //! Installation: completions, manual pages, the default network, and packages.
 
 use crate::support::Place;
-use neural_mirage::vgg::locate::{DEFAULT_NETWORK_SHA256, NARROW};
+use neural_mirage::vgg::locate::{DEFAULT_NETWORK, DEFAULT_NETWORK_SHA256, NARROW};
 use predicates::prelude::*;
 
 /// Returns the commands listed by `mirage --help`, except `help`.
@@ -95,12 +95,6 @@ fn default_network_needs_no_download() {
     let known = predicate::str::contains(DEFAULT_NETWORK_SHA256);
     place.deviceless().args(["weights", "--fetch", NARROW]).assert().success().stdout(known.clone());
     place.deviceless().args(["weights", NARROW]).assert().success().stdout(known);
-    place
-        .deviceless()
-        .args(["weights", "--fetch", NARROW, "--dir", "here"])
-        .assert()
-        .code(2)
-        .stderr(predicate::str::contains("--dir"));
     assert!(place.entries().is_empty());
     // A file named like the network is treated as a file.
     place.file(NARROW, b"no network");
@@ -164,6 +158,33 @@ fn fetched_network_is_found_by_name() {
     assert!(place.path("out.png").exists());
 }
 
+/// With `--dir` the default network is downloaded even if the program has it.
+#[cfg(target_os = "linux")]
+#[test]
+fn default_network_is_downloaded_and_checked() {
+    let place = Place::new();
+    let weights = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("weights").join(DEFAULT_NETWORK);
+    let network = std::fs::read(weights).unwrap();
+    let fetch = |base: &str| {
+        let mut command = place.deviceless();
+        command.env("MIRAGE_FETCH_BASE", base).args(["weights", "--fetch", NARROW, "--dir", "here"]);
+        command.assert()
+    };
+    let mut damaged = network.clone();
+    damaged[1_000_000] ^= 1;
+    fetch(&hub(damaged)).code(1).stderr(predicate::str::contains(DEFAULT_NETWORK_SHA256));
+    assert_eq!(std::fs::read_dir(place.path("here")).unwrap().count(), 0);
+
+    let base = hub(network.clone());
+    let file = format!("here/{DEFAULT_NETWORK}");
+    let known = predicate::str::contains(DEFAULT_NETWORK_SHA256);
+    fetch(&base).success().stdout(known.clone().and(predicate::str::contains(format!("--weights {file}"))));
+    assert!(std::fs::read(place.path(&file)).unwrap() == network);
+    place.deviceless().args(["weights", &file]).assert().success().stdout(known);
+    // No connection is needed for what is there.
+    fetch("http://127.0.0.1:9").success().stdout(predicate::str::contains("there already"));
+}
+
 /// A program with an embedded network needs no other files: the copied executable runs in an empty folder without a
 /// home.
 #[cfg(feature = "embedded-network")]
@@ -213,6 +234,26 @@ fn packaged_crate_is_complete_without_network() {
     for shader in shaders {
         let name = format!("shaders/{}", shader.unwrap().file_name().to_string_lossy());
         assert!(files.contains(&name.as_str()), "{name}");
+    }
+}
+
+/// Registries show README.md without the files of the checkout, so its pictures need full addresses as soon as the
+/// package names its repository.
+#[test]
+fn pictures_of_readme_have_full_addresses_in_published_crate() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let repository = env!("CARGO_PKG_REPOSITORY");
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let pictures: Vec<&str> = readme
+        .split("![")
+        .skip(1)
+        .map(|rest| rest.split_once("](").unwrap().1.split_once(')').unwrap().0)
+        .collect();
+    assert!(pictures.len() >= 5, "{pictures:?}");
+    let start = if repository.is_empty() { String::new() } else { format!("{repository}/raw/main/") };
+    for picture in pictures {
+        let file = picture.strip_prefix(&start).map(|file| root.join(file));
+        assert!(file.is_some_and(|file| file.is_file()), "{picture} should be {start}FILE");
     }
 }
 

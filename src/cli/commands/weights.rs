@@ -1,13 +1,15 @@
-//! `mirage weights`: describes a weights file, or downloads a full-size one.
+//! `mirage weights`: describes a weights file, or downloads a published one.
 
 use crate::cli::output::escape::{quoted, shown};
 use crate::cli::output::streams;
-use crate::error::{Error, Result};
-use crate::vgg::locate::{self, Location};
+use crate::error::Result;
+use crate::vgg::locate::{self, DEFAULT_NETWORK_SHA256, Location, NARROW};
 use crate::vgg::{Network, Preprocessing, fetch};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
+
+const NARROW_IS_DEFAULT: &str = "It is used unless --weights or MIRAGE_WEIGHTS name another network";
 
 /// Options of `mirage weights`.
 #[derive(Debug, Args)]
@@ -16,7 +18,8 @@ pub(in crate::cli) struct WeightsArgs {
     /// MIRAGE_WEIGHTS, or the one that comes with the program]
     #[arg(value_name = "FILE", conflicts_with = "fetch")]
     file: Option<PathBuf>,
-    /// Download a published full-size network, vgg16 or vgg19; an interrupted download is resumed
+    /// Download a network: vgg16 or vgg19 (full-size), or narrow (the default one, for a program that comes without it);
+    /// an interrupted download is resumed
     #[arg(long, value_name = "NAME")]
     fetch: Option<String>,
     /// Folder to download to [default: the program's folder, where --weights vgg19 finds it]
@@ -44,8 +47,14 @@ pub(in crate::cli) fn run(args: &WeightsArgs) -> Result<()> {
 }
 
 fn download(name: &str, folder: Option<&Path>, overwrite: bool) -> Result<()> {
-    if name == locate::NARROW {
-        return narrow(folder);
+    // The program may have it already.
+    if name == NARROW
+        && folder.is_none()
+        && let Some(place) = place_of_narrow()
+    {
+        return streams::print(&format!(
+            "{NARROW} is there already: {place}\nSHA-256 {DEFAULT_NETWORK_SHA256}\n{NARROW_IS_DEFAULT}"
+        ));
     }
     let bar = ProgressBar::new(0);
     // The template is a constant with known keys.
@@ -54,7 +63,7 @@ fn download(name: &str, folder: Option<&Path>, overwrite: bool) -> Result<()> {
     {
         bar.set_style(style);
     }
-    let fetched = fetch::fetch_from(&fetch::base(), name, folder, overwrite, &mut |done, total| {
+    let fetched = fetch::fetch_from(fetch::base().as_deref(), name, folder, overwrite, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
@@ -63,24 +72,20 @@ fn download(name: &str, folder: Option<&Path>, overwrite: bool) -> Result<()> {
     let state = if fetched.already_present { "is there already" } else { "downloaded and checked" };
     streams::print(&format!("{name} {state}: {}\nSHA-256 {}", shown(&fetched.path), fetched.sha256))?;
     let option = match folder {
-        Some(_) => quoted(&fetched.path),
-        None => name.to_owned(),
+        None if name != NARROW => name.to_owned(),
+        // A damaged file elsewhere may be found first.
+        None if place_of_narrow().is_some() => return streams::print(NARROW_IS_DEFAULT),
+        _ => quoted(&fetched.path),
     };
     streams::print(&format!("Use it with --weights {option}, or set MIRAGE_WEIGHTS={option}"))
 }
 
-/// Prints where the built-in network is. It needs no download.
-fn narrow(folder: Option<&Path>) -> Result<()> {
-    const NAME: &str = locate::NARROW;
-    if folder.is_some() {
-        return Err(Error::usage(format!("{NAME} is not downloaded: leave out --dir")));
-    }
-    let location = locate::find_weights(Some(Path::new(NAME)))?;
-    let place = match &location {
+/// Returns where the default network is found, if it is complete.
+fn place_of_narrow() -> Option<String> {
+    let location = locate::find_weights(Some(Path::new(NARROW))).ok()?;
+    let network = Network::open_at(&location, None).ok()?;
+    (network.sha256().ok()? == DEFAULT_NETWORK_SHA256).then(|| match &location {
         Location::File(path) => shown(&path),
         _ => "inside this program".to_owned(),
-    };
-    let sha256 = Network::open_at(&location, None)?.sha256()?;
-    streams::print(&format!("{NAME} is there already: {place}\nSHA-256 {sha256}"))?;
-    streams::print("It is used unless --weights or MIRAGE_WEIGHTS name another network")
+    })
 }

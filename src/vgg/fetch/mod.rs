@@ -1,4 +1,4 @@
-//! Downloads the published full-size networks, with resumption and hash verification.
+//! Downloads the networks with short names, with resumption and hash verification.
 
 use crate::escape::shown;
 use crate::files::{FileVersion, Overwrite, check_place, make_folder, publish_new, read_text, write_whole};
@@ -14,16 +14,20 @@ use ureq::{Agent, Body};
 
 use super::locate::data_dir;
 pub use super::published::FETCH_COMMAND;
-use super::published::{NARROW, NETWORKS, file_name, where_narrow_is};
+use super::published::{
+    DEFAULT_NETWORK, DEFAULT_NETWORK_SHA256, NARROW, NETWORKS, file_name, narrow_address, where_narrow_is,
+};
 use crate::hex::hex;
 use crate::{Error, Result};
 
-/// Environment variable with an address to use instead of the Hugging Face hub, for tests and mirrors.
+/// Environment variable with an address to use instead of where networks are published, for tests and mirrors.
 pub const BASE_VARIABLE: &str = "MIRAGE_FETCH_BASE";
 /// The Hugging Face hub.
 const HUB: &str = "https://huggingface.co";
-/// The weights file in each repository.
+/// The weights file in each repository on the hub.
 const REMOTE_FILE: &str = "model.safetensors";
+/// Length of the default network's file in bytes.
+const DEFAULT_NETWORK_SIZE: u64 = 42_923_456;
 /// Maximum number of consecutive retries without a new byte.
 const FRUITLESS_ATTEMPTS: u32 = 2;
 /// Maximum number of attempts in total.
@@ -41,11 +45,11 @@ pub struct Fetched {
     pub path: PathBuf,
     /// True if the file was already present and nothing was downloaded.
     pub already_present: bool,
-    /// SHA-256 of the file in hexadecimal digits, as published by the host.
+    /// SHA-256 of the file in hexadecimal digits, as published by the host; of [`NARROW`], as known to the program.
     pub sha256: String,
 }
 
-/// The host's record of a file: its hash and its length in bytes.
+/// The record of a published file: its hash and its length in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pointer {
     sha256: String,
@@ -54,51 +58,45 @@ struct Pointer {
 
 /// Returns the short names of the networks that can be downloaded.
 pub fn names() -> Vec<&'static str> {
-    NETWORKS.iter().map(|(name, _)| *name).collect()
+    NETWORKS.iter().map(|(name, _)| *name).chain([NARROW]).collect()
 }
 
-/// Downloads the published network `name` (`vgg16` or `vgg19`) from the Hugging Face hub, or from
-/// the address in the environment variable `MIRAGE_FETCH_BASE`, into `dir` or else the user's
-/// [data folder](data_dir), and returns the file's path.
+/// Downloads the published network `name` into `dir` or else the user's [data folder](data_dir), and returns the file's
+/// path. `vgg16` and `vgg19` come from the Hugging Face hub, `narrow` from the program's repository, or all from the
+/// address in the environment variable `MIRAGE_FETCH_BASE`.
 ///
 /// A broken download is resumed, by this call or the next one. The file gets its final name only after its
-/// SHA-256 was verified against the one published by the host. `progress` is called with the bytes downloaded
-/// so far and in total. [`fetch_from`] also returns whether the file was already present.
+/// SHA-256 was verified: against the one published by the hub, or for `narrow` against the one in the program.
+/// `progress` is called with the bytes downloaded so far and in total. [`fetch_from`] also returns whether the file was already present.
 ///
 /// # Errors
-/// [`Error::Usage`] for an unknown name or a missing data folder; [`Error::Download`] if the host can't be
+/// [`Error::Usage`] for an unknown name, a missing data folder, or `narrow` without a known address;
+/// [`Error::Download`] if the host can't be
 /// reached, refuses the request, or sends other content than it published; [`Error::Io`] if the file can't be
 /// written.
 pub fn fetch(name: &str, dir: Option<&Path>, progress: &mut dyn FnMut(u64, u64)) -> Result<PathBuf> {
-    fetch_from(&base(), name, dir, false, progress).map(|fetched| fetched.path)
+    fetch_from(base().as_deref(), name, dir, false, progress).map(|fetched| fetched.path)
 }
 
-/// Returns the address that [`fetch`] downloads from: `MIRAGE_FETCH_BASE`, or the Hugging Face hub.
-pub fn base() -> String {
-    std::env::var(BASE_VARIABLE).ok().filter(|base| !base.trim().is_empty()).unwrap_or_else(|| HUB.to_owned())
+/// Returns the address in the environment variable `MIRAGE_FETCH_BASE`, unless it is empty.
+pub fn base() -> Option<String> {
+    std::env::var(BASE_VARIABLE).ok().filter(|base| !base.trim().is_empty())
 }
 
-/// Downloads like [`fetch`] from a given base address, such as `https://huggingface.co`. A different file with the
-/// network's file name is replaced only with `overwrite`.
+/// Downloads like [`fetch`] from a given base address, or with `None` from where the network is published. Below the
+/// base, `vgg16` and `vgg19` are at the same paths as on the hub, and `narrow` is a file under its own name. A different
+/// file with the network's file name is replaced only with `overwrite`.
 ///
 /// # Errors
 /// The errors of [`fetch`].
 pub fn fetch_from(
-    base: &str,
+    base: Option<&str>,
     name: &str,
     dir: Option<&Path>,
     overwrite: bool,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Fetched> {
-    let Some((_, repository)) = NETWORKS.iter().find(|(known, _)| *known == name) else {
-        if name == NARROW {
-            return Err(Error::usage(format!("{NARROW} can't be downloaded. {}", where_narrow_is())));
-        }
-        return Err(Error::usage(format!(
-            "there is no network '{name}' to download. Choose one of: {}",
-            names().join(", ")
-        )));
-    };
+    let (file_url, record) = published(base.map(|base| base.trim().trim_end_matches('/')), name)?;
     let folder = match dir {
         Some(dir) => dir.to_owned(),
         None => data_dir().ok_or_else(|| {
@@ -107,11 +105,10 @@ pub fn fetch_from(
             )
         })?,
     };
-    let base = base.trim().trim_end_matches('/');
     let download = Download {
-        agent: agent(base),
-        file_url: format!("{base}/{repository}/resolve/main/{REMOTE_FILE}"),
-        pointer_url: format!("{base}/{repository}/raw/main/{REMOTE_FILE}"),
+        agent: agent(&file_url),
+        file_url,
+        record,
         target: folder.join(file_name(name)),
         overwrite,
     };
@@ -119,12 +116,37 @@ pub fn fetch_from(
     download.run(progress)
 }
 
+/// Returns the address of a network's file, and where its record is.
+fn published(base: Option<&str>, name: &str) -> Result<(String, Record)> {
+    if name == NARROW {
+        let address = base.map(|base| format!("{base}/{DEFAULT_NETWORK}")).or_else(narrow_address);
+        let address = address.ok_or_else(|| {
+            Error::usage(format!(
+                "this program knows no address of {NARROW}. {}. To download it from a folder on a server, set \
+                 {BASE_VARIABLE} to the folder's address",
+                where_narrow_is()
+            ))
+        })?;
+        let pointer = Pointer { sha256: DEFAULT_NETWORK_SHA256.to_owned(), size: DEFAULT_NETWORK_SIZE };
+        return Ok((address, Record::Known(pointer)));
+    }
+    let Some((_, repository)) = NETWORKS.iter().find(|(known, _)| *known == name) else {
+        return Err(Error::usage(format!(
+            "there is no network '{name}' to download. Choose one of: {}",
+            names().join(", ")
+        )));
+    };
+    let repository = format!("{}/{repository}", base.unwrap_or(HUB));
+    let record = Record::At(format!("{repository}/raw/main/{REMOTE_FILE}"));
+    Ok((format!("{repository}/resolve/main/{REMOTE_FILE}"), record))
+}
+
 /// Creates the HTTP client, with timeouts, and without a proxy for local addresses.
-fn agent(base: &str) -> Agent {
+fn agent(address: &str) -> Agent {
     const CONNECT: Duration = Duration::from_secs(30);
     const SILENCE: Duration = Duration::from_secs(60);
     let local =
-        ["http://127.0.0.1", "http://localhost", "http://[::1]"].iter().any(|host| base.starts_with(host));
+        ["http://127.0.0.1", "http://localhost", "http://[::1]"].iter().any(|host| address.starts_with(host));
     let mut config = Agent::config_builder()
         .timeout_connect(Some(CONNECT))
         .timeout_recv_response(Some(SILENCE))
@@ -139,11 +161,18 @@ fn agent(base: &str) -> Agent {
     config.build().new_agent()
 }
 
+/// Where the record of a published file is.
+enum Record {
+    Known(Pointer),
+    /// At this address, as a Git LFS pointer.
+    At(String),
+}
+
 /// One file to download.
 struct Download {
     agent: Agent,
     file_url: String,
-    pointer_url: String,
+    record: Record,
     target: PathBuf,
     overwrite: bool,
 }
@@ -309,8 +338,12 @@ impl Download {
         }
     }
 
-    /// Requests the file's published length and hash.
+    /// Returns the file's published length and hash.
     fn pointer(&self) -> Result<Pointer> {
+        let pointer_url = match &self.record {
+            Record::Known(pointer) => return Ok(pointer.clone()),
+            Record::At(address) => address,
+        };
         let failed = |reason: String| {
             Error::Download(format!(
                 "{} can't be downloaded: {reason}. Check the connection, or {}",
@@ -318,14 +351,13 @@ impl Download {
                 self.by_hand()
             ))
         };
-        let mut response =
-            self.agent.get(&self.pointer_url).call().map_err(|error| failed(error.to_string()))?;
+        let mut response = self.agent.get(pointer_url).call().map_err(|error| failed(error.to_string()))?;
         if !response.status().is_success() {
-            return Err(failed(format!("{} answered {}", self.pointer_url, response.status())));
+            return Err(failed(format!("{pointer_url} answered {}", response.status())));
         }
         let text = response.body_mut().with_config().limit(POINTER_LIMIT).read_to_string();
-        let text = text.map_err(|error| failed(format!("{}: {error}", self.pointer_url)))?;
-        parse_pointer(&text).ok_or_else(|| failed(format!("{} has no SHA-256 and size", self.pointer_url)))
+        let text = text.map_err(|error| failed(format!("{pointer_url}: {error}")))?;
+        parse_pointer(&text).ok_or_else(|| failed(format!("{pointer_url} has no SHA-256 and size")))
     }
 
     fn stopped(&self, have: u64, pointer: &Pointer, reason: &str) -> Error {

@@ -99,7 +99,7 @@ fn content() -> Vec<u8> {
 }
 
 fn run(server: &Server, folder: &Path) -> Result<Fetched> {
-    fetch_from(&server.base, "vgg19", Some(folder), false, &mut |_, _| {})
+    fetch_from(Some(&server.base), "vgg19", Some(folder), false, &mut |_, _| {})
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn file_is_verified_and_not_fetched_twice() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());
     let server = serve(&content, &content, &[]);
     let mut reports = Vec::new();
-    let fetched = fetch_from(&server.base, "vgg19", Some(folder.path()), false, &mut |have, all| {
+    let fetched = fetch_from(Some(&server.base), "vgg19", Some(folder.path()), false, &mut |have, all| {
         reports.push((have, all))
     })
     .unwrap();
@@ -121,7 +121,7 @@ fn file_is_verified_and_not_fetched_twice() {
 
     // The second time no connection is needed.
     let again =
-        fetch_from("http://127.0.0.1:9", "vgg19", Some(folder.path()), false, &mut |_, _| {}).unwrap();
+        fetch_from(Some("http://127.0.0.1:9"), "vgg19", Some(folder.path()), false, &mut |_, _| {}).unwrap();
     assert!(again.already_present && again.path == fetched.path && again.sha256 == fetched.sha256);
     // A file put there by hand is recognised by the published hash.
     std::fs::remove_file(folder.path().join("vgg19.safetensors.sha256")).unwrap();
@@ -138,7 +138,7 @@ fn existing_file_is_kept_without_overwrite() {
     let error = run(&server, folder.path()).unwrap_err();
     assert!(error.to_string().contains("--overwrite"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), b"garbage");
-    let again = fetch_from(&server.base, "vgg19", Some(folder.path()), true, &mut |_, _| {}).unwrap();
+    let again = fetch_from(Some(&server.base), "vgg19", Some(folder.path()), true, &mut |_, _| {}).unwrap();
     assert!(!again.already_present);
     assert_eq!(std::fs::read(&path).unwrap(), content);
 }
@@ -255,7 +255,7 @@ fn connection_error_names_address_and_target() {
     // A port that was free a moment ago, so nothing listens on it.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let base = format!("http://127.0.0.1:{port}");
-    let error = fetch_from(&base, "vgg19", Some(folder.path()), false, &mut |_, _| {}).unwrap_err();
+    let error = fetch_from(Some(&base), "vgg19", Some(folder.path()), false, &mut |_, _| {}).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, Error::Download(_)));
     assert!(text.contains(&format!("{base}/timm/vgg19.tv_in1k/resolve/main/model.safetensors")), "{text}");
@@ -275,9 +275,24 @@ fn missing_files_and_invalid_pointers_are_reported() {
 
 #[test]
 fn unknown_name_lists_known_ones() {
-    let error = fetch_from("http://127.0.0.1:9", "resnet", None, false, &mut |_, _| {}).unwrap_err();
+    let error = fetch_from(Some("http://127.0.0.1:9"), "resnet", None, false, &mut |_, _| {}).unwrap_err();
     assert_eq!(error.exit_code(), 2);
-    assert!(error.to_string().contains("vgg16, vgg19"), "{error}");
+    assert!(error.to_string().contains("vgg16, vgg19, narrow"), "{error}");
+}
+
+#[test]
+fn narrow_needs_an_address() {
+    let folder = tempfile::tempdir().unwrap();
+    if let Some(address) = narrow_address() {
+        assert_eq!(published(None, NARROW).unwrap().0, address);
+    } else {
+        let error = fetch_from(None, NARROW, Some(folder.path()), false, &mut |_, _| {}).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(text.contains(DEFAULT_NETWORK_SHA256) && text.contains(BASE_VARIABLE), "{text}");
+    }
+    let (address, _) = published(Some("http://127.0.0.1:9"), NARROW).unwrap();
+    assert_eq!(address, format!("http://127.0.0.1:9/{DEFAULT_NETWORK}"));
 }
 
 #[test]
