@@ -25,31 +25,46 @@ pub struct MultiplyAdd {
     pub steps: usize,
 }
 
-/// Values for which the CPU computes one chain at a time: enough to start a multiply-add in every cycle.
+/// Values for which the CPU computes one chain at a time: enough to start as many multiply-adds in every cycle as the
+/// processor can, without more registers than it has.
 const CHAIN_LANES: usize = 64;
+/// The same with AVX-512, which has twice as many registers of twice the width.
+const WIDE_CHAIN_LANES: usize = 160;
 
-/// Sums of the chains that start at up to [`CHAIN_LANES`] values.
+/// Sums of the chains that start at each value.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma", "x86_64+avx2+fma"))]
 fn chains(values: &[f32], steps: usize, sums: &mut [f32]) {
-    let (factor, summand) = (FACTOR as f32, SUMMAND as f32);
-    let mut x = [0.0; CHAIN_LANES];
-    x.iter_mut().zip(values).for_each(|(to, from)| *to = *from);
-    let mut total = [0.0; CHAIN_LANES];
-    for k in 0..CHAINS {
-        let mut chain = x.map(|x| x + k as f32 * 0.25);
-        for _ in 0..steps * REPEAT {
-            for value in &mut chain {
-                // Without the instruction, `mul_add` would be a function call.
-                *value = if target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64")) {
-                    value.mul_add(factor, summand)
-                } else {
-                    *value * factor + summand
-                };
-            }
-        }
-        total.iter_mut().zip(chain).for_each(|(total, value)| *total += value);
+    let wide = target_cfg_f!(target_feature = "avx512f");
+    // Without the instruction, `mul_add` would be a function call.
+    let fused = target_cfg_f!(any(target_feature = "fma", target_arch = "aarch64"));
+    match (wide, fused) {
+        (true, _) => chains_of::<true, WIDE_CHAIN_LANES>(values, steps, sums),
+        (false, true) => chains_of::<true, CHAIN_LANES>(values, steps, sums),
+        (false, false) => chains_of::<false, CHAIN_LANES>(values, steps, sums),
     }
-    sums.iter_mut().zip(total).for_each(|(to, from)| *to = from);
+}
+
+#[inline(always)]
+fn chains_of<const FUSED: bool, const LANES: usize>(values: &[f32], steps: usize, sums: &mut [f32]) {
+    let (factor, summand) = (FACTOR as f32, SUMMAND as f32);
+    for (values, sums) in values.chunks(LANES).zip(sums.chunks_mut(LANES)) {
+        let mut x = [0.0; LANES];
+        x.iter_mut().zip(values).for_each(|(to, from)| *to = *from);
+        let mut total = [0.0; LANES];
+        for k in 0..CHAINS {
+            let mut chain = x;
+            for value in &mut chain {
+                *value += k as f32 * 0.25;
+            }
+            for _ in 0..steps * REPEAT {
+                for value in &mut chain {
+                    *value = if FUSED { value.mul_add(factor, summand) } else { *value * factor + summand };
+                }
+            }
+            total.iter_mut().zip(chain).for_each(|(total, value)| *total += value);
+        }
+        sums.iter_mut().zip(total).for_each(|(to, from)| *to = from);
+    }
 }
 
 impl Op for MultiplyAdd {
@@ -85,8 +100,7 @@ impl Op for MultiplyAdd {
         Ok(CpuKernel::new(move |call| {
             let input = call.inputs[0];
             for_each_part(call.output, |range, output| {
-                let values = input[range.clone()].chunks(CHAIN_LANES).zip(output.chunks_mut(CHAIN_LANES));
-                values.for_each(|(x, output)| chains(x, steps, output));
+                chains(&input[range.clone()], steps, output);
                 let end = length.clamp(range.start, range.end) - range.start;
                 output[end..].fill(0.0);
             });

@@ -17,7 +17,7 @@ pub(in crate::ops) const PART: usize = 16 * 1024;
 pub struct CpuKernel {
     /// Weights and other constant data, computed once.
     pub constants: Vec<CpuConstant>,
-    /// Sizes in bytes of the scratch buffers used while running, besides less than a megabyte per thread. They are
+    /// Sizes in bytes of the scratch buffers used while running, besides less than two megabytes per thread. They are
     /// reused by the next function.
     pub scratch: Vec<u64>,
     /// Bytes of heap memory used while running.

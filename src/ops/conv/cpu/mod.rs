@@ -4,10 +4,9 @@
 mod direct;
 mod edges;
 mod epilogue;
-mod lanes;
+mod filters;
 mod layout;
 mod naive;
-mod panels;
 mod pooling;
 mod products;
 mod transforms;
@@ -40,7 +39,7 @@ impl Method {
     /// Weights in this method's layout.
     fn weights(&self, filter: &Arc<Filter>, adjoint: bool) -> CpuConstant {
         match self {
-            Self::Winograd(winograd) => weights::winograd(filter, winograd.packing()),
+            Self::Winograd(winograd) => winograd.weights(filter),
             Self::Direct(_) => weights::direct(filter, adjoint),
             Self::Naive => weights::plain(filter),
         }

@@ -1,5 +1,10 @@
 //! Products of blocks of channels: a matrix product whose factors are already in the order of the innermost loop.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators that are not inlined are compiled without the vector instructions"
+)]
+
 use super::layout::BLOCK;
 use super::transforms::{PACK, PACKED};
 use multiversion::multiversion;
@@ -7,30 +12,40 @@ use multiversion::target::target_cfg_f;
 #[cfg(target_arch = "x86_64")]
 use pulp::{NullaryFnOnce, cast, x86::V4};
 
-/// Computes `to[t][o] = sum over c of from[c / 16][t][c % 16] * panel[c][o]` at one position of `tiles` packed tiles,
-/// for 16 outputs. Both slices start at that position; `stride` is the distance in floats from one block's tiles to the
-/// next block's. The order of summation is fixed. Unused tiles of the last pack are not read and may be overwritten.
-pub(super) fn products(from: &[f32], stride: usize, panel: &[f32], to: &mut [f32], tiles: usize) {
+/// Computes `to[t][o] = sum over c of from[c / 16][t][c % 16] * panel[c][o]` at one position of `tiles` packed tiles, for
+/// each of one or two panels of 16 outputs. `from` and `to` start at that position; `stride` is the distance in floats
+/// from one block's tiles to the next block's. The order of summation is fixed. Unused tiles of the last pack are not
+/// read and may be overwritten.
+pub(super) fn products<const PANELS: usize>(
+    from: &[f32],
+    stride: usize,
+    panels: [&[f32]; PANELS],
+    to: [&mut [f32]; PANELS],
+    tiles: usize,
+) {
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = V4::try_new() {
-        return simd.vectorize(Wide { simd, from, stride, panel, to, tiles });
+        return simd.vectorize(Wide { simd, from, stride, panels, to, tiles });
     }
-    narrow(from, stride, panel, to, tiles);
+    for (panel, to) in panels.into_iter().zip(to) {
+        narrow(from, stride, panel, to, tiles);
+    }
 }
 
-/// AVX-512 version with explicit intrinsics: LLVM would compile the loops below to gathers and scatters.
+/// AVX-512 version with explicit intrinsics: LLVM would compile the loops below to gathers and scatters. With two panels
+/// each value that is spread over a vector is used twice, so that loads don't limit the speed.
 #[cfg(target_arch = "x86_64")]
-struct Wide<'a> {
+struct Wide<'a, const PANELS: usize> {
     simd: V4,
     from: &'a [f32],
     stride: usize,
-    panel: &'a [f32],
-    to: &'a mut [f32],
+    panels: [&'a [f32]; PANELS],
+    to: [&'a mut [f32]; PANELS],
     tiles: usize,
 }
 
 #[cfg(target_arch = "x86_64")]
-impl NullaryFnOnce for Wide<'_> {
+impl<const PANELS: usize> NullaryFnOnce for Wide<'_, PANELS> {
     type Output = ();
 
     #[inline(always)]
@@ -50,25 +65,36 @@ impl NullaryFnOnce for Wide<'_> {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Wide<'_> {
+impl<const PANELS: usize> Wide<'_, PANELS> {
     /// Computes the products of the first `ROWS` tiles of the pack that starts at `first`.
     #[inline(always)]
     fn rows<const ROWS: usize>(&mut self, first: usize) {
         let simd = self.simd;
-        let mut sums = [simd.splat_f32x16(0.0); ROWS];
-        for (block, panel) in self.panel.as_chunks::<{ BLOCK * BLOCK }>().0.iter().enumerate() {
+        let mut sums = [[simd.splat_f32x16(0.0); ROWS]; PANELS];
+        for block in 0..self.panels[0].len() / (BLOCK * BLOCK) {
             let from = &self.from[block * self.stride + first..][..ROWS * BLOCK];
-            for (c, weights) in panel.as_chunks::<BLOCK>().0.iter().enumerate() {
-                let weights = cast(*weights);
+            let mut rows: [&[[f32; BLOCK]]; PANELS] = [&[]; PANELS];
+            for p in 0..PANELS {
+                rows[p] = self.panels[p][block * BLOCK * BLOCK..][..BLOCK * BLOCK].as_chunks().0;
+            }
+            for c in 0..BLOCK {
+                let mut weights = [simd.splat_f32x16(0.0); PANELS];
+                for p in 0..PANELS {
+                    weights[p] = cast(rows[p][c]);
+                }
                 for r in 0..ROWS {
                     let factor = simd.splat_f32x16(from[r * BLOCK + c]);
-                    sums[r] = simd.mul_add_f32x16(factor, weights, sums[r]);
+                    for p in 0..PANELS {
+                        sums[p][r] = simd.mul_add_f32x16(factor, weights[p], sums[p][r]);
+                    }
                 }
             }
         }
-        let to = self.to[first..][..ROWS * BLOCK].as_chunks_mut::<BLOCK>().0;
-        for r in 0..ROWS {
-            to[r] = cast(sums[r]);
+        for p in 0..PANELS {
+            let to = self.to[p][first..][..ROWS * BLOCK].as_chunks_mut::<BLOCK>().0;
+            for r in 0..ROWS {
+                to[r] = cast(sums[p][r]);
+            }
         }
     }
 }
@@ -117,12 +143,13 @@ pub(super) fn multiply_add<const FUSED: bool>(sums: &mut [f32; BLOCK], factor: f
 mod tests {
     use super::*;
 
-    /// Covers whole and partial packs with both versions; NaN in unused tiles must not affect the result.
+    /// Covers whole and partial packs, one and two panels, and both versions; NaN in unused tiles must not affect the result.
     #[test]
     fn products_match_for_any_tile_count() {
         let blocks = 3;
         let value = |n: usize| ((n * 7919 + 13) % 1009) as f32 / 1009.0 - 0.4;
-        let panel: Vec<f32> = (0..blocks * BLOCK * BLOCK).map(|n| value(n + 5)).collect();
+        let panels = [5, 11]
+            .map(|first| -> Vec<f32> { (0..blocks * BLOCK * BLOCK).map(|n| value(n + first)).collect() });
         for tiles in [1_usize, 3, 4, 5, 8, 9, 11, 12, 13, 16, 20, 23, 24, 25] {
             let stride = tiles.div_ceil(PACKED) * PACK;
             let at = |tile: usize| tile / PACKED * PACK + tile % PACKED * BLOCK;
@@ -132,10 +159,13 @@ mod tests {
                     from[block * stride + at(tile) + c] = value((block * 31 + tile) * BLOCK + c);
                 }
             }
-            for by in [products, narrow] {
-                let mut to = vec![f32::NAN; stride];
-                by(&from, stride, &panel, &mut to, tiles);
-                for (tile, o) in (0..tiles).flat_map(|tile| (0..BLOCK).map(move |o| (tile, o))) {
+            let mut results = [0; 4].map(|_| vec![f32::NAN; stride]);
+            let [one, first, second, plain] = &mut results;
+            products(&from, stride, [&panels[0]], [one], tiles);
+            products(&from, stride, [&panels[0], &panels[1]], [first, second], tiles);
+            narrow(&from, stride, &panels[1], plain, tiles);
+            for (tile, o) in (0..tiles).flat_map(|tile| (0..BLOCK).map(move |o| (tile, o))) {
+                for (to, panel) in results.iter().zip([0, 0, 1, 1].map(|panel: usize| &panels[panel])) {
                     let term = |c: usize| {
                         let factor = from[c / BLOCK * stride + at(tile) + c % BLOCK];
                         f64::from(factor) * f64::from(panel[c * BLOCK + o])

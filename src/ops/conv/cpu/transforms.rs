@@ -92,7 +92,7 @@ impl Mul<Lanes> for f32 {
 }
 
 /// `G` of F(4, 3).
-const FILTER: [[f64; 3]; SIDE] = {
+pub(super) const FILTER: [[f64; 3]; SIDE] = {
     let points = [0.0, A as f64, -A as f64, B as f64, -B as f64];
     let mut matrix = [[0.0, 0.0, 1.0]; SIDE];
     let mut row = 0;

@@ -1,67 +1,101 @@
 //! Weight layouts of the CPU kernels.
 
+use super::filters::{Row, TAPS};
 use super::layout::{BLOCK, blocks};
 use super::transforms::{POSITIONS, transform_filters};
 use crate::ops::conv::filter::Filter;
 use crate::ops::{CpuConstant, CpuValues};
 use std::sync::Arc;
 
-/// Channel order of the panels of 16 outputs.
+/// Which channels of a filter are results, and which are summed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Packing {
-    /// `[position][output / 16][input][output % 16]`: whole panels for the convolution's products.
+    /// Results are the outputs.
     Forward,
-    /// `[position][input / 16][output][input % 16]`: whole panels for the adjoint's products.
+    /// Results are the inputs.
     Adjoint,
 }
 
 impl Packing {
-    /// Blocks of result channels, and of summed channels.
-    pub fn blocks(self, filter: &Filter) -> [usize; 2] {
-        let [outs, ins] = [filter.out_channels, filter.in_channels].map(blocks);
+    /// Result channels, and summed channels.
+    fn channels(self, filter: &Filter) -> [usize; 2] {
+        let [outs, ins] = [filter.out_channels, filter.in_channels];
         match self {
             Self::Forward => [outs, ins],
             Self::Adjoint => [ins, outs],
         }
     }
+
+    /// Returns the taps of a block of results for one summed channel, with zeros for padding.
+    fn taps(self, filter: &Filter, filters: &[[f32; TAPS]], block: usize, sum: usize) -> [Row; TAPS] {
+        let mut taps = [[0.0; BLOCK]; TAPS];
+        let [results, _] = self.channels(filter);
+        for (lane, result) in (block * BLOCK..results).take(BLOCK).enumerate() {
+            let index = match self {
+                Self::Forward => result * filter.in_channels + sum,
+                Self::Adjoint => sum * filter.in_channels + result,
+            };
+            for (tap, value) in taps.iter_mut().zip(filters[index]) {
+                tap[lane] = value;
+            }
+        }
+        taps
+    }
 }
 
-/// Transformed weights as rows of `[f32; 16]`, with zeros for padding.
+/// Floats of a panel `[sum][result % 16]`, padded to whole blocks.
+pub(super) fn panel(sums: usize) -> usize {
+    blocks(sums) * BLOCK * BLOCK
+}
+
+/// Transformed weights `[position][result / 16][sum][result % 16]`.
 pub(super) fn winograd(filter: &Arc<Filter>, packing: Packing) -> CpuConstant {
+    let [results, sums] = packing.channels(filter);
+    let (panels, panel) = (blocks(results), panel(sums));
+    packed(filter, packing, "Winograd", POSITIONS * panels * panel, move |block, sum, taps, packed| {
+        let mut transformed = [[0.0; BLOCK]; POSITIONS];
+        transform_filters(&taps, &mut transformed);
+        for (position, row) in transformed.iter().enumerate() {
+            let at = (position * panels + block) * panel + sum * BLOCK;
+            packed[at..at + BLOCK].copy_from_slice(row);
+        }
+    })
+}
+
+/// Weights `[result / 16][tap][sum][result % 16]`, to be transformed while they are used.
+pub(super) fn taps(filter: &Arc<Filter>, packing: Packing) -> CpuConstant {
+    let [results, sums] = packing.channels(filter);
+    let (panels, panel) = (blocks(results), panel(sums));
+    packed(filter, packing, "taps", TAPS * panels * panel, move |block, sum, taps, packed| {
+        for (tap, row) in taps.iter().enumerate() {
+            let at = (block * TAPS + tap) * panel + sum * BLOCK;
+            packed[at..at + BLOCK].copy_from_slice(row);
+        }
+    })
+}
+
+/// A constant of `length` floats, zeros for padding, that `store` fills with the taps of each block of results and summed
+/// channel.
+fn packed(
+    filter: &Arc<Filter>,
+    packing: Packing,
+    name: &str,
+    length: usize,
+    store: impl Fn(usize, usize, [Row; TAPS], &mut [f32]) + Send + Sync + 'static,
+) -> CpuConstant {
     let filter = filter.clone();
-    let [panels, sums] = packing.blocks(&filter);
-    let [results, summed] = match packing {
-        Packing::Forward => [filter.out_channels, filter.in_channels],
-        Packing::Adjoint => [filter.in_channels, filter.out_channels],
-    };
-    let panel = sums * BLOCK * BLOCK;
-    let length = POSITIONS * panels * panel;
     CpuConstant {
-        key: format!("{} cpu Winograd {packing:?}", filter.id),
+        key: format!("{} cpu {name} {packing:?}", filter.id),
         bytes: length as u64 * 4,
         make: Arc::new(move || {
             let weights = (filter.weights)()?;
-            let filters = weights.as_chunks::<9>().0;
+            let filters = weights.as_chunks().0;
             let mut packed = vec![0.0; length];
-            let mut transformed = [[0.0; BLOCK]; POSITIONS];
+            let [results, sums] = packing.channels(&filter);
             // One block of results at a time, so that whole cache lines are written.
-            for (block, sum) in (0..panels).flat_map(|block| (0..summed).map(move |sum| (block, sum))) {
-                let mut taps = [[0.0; BLOCK]; 9];
-                for lane in 0..BLOCK.min(results - block * BLOCK) {
-                    let result = block * BLOCK + lane;
-                    let index = match packing {
-                        Packing::Forward => result * filter.in_channels + sum,
-                        Packing::Adjoint => sum * filter.in_channels + result,
-                    };
-                    for (tap, value) in taps.iter_mut().zip(filters[index]) {
-                        tap[lane] = value;
-                    }
-                }
-                transform_filters(&taps, &mut transformed);
-                for (position, row) in transformed.iter().enumerate() {
-                    let at = (position * panels + block) * panel + sum * BLOCK;
-                    packed[at..at + BLOCK].copy_from_slice(row);
-                }
+            for (block, sum) in (0..blocks(results)).flat_map(|block| (0..sums).map(move |sum| (block, sum)))
+            {
+                store(block, sum, packing.taps(&filter, filters, block, sum), &mut packed);
             }
             Ok(CpuValues::F32(packed))
         }),

@@ -2,36 +2,38 @@
 //! results back.
 //!
 //! With few channels, each task takes a band of output rows through all three steps, a few tiles at a time, so that
-//! they stay in a core's cache. With many channels, reading the weights dominates: all tiles of a band are transformed
-//! first, and a task computes some blocks of channels for many tiles, so that it reads their weights once. Neither the
+//! they stay in a core's cache; the filters are transformed once. With many channels, all tiles of a band are transformed
+//! first, and a task computes some blocks of channels for many tiles, for which it transforms their filters. Neither the
 //! split into tasks nor the number of threads changes the order of summation.
 
 use super::epilogue::Epilogue;
-use super::lanes::{self, Packed, products_by_lanes};
+use super::filters::{PAIRS, TAPS, transform_column, transform_rows};
 use super::layout::{BLOCK, Placement, QUADS, bands, blocks};
-use super::panels::transpose_panel;
 use super::products::products;
 use super::transforms::{
-    PACK, PACKED, POSITION, POSITIONS, TILE, Target, Tiles, WinogradInput, transform_input, transform_output,
+    PACK, PACKED, POSITION, POSITIONS, SIDE, TILE, Target, Tiles, WinogradInput, transform_input,
+    transform_output,
 };
-use super::weights::Packing;
+use super::weights::{self, Packing};
+use crate::ops::CpuConstant;
+use crate::ops::conv::filter::Filter;
 use crate::ops::cpu::Scratch;
 use rayon::prelude::*;
+use std::sync::Arc;
 
-/// Up to this size, transformed weights are kept for both directions, and bands are computed in parallel.
+/// Up to this size in bytes, transformed filters are kept, and bands are computed in parallel.
 const SMALL_WEIGHTS: usize = 4 << 20;
 /// Floats of a task's transformed tiles and products, small enough for a core's cache.
 const CACHED: usize = 112 << 10;
 /// Floats of the transformed tiles of a band with large weights.
 const BAND: usize = 8 << 20;
-/// With large weights: packs of tiles and blocks of channels per task. For each position, the tiles are read once for
-/// all blocks, and the weights once for all tiles.
-const FORWARD: [usize; 2] = [8, 4];
-/// The same for the adjoint, which transposes the weights in each task.
-const ADJOINT: [usize; 2] = [24, 2];
-/// Up to this many tiles the adjoint reads the weights without transposing them, `FEW[1]` blocks at a time.
-const FEW_TILES: usize = 36;
-const FEW: [usize; 2] = [FEW_TILES.div_ceil(PACKED), 8];
+/// With large weights: packs of tiles per task. More would leave the filters' transform less of the time, but not fit a
+/// core's cache.
+const PACKS: usize = 8;
+/// With large weights: blocks of channels per task. For each position, the tiles are read once for all of them.
+const BLOCKS: usize = 4;
+/// Panels multiplied at once.
+const PANELS: usize = 2;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Winograd {
@@ -45,9 +47,10 @@ impl Winograd {
         Self { place, turned }
     }
 
-    /// Packing of the weights that [`Self::run`] reads.
-    pub fn packing(&self) -> Packing {
-        if self.turned && !self.large() { Packing::Adjoint } else { Packing::Forward }
+    /// The weights that [`Self::run`] reads.
+    pub fn weights(&self, filter: &Arc<Filter>) -> CpuConstant {
+        let packing = if self.turned { Packing::Adjoint } else { Packing::Forward };
+        if self.large() { weights::taps(filter, packing) } else { weights::winograd(filter, packing) }
     }
 
     /// Number of blocks of input and output channels.
@@ -60,19 +63,13 @@ impl Winograd {
         POSITIONS * from * to * BLOCK * BLOCK * 4 > SMALL_WEIGHTS
     }
 
-    /// True if the adjoint reads weights packed for the forward pass without transposing them.
-    fn by_lanes(&self) -> bool {
-        let tiles = self.across() * self.place.output.height.div_ceil(TILE);
-        self.turned && self.large() && tiles <= FEW_TILES
-    }
-
     /// Floats of the transformed tiles with large weights; otherwise 0, since each task uses less than a megabyte.
     pub fn scratch(&self) -> usize {
         if !self.large() {
             return 0;
         }
         let [from, _] = self.blocks();
-        let (rows, _) = self.group();
+        let rows = self.rows_of_group();
         let group = from * self.tiles(0, rows).packed();
         group * self.place.output.height.div_ceil(rows * TILE).min(Self::groups_of_band(group))
     }
@@ -115,8 +112,8 @@ impl Winograd {
         output: &mut [f32],
     ) {
         let across = self.across();
-        // Tiles of all input channels, and the products of one block.
-        let pack = (self.blocks()[0] + 1) * PACK;
+        // Tiles of all input channels, and the products of some blocks.
+        let pack = (self.blocks()[0] + PANELS) * PACK;
         let count = (CACHED / pack).max(2) * PACKED;
         let rows = (count / across).max(1);
         // Parts of a band, of about equal size.
@@ -148,33 +145,29 @@ impl Winograd {
     ) {
         let [from, to] = self.blocks();
         let stride = tiles.packed();
-        let (transformed, results) = scratch[..(from + 1) * stride].split_at_mut(from * stride);
+        let (transformed, results) = scratch[..(from + PANELS) * stride].split_at_mut(from * stride);
         for (block, transformed) in transformed.chunks_exact_mut(stride).enumerate() {
             transform_input(source, block, tiles, transformed);
         }
         let panel = from * BLOCK * BLOCK;
         let layout = self.place.output;
         let per_quad = rows.len() / layout.quads();
-        for (block, rows) in rows.chunks_mut(per_quad * QUADS).enumerate() {
+        for (set, rows) in rows.chunks_mut(per_quad * QUADS * PANELS).enumerate() {
+            let block = set * PANELS;
+            let results = &mut results[..rows.len().div_ceil(per_quad * QUADS) * stride];
             for (position, weights) in weights.chunks_exact(to * panel).enumerate() {
-                let start = position * POSITION;
-                let panel = &weights[block * panel..][..panel];
-                products(&transformed[start..], stride, panel, &mut results[start..], tiles.numbers.len());
+                let panels = &weights[block * panel..];
+                multiply(transformed, tiles, position, panels.chunks_exact(panel), results);
             }
             let mut target =
                 Target { layout, block, first_row, rows, per_quad, epilogue, turned: self.turned };
-            transform_output(results, tiles, &mut target);
+            write_blocks(results, tiles, &mut target);
         }
     }
 
-    /// With large weights: rows of tiles per group, and blocks of channels per task.
-    fn group(&self) -> (usize, usize) {
-        let [packs, blocks] = match (self.turned, self.by_lanes()) {
-            (false, _) => FORWARD,
-            (true, false) => ADJOINT,
-            (true, true) => FEW,
-        };
-        ((packs * PACKED / self.across()).max(1), blocks)
+    /// With large weights: rows of tiles per group.
+    fn rows_of_group(&self) -> usize {
+        (PACKS * PACKED / self.across()).max(1)
     }
 
     /// Number of groups per band, with `group` floats of transformed tiles each.
@@ -191,7 +184,7 @@ impl Winograd {
         output: &mut [f32],
     ) {
         let [from, to] = self.blocks();
-        let (rows, mut blocks) = self.group();
+        let (rows, mut blocks) = (self.rows_of_group(), BLOCKS);
         let full = self.tiles(0, rows).packed();
         let mut groups = bands(self.place.output, output, rows * TILE);
         while blocks > 1 && to.div_ceil(blocks) * groups.len() < 2 * rayon::current_num_threads() {
@@ -228,49 +221,75 @@ impl Winograd {
     }
 
     /// Computes the products of the blocks starting at `target.block` and writes their pixels.
-    fn blocks_of_group(
-        &self,
-        transformed: &[f32],
-        tiles: &Tiles,
-        weights: &[f32],
-        target: &mut Target<'_, '_>,
-    ) {
-        let [from, to] = self.blocks();
+    fn blocks_of_group(&self, transformed: &[f32], tiles: &Tiles, taps: &[f32], target: &mut Target<'_, '_>) {
+        let [from, _] = self.blocks();
         let stride = tiles.packed();
-        let per_block = target.per_quad * QUADS;
         let panel = from * BLOCK * BLOCK;
-        let count = target.rows.len().div_ceil(per_block);
+        let count = target.rows.len().div_ceil(target.per_quad * QUADS);
+        let taps = taps.chunks_exact(TAPS * panel).skip(target.block).take(count);
         let mut results = Scratch::new(count * stride);
-        if self.by_lanes() {
-            let inputs = target.block..target.block + count;
-            let mut sums = Scratch::new(lanes::sums(&inputs, tiles.numbers.len()));
-            for (position, values) in weights.chunks_exact(to * panel).enumerate() {
-                let start = position * POSITION;
-                let from = Packed { values: &transformed[start..], stride, tiles: tiles.numbers.len() };
-                let weights = lanes::Weights { values, inputs: to };
-                products_by_lanes(from, weights, inputs.clone(), &mut sums, &mut results[start..]);
+        let mut lines = Scratch::new(2 * count * 3 * panel);
+        let mut panels = Scratch::new(2 * PANELS * panel);
+        let [first_lines, second_lines] = halves(&mut lines);
+        let [first, second] = halves(&mut panels);
+        for (columns_pair, columns) in PAIRS.iter().enumerate() {
+            let lines = first_lines.chunks_exact_mut(3 * panel).zip(second_lines.chunks_exact_mut(3 * panel));
+            for (taps, (first, second)) in taps.clone().zip(lines) {
+                transform_rows(taps, columns_pair, [first, second]);
             }
-        } else {
-            let mut turned = self.turned.then(|| Scratch::new(panel));
-            for (position, weights) in weights.chunks_exact(to * panel).enumerate() {
-                let start = position * POSITION;
-                for (results, block) in results.chunks_exact_mut(stride).zip(target.block..) {
-                    let panel = match &mut turned {
-                        Some(turned) => {
-                            transpose_panel(weights, block, to, turned);
-                            &**turned
+            for (column, lines) in columns.iter().zip([&*first_lines, &*second_lines]) {
+                for (pair, rows) in PAIRS.iter().enumerate() {
+                    let sets = results.chunks_mut(PANELS * stride).zip(lines.chunks(PANELS * 3 * panel));
+                    for (results, lines) in sets {
+                        let panels = first.chunks_exact_mut(panel).zip(second.chunks_exact_mut(panel));
+                        for (lines, (first, second)) in lines.chunks_exact(3 * panel).zip(panels) {
+                            transform_column(lines, pair, [first, second]);
                         }
-                        None => &weights[block * panel..][..panel],
-                    };
-                    let to = &mut results[start..];
-                    products(&transformed[start..], stride, panel, to, tiles.numbers.len());
+                        for (row, panels) in rows.iter().zip([&*first, &*second]) {
+                            let position = row * SIDE + column;
+                            multiply(transformed, tiles, position, panels.chunks_exact(panel), results);
+                        }
+                    }
                 }
             }
         }
-        for (index, results) in results.chunks_exact(stride).enumerate() {
-            let end = target.rows.len().min((index + 1) * per_block);
-            let rows = &mut target.rows[index * per_block..end];
-            transform_output(results, tiles, &mut Target { block: target.block + index, rows, ..*target });
+        write_blocks(&results, tiles, target);
+    }
+}
+
+fn halves(values: &mut [f32]) -> [&mut [f32]; 2] {
+    let (first, second) = values.split_at_mut(values.len() / 2);
+    [first, second]
+}
+
+/// Computes the products at one position, of one panel for each block of results.
+fn multiply<'a>(
+    transformed: &[f32],
+    tiles: &Tiles,
+    position: usize,
+    mut panels: impl Iterator<Item = &'a [f32]>,
+    results: &mut [f32],
+) {
+    let (start, stride, count) = (position * POSITION, tiles.packed(), tiles.numbers.len());
+    let from = &transformed[start..];
+    let mut next = || panels.next().unwrap_or_default();
+    for results in results.chunks_mut(PANELS * stride) {
+        let (first, second) = results.split_at_mut(stride);
+        if second.is_empty() {
+            products(from, stride, [next()], [&mut first[start..]], count);
+        } else {
+            let to = [&mut first[start..], &mut second[start..]];
+            products(from, stride, [next(), next()], to, count);
         }
+    }
+}
+
+/// Transforms the products of some blocks of channels back and writes their pixels.
+fn write_blocks(results: &[f32], tiles: &Tiles, target: &mut Target<'_, '_>) {
+    let per_block = target.per_quad * QUADS;
+    for (index, results) in results.chunks_exact(tiles.packed()).enumerate() {
+        let end = target.rows.len().min((index + 1) * per_block);
+        let rows = &mut target.rows[index * per_block..end];
+        transform_output(results, tiles, &mut Target { block: target.block + index, rows, ..*target });
     }
 }
