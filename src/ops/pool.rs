@@ -7,6 +7,7 @@
 //! within the padded input.
 
 use super::cpu::{fill_map, row};
+use super::lanes::keep;
 use super::pool_windows::{PoolKind, Window, bind_backward, larger, nested, shape_before};
 use super::shape::{MapLayout, mismatch};
 use super::{
@@ -186,8 +187,8 @@ fn halve_max_backward(
                 (left, right, [v2, v3])
             };
             let passes = |value: f32| !rectified | (value > 0.0);
-            dx[channel] = if left & passes(values[0]) { d[channel] } else { 0.0 };
-            dx[channel + 4] = if right & passes(values[1]) { d[channel] } else { 0.0 };
+            dx[channel] = keep(d[channel], left & passes(values[0]));
+            dx[channel + 4] = keep(d[channel], right & passes(values[1]));
         }
     }
 }

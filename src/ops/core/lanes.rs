@@ -70,6 +70,18 @@ pub(in crate::ops) fn part_sums<const INPUTS: usize, const SUMS: usize>(
     total
 }
 
+/// All bits set, or none. For conditions that no processor can predict: with `if`, compilers may branch.
+#[inline(always)]
+pub(in crate::ops) fn mask(set: bool) -> u32 {
+    0_u32.wrapping_sub(u32::from(set))
+}
+
+/// `value` where `set`, else 0.
+#[inline(always)]
+pub(in crate::ops) fn keep(value: f32, set: bool) -> f32 {
+    f32::from_bits(value.to_bits() & mask(set))
+}
+
 fn block_sums<const INPUTS: usize, const SUMS: usize>(
     inputs: [&[f32]; INPUTS],
     terms: impl Fn([f32; INPUTS]) -> [f32; SUMS],

@@ -8,6 +8,7 @@
 use crate::ops::MapLayout;
 use crate::ops::conv::pool_indices::PoolIndices;
 use crate::ops::cpu::{fill_map, row};
+use crate::ops::lanes::{keep, mask};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -65,12 +66,6 @@ fn take_larger(best: &mut [f32; 4], bits: &mut [u32; 4], value: &[f32], bit: u32
     }
 }
 
-/// All bits set, or none.
-#[inline(always)]
-fn mask(set: bool) -> u32 {
-    0_u32.wrapping_sub(u32::from(set))
-}
-
 /// Computes the gradient of the map from that of the pooled map.
 pub(super) fn route(of: PoolIndices, indices: &[f32], upstream: &[f32], gradient: &mut [f32]) {
     let [half, layout] = [of.pooled(), of.layout()];
@@ -93,8 +88,8 @@ fn route_row(upstream: &[f32], indices: &[f32], y: usize, to: &mut [f32]) {
         let (from, to) = (&upstream[x], &mut to[x]);
         for lane in 0..4 {
             let bits = bits >> (4 * lane);
-            to[lane] = f32::from_bits(from[lane].to_bits() & mask(bits & 1 != 0));
-            to[4 + lane] = f32::from_bits(from[lane].to_bits() & mask(bits & 2 != 0));
+            to[lane] = keep(from[lane], bits & 1 != 0);
+            to[4 + lane] = keep(from[lane], bits & 2 != 0);
         }
     }
 }
