@@ -20,8 +20,8 @@ use std::sync::Arc;
 /// build on x86-64 Linux (docs/memory.md).
 pub const PROGRAM_MEMORY: u64 = 20 << 20;
 /// Resident memory of each thread of the CPU device: its share of the kernels' scratch memory, and memory that the
-/// allocator retains for it (4.7 to 5.4 MiB at 64 to 512 px with 1 to 8 threads).
-const THREAD: u64 = 5 << 20;
+/// allocator retains for it (at 128 to 512 px with 1 to 8 threads, the whole is then 0.98 to 1.05 of what was measured).
+const THREAD: u64 = 7 << 20;
 /// Resident memory of a graphics driver: the loader, the driver's libraries and its compiler.
 const DRIVER: u64 = 100 << 20;
 /// Resident memory of an unused software driver: its libraries. LLVM's are never unloaded (47 to 50 MiB with Mesa
