@@ -14,8 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// While constants are created, the host runs ahead of a graphics device by at most this many bytes of inputs and
 /// copies.
 pub(super) const CONSTANTS_AHEAD: u64 = 16 << 20;
-/// Maximum bytes that the CPU device reads of a file at a time.
-const READ_AT_ONCE: u64 = 16 << 20;
 
 /// A counting device.
 #[derive(Debug)]
@@ -125,7 +123,7 @@ impl CountingDevice {
     fn cpu_constant(&self, constant: &CpuConstant) -> Arc<Claim> {
         let (claim, is_new) = self.keep((constant.key.clone(), Storage::Buffer), constant.bytes);
         if is_new {
-            let staging = constant.bytes.min(READ_AT_ONCE);
+            let staging = constant.reading;
             drop(self.claim(MemoryUse { staging, ..MemoryUse::default() }));
         }
         claim
@@ -203,6 +201,7 @@ mod tests {
         let constant = |key: &str| CpuConstant {
             key: key.to_owned(),
             bytes: 1000,
+            reading: 1000,
             make: Arc::new(|| panic!("a constant is not made")),
         };
         for key in ["a", "b", "a"] {

@@ -96,6 +96,8 @@ pub struct CpuConstant {
     pub key: String,
     /// Size in bytes, known before the values are computed.
     pub bytes: u64,
+    /// Bytes of heap memory that `make` uses besides the values.
+    pub reading: u64,
     /// Computes the values.
     pub make: Arc<dyn Fn() -> Result<CpuValues> + Send + Sync>,
 }

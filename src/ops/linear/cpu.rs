@@ -25,6 +25,7 @@ impl Matrix {
         CpuConstant {
             key: format!("{} in {precision}", self.id),
             bytes: (self.rows * self.columns * size) as u64,
+            reading: (self.rows * self.columns * size).min(READ) as u64,
             make: Arc::new(move || {
                 let (rows, length) = (matrix.rows, matrix.rows * matrix.columns);
                 let step = (READ / (matrix.columns * size).max(1)).max(1);
@@ -47,6 +48,7 @@ impl Matrix {
         CpuConstant {
             key: format!("{} bias", self.id),
             bytes: rows as u64 * 4,
+            reading: 0,
             make: Arc::new(move || {
                 let bias = load()?;
                 if bias.len() != rows {

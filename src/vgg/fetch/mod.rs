@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempPath;
 
 use sha2::{Digest, Sha256};
-use ureq::http::{Response, StatusCode, header};
+use ureq::http::{Response, StatusCode, Uri, header};
 use ureq::{Agent, Body};
 
 use super::locate::data_dir;
@@ -80,7 +80,8 @@ pub fn fetch(name: &str, dir: Option<&Path>, progress: &mut dyn FnMut(u64, u64))
 
 /// Returns the address in the environment variable `MIRAGE_FETCH_BASE`, unless it is empty.
 pub fn base() -> Option<String> {
-    std::env::var(BASE_VARIABLE).ok().filter(|base| !base.trim().is_empty())
+    let base = std::env::var_os(BASE_VARIABLE)?.to_string_lossy().trim().to_owned();
+    (!base.is_empty()).then_some(base)
 }
 
 /// Downloads like [`fetch`] from a given base address, or with `None` from where the network is published. Below the
@@ -101,7 +102,8 @@ pub fn fetch_from(
         Some(dir) => dir.to_owned(),
         None => data_dir().ok_or_else(|| {
             Error::usage(
-                "the environment has no home folder to download to. Choose a folder, or set XDG_DATA_HOME",
+                "the environment has no home folder to download to. Choose a folder (--dir), or set XDG_DATA_HOME to an \
+                 absolute path",
             )
         })?,
     };
@@ -118,6 +120,17 @@ pub fn fetch_from(
 
 /// Returns the address of a network's file, and where its record is.
 fn published(base: Option<&str>, name: &str) -> Result<(String, Record)> {
+    if let Some(base) = base {
+        let address = base.parse::<Uri>().ok();
+        let scheme = address.as_ref().filter(|address| address.host().is_some()).and_then(Uri::scheme_str);
+        if !matches!(scheme, Some("http" | "https")) {
+            return Err(Error::usage(format!(
+                "{} is not an address to download from. Set {BASE_VARIABLE} to one that begins with http:// or \
+                 https://, or leave it unset",
+                shown(&base)
+            )));
+        }
+    }
     if name == NARROW {
         let address = base.map(|base| format!("{base}/{DEFAULT_NETWORK}")).or_else(narrow_address);
         let address = address.ok_or_else(|| {
@@ -168,6 +181,16 @@ enum Record {
     At(String),
 }
 
+impl Record {
+    /// True if a file with this hash may be the published one.
+    fn allows(&self, sha256: &str) -> bool {
+        match self {
+            Self::Known(pointer) => pointer.sha256 == sha256,
+            Self::At(_) => true,
+        }
+    }
+}
+
 /// One file to download.
 struct Download {
     agent: Agent,
@@ -175,6 +198,13 @@ struct Download {
     record: Record,
     target: PathBuf,
     overwrite: bool,
+}
+
+/// A part file with all its bytes.
+struct Complete {
+    sha256: String,
+    /// True if some of it was there before.
+    continued: bool,
 }
 
 /// The outcome of one request for the rest of the file.
@@ -188,6 +218,7 @@ impl Download {
     fn run(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Fetched> {
         let done = |already_present, sha256| Fetched { path: self.target.clone(), already_present, sha256 };
         if let Some(sha256) = self.recorded_hash()
+            && self.record.allows(&sha256)
             && self.target.is_file()
             && sha256_of(&self.target)? == sha256
         {
@@ -195,7 +226,7 @@ impl Download {
         }
         let pointer = self.pointer()?;
         if self.target.is_file() && sha256_of(&self.target)? == pointer.sha256 {
-            self.record_hash(&pointer)?;
+            self.record_hash(&pointer);
             return Ok(done(true, pointer.sha256));
         }
 
@@ -208,19 +239,27 @@ impl Download {
                 shown(&self.target)
             )));
         }
-        self.fill(&mut file, &part, &pointer, progress)?;
-        file.sync_all().map_err(Error::io(&part, "writing"))?;
-        // On Windows a locked file can't be read through another handle, even in the same process.
-        file.seek(SeekFrom::Start(0)).map_err(Error::io(&part, "reading"))?;
-        let found = sha256_from_here(&mut file, &part)?;
+        let mut found = self.complete(&mut file, &part, &pointer, progress)?;
+        if found.continued && found.sha256 != pointer.sha256 {
+            // The beginning came with an earlier request, perhaps from elsewhere.
+            file.set_len(0).map_err(Error::io(&part, "emptying"))?;
+            found = self.complete(&mut file, &part, &pointer, progress)?;
+        }
+        let verified = FileVersion::from(&file.metadata().map_err(Error::io(&part, "reading"))?);
         // Windows can't rename an open file.
         drop(file);
-        if found != pointer.sha256 {
+        if FileVersion::of(&part) != Some(verified) {
+            return Err(Error::Download(format!(
+                "{} was replaced or removed during the download. Start it again",
+                shown(&part)
+            )));
+        }
+        if found.sha256 != pointer.sha256 {
             std::fs::remove_file(&part).map_err(Error::io(&part, "removing"))?;
             return Err(Error::Download(format!(
-                "the file from {} is damaged: its SHA-256 is {found}, but {} is published. It was deleted; try again, or \
-                 {}",
+                "the file from {} is damaged: its SHA-256 is {}, but {} is expected. It was deleted; try again, or {}",
                 self.file_url,
+                found.sha256,
                 pointer.sha256,
                 self.by_hand()
             )));
@@ -235,8 +274,30 @@ impl Download {
         named
             .map_err(|error| error.path.keep().map_or_else(|kept| kept.error, |_| error.error))
             .map_err(renaming)?;
-        self.record_hash(&pointer)?;
+        self.record_hash(&pointer);
         Ok(done(false, pointer.sha256))
+    }
+
+    /// Completes the part file and computes its hash. Removes it if nothing could be downloaded.
+    fn complete(
+        &self,
+        file: &mut File,
+        part: &Path,
+        pointer: &Pointer,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Complete> {
+        let length = |file: &File| file.metadata().map_or(0, |found| found.len());
+        let continued = length(file) > 0;
+        if let Err(error) = self.fill(file, part, pointer, progress) {
+            if length(file) == 0 {
+                let _ = std::fs::remove_file(part);
+            }
+            return Err(error);
+        }
+        file.sync_all().map_err(Error::io(part, "writing"))?;
+        // On Windows a locked file can't be read through another handle, even in the same process.
+        file.seek(SeekFrom::Start(0)).map_err(Error::io(part, "reading"))?;
+        Ok(Complete { sha256: sha256_from_here(file, part)?, continued })
     }
 
     /// Downloads until the part file is complete.
@@ -310,6 +371,15 @@ impl Download {
                     self.by_hand()
                 )));
             }
+        }
+        if let Some(length) = whole_length(&response)
+            && length != size
+        {
+            return Err(Error::Download(format!(
+                "{} has {length} bytes instead of the {size} bytes that are published. Try again later, or {}",
+                self.file_url,
+                self.by_hand()
+            )));
         }
         file.set_len(*have).map_err(Error::io(part, "writing"))?;
         file.seek(SeekFrom::Start(*have)).map_err(Error::io(part, "writing"))?;
@@ -401,18 +471,15 @@ impl Download {
         format!("{sha256}  {}\n", self.target.file_name().unwrap_or_default().to_string_lossy())
     }
 
-    /// Stores the hash of the file.
-    fn record_hash(&self, pointer: &Pointer) -> Result<()> {
+    /// Stores the hash of the file, if possible. Without it, the host is asked again.
+    fn record_hash(&self, pointer: &Pointer) {
         let path = self.beside("sha256");
-        // Don't replace a file that this program didn't write. Without the stored hash, the host is asked again.
+        // Don't replace a file that this program didn't write.
         let overwrite = match FileVersion::of(&path) {
             Some(version) if self.recorded_hash().is_some() => Overwrite::Only(version),
             _ => Overwrite::Never,
         };
-        match write_whole(&path, self.hash_line(&pointer.sha256).as_bytes(), "writing", overwrite) {
-            Err(Error::File { .. }) => Ok(()),
-            written => written.map(drop),
-        }
+        let _ = write_whole(&path, self.hash_line(&pointer.sha256).as_bytes(), "writing", overwrite);
     }
 }
 
@@ -442,6 +509,15 @@ fn starts_at(response: &Response<Body>, start: u64) -> bool {
     let range = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
     let first = range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok());
     first == Some(start)
+}
+
+/// Returns the length of the whole file that a response is a part of, if it says.
+fn whole_length(response: &Response<Body>) -> Option<u64> {
+    let value = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+    match response.status() {
+        StatusCode::PARTIAL_CONTENT => value(header::CONTENT_RANGE)?.rsplit_once('/')?.1.trim().parse().ok(),
+        _ => value(header::CONTENT_LENGTH)?.trim().parse().ok(),
+    }
 }
 
 /// Parses a Git LFS pointer file.

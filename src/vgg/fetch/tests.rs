@@ -240,6 +240,78 @@ fn too_many_bytes_are_refused() {
     assert!(!folder.path().join("vgg19.safetensors").exists());
 }
 
+/// A beginning from elsewhere is replaced instead of blaming the host.
+#[test]
+fn continued_download_with_wrong_hash_restarts() {
+    let (content, folder) = (content(), tempfile::tempdir().unwrap());
+    std::fs::write(part(folder.path(), &content), "<html>").unwrap();
+    let server = serve(&content, &content, &[]);
+    let path = run(&server, folder.path()).unwrap().path;
+    assert_eq!(std::fs::read(path).unwrap(), content);
+    assert_eq!(server.ranges.try_iter().collect::<Vec<_>>(), [Some("bytes=6-".into()), None]);
+}
+
+#[test]
+fn file_of_other_length_is_refused_at_once() {
+    let (content, folder) = (content(), tempfile::tempdir().unwrap());
+    let server = serve(b"<html>404</html>", &content, &[]);
+    let error = run(&server, folder.path()).unwrap_err();
+    assert!(error.to_string().contains("16 bytes instead of the 700001 bytes"), "{error}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "an empty file remains");
+}
+
+#[cfg(unix)]
+#[test]
+fn part_file_replaced_during_download_is_not_named() {
+    let (content, folder) = (content(), tempfile::tempdir().unwrap());
+    let server = serve(&content, &content, &[]);
+    let part = part(folder.path(), &content);
+    let error = fetch_from(Some(&server.base), "vgg19", Some(folder.path()), false, &mut |have, _| {
+        if have > 0 && have < 700_001 {
+            std::fs::remove_file(&part).unwrap();
+            std::fs::write(&part, "precious").unwrap();
+        }
+    })
+    .unwrap_err();
+    assert!(error.to_string().contains("was replaced"), "{error}");
+    assert_eq!(std::fs::read(&part).unwrap(), b"precious");
+    assert!(!folder.path().join("vgg19.safetensors").exists());
+}
+
+/// Only the hash in the program counts, not one that lies beside a file.
+#[test]
+fn recorded_hash_of_other_network_is_not_narrow() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(DEFAULT_NETWORK);
+    std::fs::write(&path, "other").unwrap();
+    let line = format!("{}  {DEFAULT_NETWORK}\n", hex(&Sha256::digest(b"other")));
+    std::fs::write(path.with_extension("safetensors.sha256"), line).unwrap();
+    let base = Some("http://127.0.0.1:9");
+    let error = fetch_from(base, NARROW, Some(folder.path()), false, &mut |_, _| {}).unwrap_err();
+    assert!(error.to_string().contains("--overwrite"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"other");
+}
+
+#[test]
+fn invalid_addresses_are_refused_before_anything_is_created() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("new");
+    for base in [
+        "nonsense",
+        "127.0.0.1:80/x",
+        "http://",
+        "ftp://127.0.0.1/",
+        "file:///tmp",
+        "http://[::1",
+        "\u{fffd}",
+    ] {
+        let error = fetch_from(Some(base), "vgg19", Some(&target), false, &mut |_, _| {}).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{base}: {error}");
+        assert!(error.to_string().contains(BASE_VARIABLE), "{error}");
+    }
+    assert!(!target.exists());
+}
+
 #[test]
 fn repeatedly_broken_download_keeps_partial_file() {
     let (content, folder) = (content(), tempfile::tempdir().unwrap());

@@ -33,49 +33,37 @@ pub(super) fn transform_rows(taps: &[f32], pair: usize, [first, second]: [&mut [
 pub(super) fn transform_column(lines: &[f32], pair: usize, [first, second]: [&mut [f32]; 2]) {
     let factors = FILTER[PAIRS[pair][0]].map(|factor| factor as f32);
     if pair == 0 {
-        combine(lines, factors, first);
-        second.copy_from_slice(&lines[lines.len() / 3 * 2..]);
+        // The points 0 and infinity: the first line, scaled, and the last.
+        let panel = first.len();
+        scale(&lines[..panel], factors[0], first);
+        second.copy_from_slice(&lines[panel * 2..]);
     } else {
-        combine_opposite(lines, factors, first, second);
+        combine(lines, factors, first, second);
     }
 }
 
-/// `to = factors[0] * from[0] + factors[1] * from[1] + factors[2] * from[2]`; `from` has three panels.
+/// `to = factor * from`
 #[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
-fn combine(from: &[f32], factors: [f32; 3], to: &mut [f32]) {
-    if target_cfg_f!(any(target_feature = "fma", target_feature = "neon")) {
-        combine_panels::<true>(from, factors, to);
-    } else {
-        combine_panels::<false>(from, factors, to);
-    }
-}
-
-/// Like [`combine`], and the same with `-factors[1]` in `opposite`.
-#[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
-fn combine_opposite(from: &[f32], factors: [f32; 3], to: &mut [f32], opposite: &mut [f32]) {
-    if target_cfg_f!(any(target_feature = "fma", target_feature = "neon")) {
-        combine_opposite_panels::<true>(from, factors, to, opposite);
-    } else {
-        combine_opposite_panels::<false>(from, factors, to, opposite);
-    }
-}
-
-#[inline(always)]
-fn combine_panels<const FUSED: bool>(from: &[f32], factors: [f32; 3], to: &mut [f32]) {
-    let [a, b, c] = panels(from, to.len());
+fn scale(from: &[f32], factor: f32, to: &mut [f32]) {
+    let from = &from[..to.len()];
     for index in 0..to.len() {
-        let sum = add::<FUSED>(factors[0] * a[index], factors[1], b[index]);
-        to[index] = add::<FUSED>(sum, factors[2], c[index]);
+        to[index] = factor * from[index];
+    }
+}
+
+/// `to = factors[0] * from[0] + factors[1] * from[1] + factors[2] * from[2]`, and the same with `-factors[1]` in
+/// `opposite`; `from` has three panels.
+#[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
+fn combine(from: &[f32], factors: [f32; 3], to: &mut [f32], opposite: &mut [f32]) {
+    if target_cfg_f!(any(target_feature = "fma", target_feature = "neon")) {
+        combine_panels::<true>(from, factors, to, opposite);
+    } else {
+        combine_panels::<false>(from, factors, to, opposite);
     }
 }
 
 #[inline(always)]
-fn combine_opposite_panels<const FUSED: bool>(
-    from: &[f32],
-    factors: [f32; 3],
-    to: &mut [f32],
-    opposite: &mut [f32],
-) {
+fn combine_panels<const FUSED: bool>(from: &[f32], factors: [f32; 3], to: &mut [f32], opposite: &mut [f32]) {
     let [a, b, c] = panels(from, to.len());
     let opposite = &mut opposite[..to.len()];
     for index in 0..to.len() {

@@ -87,6 +87,7 @@ fn packed(
     CpuConstant {
         key: format!("{} cpu {name} {packing:?}", filter.id),
         bytes: length as u64 * 4,
+        reading: read(&filter),
         make: Arc::new(move || {
             let weights = (filter.weights)()?;
             let filters = weights.as_chunks().0;
@@ -117,6 +118,7 @@ pub(super) fn direct(filter: &Arc<Filter>, adjoint: bool) -> CpuConstant {
     CpuConstant {
         key: format!("{} cpu direct{}", filter.id, if adjoint { " adjoint" } else { "" }),
         bytes: length as u64 * 4,
+        reading: read(&filter),
         make: Arc::new(move || {
             let weights = (filter.weights)()?;
             let mut packed = vec![0.0; length];
@@ -132,13 +134,19 @@ pub(super) fn direct(filter: &Arc<Filter>, adjoint: bool) -> CpuConstant {
     }
 }
 
+/// Bytes of a filter's weights as they are read.
+fn read(filter: &Filter) -> u64 {
+    let [height, width] = filter.kernel;
+    (filter.out_channels * filter.in_channels * height * width * 4) as u64
+}
+
 /// Weights in file order: `[out, in, height, width]`.
 pub(super) fn plain(filter: &Arc<Filter>) -> CpuConstant {
     let filter = filter.clone();
-    let [height, width] = filter.kernel;
     CpuConstant {
         key: format!("{} cpu", filter.id),
-        bytes: (filter.out_channels * filter.in_channels * height * width * 4) as u64,
+        bytes: read(&filter),
+        reading: 0,
         make: Arc::new(move || Ok(CpuValues::F32((filter.weights)()?))),
     }
 }
@@ -150,6 +158,7 @@ pub(super) fn bias(filter: &Arc<Filter>) -> CpuConstant {
     CpuConstant {
         key: format!("{} cpu bias", filter.id),
         bytes: length as u64 * 4,
+        reading: 0,
         make: Arc::new(move || {
             let mut bias = (filter.bias)()?;
             bias.resize(length, 0.0);
