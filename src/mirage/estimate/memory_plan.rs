@@ -20,7 +20,8 @@ use std::sync::Arc;
 /// build on x86-64 Linux (docs/memory.md).
 pub const PROGRAM_MEMORY: u64 = 20 << 20;
 /// Resident memory of each thread of the CPU device: its share of the kernels' scratch memory, and memory that the
-/// allocator retains for it (at 128 to 512 px with 1 to 8 threads, the whole is then 0.98 to 1.05 of what was measured).
+/// allocator retains for it (with the default network at 128 to 512 px and 1 to 8 threads, the whole is then 0.98 to 1.05 of
+/// what was measured; small networks take less).
 const THREAD: u64 = 7 << 20;
 /// Resident memory of a graphics driver: the loader, the driver's libraries and its compiler.
 const DRIVER: u64 = 100 << 20;
