@@ -2,6 +2,7 @@
 
 #[cfg(target_os = "linux")]
 use crate::common::process::{memory, wait_for};
+use crate::common::synthetic::Net;
 #[cfg(target_os = "linux")]
 use crate::interrupt;
 use crate::support::Place;
@@ -68,6 +69,23 @@ fn plan_reports_memory_and_time() {
     }
     // No picture is written, and no output path is checked.
     assert_eq!(place.entries().iter().filter(|name| name.contains("mirage")).count(), 0);
+}
+
+/// The weights of a wide layer are held a second time while those of the last direction are packed.
+#[test]
+fn plan_counts_reading_weights_of_wide_layers() {
+    let place = Place::new();
+    place.photo("photo.png", 64, 48);
+    let net = Net::new(&[&[4], &[4], &[5], &[6], &[600, 600]], 2, &[], false);
+    let weights = net.caffe().write(&place.path(""));
+    let mut command = place.deviceless();
+    command.args(["plan", "photo.png", "--adapter", "cpu", "--json", "--weights"]).arg(weights);
+    command.args("--size 64 --scales 1 --spatial relu5_2 --style relu1_1 --abstract none --top 0".split(' '));
+    let found: Value = serde_json::from_str(&stdout(&command.output().unwrap())).unwrap();
+    let preparing = found["phases"].as_array().unwrap().iter().find(|phase| phase["phase"] == "preparing");
+    let of = |class: &str| preparing.unwrap()["device"][class].as_u64().unwrap();
+    let wide = 600 * 600 * 9 * 4;
+    assert!(of("staging") >= wide && of("weights") >= 2 * wide, "{found}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use super::memory_classes::MemoryClasses;
 use crate::error::Result;
-use crate::graph::{Counted, Engine};
+use crate::graph::{Counted, Engine, MemoryUse};
 use crate::image_io::{Picture, fit};
 use crate::mirage::estimate::host_memory::Host;
 use crate::mirage::loss::Target;
@@ -209,9 +209,13 @@ impl MemoryPlan {
                 phases.push(MemoryPhase { phase, scale: index, device, host: base + host });
             };
             // With shared memory, the objective's pages are committed only by its first iteration, so the preparing
-            // phase counts without them.
+            // phase counts without them: the targets' capture, or packing the weights of the backward pass.
             let capturing = objective.capturing.filter(|_| profile.software);
-            let peak = capturing.unwrap_or(peak);
+            let packing = MemoryUse { planned: 0, scratch: 0, ..peak };
+            let larger = |capturing: MemoryUse| {
+                if packing.total() > capturing.total() { packing } else { capturing }
+            };
+            let peak = capturing.map_or(peak, larger);
             if capturing.is_some() || peak.total() > live.total() {
                 push(Phase::Preparing, host.device_before(peak, targets), host.preparing() + waiting);
             }
