@@ -123,8 +123,7 @@ impl CountingDevice {
     fn cpu_constant(&self, constant: &CpuConstant) -> Arc<Claim> {
         let (claim, is_new) = self.keep((constant.key.clone(), Storage::Buffer), constant.bytes);
         if is_new {
-            let staging = constant.reading;
-            drop(self.claim(MemoryUse { staging, ..MemoryUse::default() }));
+            drop(self.claim(MemoryUse { staging: constant.reading, ..MemoryUse::default() }));
         }
         claim
     }

@@ -28,7 +28,7 @@ pub struct MultiplyAdd {
 /// Values for which the CPU computes one chain at a time: enough to start as many multiply-adds in every cycle as the
 /// processor can, without more registers than it has.
 const CHAIN_LANES: usize = 64;
-/// The same with AVX-512, which has twice as many registers of twice the width.
+/// The same with AVX-512: ten of its registers, enough for two pipelines with a latency of four cycles.
 const WIDE_CHAIN_LANES: usize = 160;
 
 /// Sums of the chains that start at each value.

@@ -73,7 +73,7 @@ pub fn find_weights(option: Option<&Path>) -> Result<Location> {
             let executable = executable.map(|path| path.canonicalize().unwrap_or(path));
             first_of(default_places(executable.as_deref(), data.as_deref())).map(Location::File)
         }
-        Some((_, Some(name))) if published::is_known(name) => {
+        Some((_, Some(name))) if published::is_full_size(name) => {
             fetched(name, data.as_deref()).map(Location::File)
         }
         // A file with the embedded network's name must not be confused with it later.

@@ -12,8 +12,8 @@ pub const DEFAULT_NETWORK_SHA256: &str = "d20de52652922300356763857578061f0ff2a1
 pub(super) const NETWORKS: [(&str, &str); 2] =
     [("vgg16", "timm/vgg16.tv_in1k"), ("vgg19", "timm/vgg19.tv_in1k")];
 
-/// Returns true if `name` is a full-size network, which is only found once it was downloaded.
-pub(super) fn is_known(name: &str) -> bool {
+/// Returns true if `name` is a full-size network, which is found only after it has been downloaded.
+pub(super) fn is_full_size(name: &str) -> bool {
     NETWORKS.iter().any(|(known, _)| *known == name)
 }
 

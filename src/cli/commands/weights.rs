@@ -82,7 +82,7 @@ fn download(name: &str, folder: Option<&Path>, overwrite: bool) -> Result<()> {
 
 /// Returns where the default network is found, if it is complete.
 fn place_of_narrow() -> Option<String> {
-    let location = locate::find_weights(Some(Path::new(NARROW))).ok()?;
+    let location = locate::find_weights(None).ok()?;
     let network = Network::open_at(&location, None).ok()?;
     (network.sha256().ok()? == DEFAULT_NETWORK_SHA256).then(|| match &location {
         Location::File(path) => shown(&path),

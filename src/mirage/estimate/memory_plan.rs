@@ -208,14 +208,17 @@ impl MemoryPlan {
             let mut push = |phase, device, host: MemoryClasses| {
                 phases.push(MemoryPhase { phase, scale: index, device, host: base + host });
             };
-            // With shared memory, the objective's pages are committed only by its first iteration, so the preparing
-            // phase counts without them: the targets' capture, or packing the weights of the backward pass.
+            // With shared memory, the objective's pages are committed only by its first iteration. Until then the
+            // peak is the capture of the targets or the packing of the backward pass's weights.
             let capturing = objective.capturing.filter(|_| profile.software);
             let packing = MemoryUse { planned: 0, scratch: 0, ..peak };
-            let larger = |capturing: MemoryUse| {
-                if packing.total() > capturing.total() { packing } else { capturing }
-            };
-            let peak = capturing.map_or(peak, larger);
+            let peak =
+                capturing.map_or(
+                    peak,
+                    |capturing| {
+                        if packing.total() > capturing.total() { packing } else { capturing }
+                    },
+                );
             if capturing.is_some() || peak.total() > live.total() {
                 push(Phase::Preparing, host.device_before(peak, targets), host.preparing() + waiting);
             }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 /// Longest sides of the timed pictures, on the CPU and on a GPU, in pixels. Two sizes separate the cost per iteration
 /// (e.g. of matrix roots) from the cost per pixel. On the CPU the latter is nearly constant up to 2048 px
-/// (docs/performance.md); a GPU needs more pixels to be busy. Below 160 px the CPU spends most of its time reading
-/// weights, and timings of two such sizes differ by less than their noise.
+/// (docs/performance.md); a GPU needs more pixels to be busy. Below 160 px the filters cost the CPU more than the
+/// pixels, and timings of two such sizes differ by less than their noise.
 const SIDES: [[u32; 2]; 2] = [[64, 160], [256, 512]];
 /// Timed iterations at each size, of which the fastest counts, and the warm-up before them.
 const TIMED: [usize; 2] = [1, 2];

@@ -65,9 +65,9 @@ fn samples() -> Vec<(Conv, Shape)> {
         same(70, 9, true, 11, 13),
         same(130, 33, false, 5, 3),
         same(40, 37, true, 39, 43),
-        same(264, 260, true, 9, 7),   // weights larger than a core's cache
+        same(264, 260, true, 9, 7), // weights so large that filters are transformed while used
         same(180, 177, true, 5, 197), // the same, with several groups of tiles
-        same(70, 66, false, 6, 231),  // rows with more tiles than a task processes at once
+        same(70, 66, false, 6, 231), // rows with more tiles than a task processes at once
         replicate(same(64, 3, true, 23, 19)),
         replicate(same(6, 3, true, 5, 7)),
         replicate(same(6, 5, false, 1, 1)),

@@ -17,8 +17,8 @@ pub(in crate::ops) const PART: usize = 16 * 1024;
 pub struct CpuKernel {
     /// Weights and other constant data, computed once.
     pub constants: Vec<CpuConstant>,
-    /// Sizes in bytes of the scratch buffers used while running, besides less than two megabytes per thread. They are
-    /// reused by the next function.
+    /// Sizes in bytes of the scratch buffers used while running, besides those of tasks: less than two megabytes per
+    /// thread, or three for maps of thousands of pixels a row. They are reused by the next function.
     pub scratch: Vec<u64>,
     /// Bytes of heap memory used while running.
     pub temporary: u64,

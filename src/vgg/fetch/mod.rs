@@ -45,7 +45,7 @@ pub struct Fetched {
     pub path: PathBuf,
     /// True if the file was already present and nothing was downloaded.
     pub already_present: bool,
-    /// SHA-256 of the file in hexadecimal digits, as published by the host; of [`NARROW`], as known to the program.
+    /// SHA-256 of the file in hexadecimal digits, as published by the host, or for [`NARROW`] as stored in the program.
     pub sha256: String,
 }
 
@@ -135,7 +135,7 @@ fn published(base: Option<&str>, name: &str) -> Result<(String, Record)> {
         let address = base.map(|base| format!("{base}/{DEFAULT_NETWORK}")).or_else(narrow_address);
         let address = address.ok_or_else(|| {
             Error::usage(format!(
-                "this program knows no address of {NARROW}. {}. To download it from a folder on a server, set \
+                "this program has no download address for {NARROW}. {}. To download it from a folder on a server, set \
                  {BASE_VARIABLE} to the folder's address",
                 where_narrow_is()
             ))

@@ -13,7 +13,8 @@ use multiversion::target::target_cfg_f;
 
 /// Taps of a filter.
 pub(super) const TAPS: usize = 9;
-/// Rows of the transform that are computed together: those of opposite points have their terms in common.
+/// Pairs of rows of the transform that are computed together: those of opposite points share their terms, and those of 0
+/// and infinity have one term each.
 pub(super) const PAIRS: [[usize; 2]; SIDE / 2] = [[0, 5], [1, 2], [3, 4]];
 
 /// One weight for each of 16 results.

@@ -33,7 +33,7 @@ pub(super) fn products<const PANELS: usize>(
 }
 
 /// AVX-512 version with explicit intrinsics: LLVM would compile the loops below to gathers and scatters. With two panels
-/// each value that is spread over a vector is used twice, so that loads don't limit the speed.
+/// each broadcast value is used twice, so that loads don't limit the speed.
 #[cfg(target_arch = "x86_64")]
 struct Wide<'a, const PANELS: usize> {
     simd: V4,

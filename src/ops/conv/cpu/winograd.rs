@@ -3,8 +3,8 @@
 //!
 //! With few channels, each task takes a band of output rows through all three steps, a few tiles at a time, so that
 //! they stay in a core's cache; the filters are transformed once. With many channels, all tiles of a band are transformed
-//! first, and a task computes some blocks of channels for many tiles, for which it transforms their filters. Neither the
-//! split into tasks nor the number of threads changes the order of summation.
+//! first, and each task computes a few blocks of output channels for many tiles, transforming the filters of those blocks
+//! as it goes. Neither the split into tasks nor the number of threads changes the order of summation.
 
 use super::epilogue::Epilogue;
 use super::filters::{PAIRS, TAPS, transform_column, transform_rows};
@@ -27,12 +27,13 @@ const SMALL_WEIGHTS: usize = 4 << 20;
 const CACHED: usize = 112 << 10;
 /// Floats of the transformed tiles of a band with large weights.
 const BAND: usize = 8 << 20;
-/// With large weights: packs of tiles per task. More would leave the filters' transform less of the time, but not fit a
-/// core's cache.
+/// With large weights: packs of tiles per task. With more, transforming the filters would take a smaller share of the
+/// time, but the products of [`BLOCKS`] blocks would not fit a core's cache.
 const PACKS: usize = 8;
-/// With large weights: blocks of channels per task. For each position, the tiles are read once for all of them.
+/// With large weights: blocks of channels per task. For each position, the tiles are read once for every [`PANELS`] of
+/// them.
 const BLOCKS: usize = 4;
-/// Panels multiplied at once.
+/// Blocks multiplied at once; [`multiply`] is written for two.
 const PANELS: usize = 2;
 
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +64,7 @@ impl Winograd {
         POSITIONS * from * to * BLOCK * BLOCK * 4 > SMALL_WEIGHTS
     }
 
-    /// Floats of the transformed tiles with large weights; otherwise 0, since each task uses less than a megabyte.
+    /// Floats of the transformed tiles with large weights, without the tasks' own buffers; 0 with small ones.
     pub fn scratch(&self) -> usize {
         if !self.large() {
             return 0;
@@ -96,7 +97,7 @@ impl Winograd {
         self.place.output.width.div_ceil(TILE)
     }
 
-    /// Tiles of `rows` rows of tiles.
+    /// The tiles of `rows` rows of tiles, starting at row `first`.
     fn tiles(&self, first: usize, rows: usize) -> Tiles {
         let across = self.across();
         let down = self.place.output.height.div_ceil(TILE);
@@ -112,7 +113,7 @@ impl Winograd {
         output: &mut [f32],
     ) {
         let across = self.across();
-        // Tiles of all input channels, and the products of some blocks.
+        // Floats for a pack: the tiles of all input channels, and the products of [`PANELS`] blocks.
         let pack = (self.blocks()[0] + PANELS) * PACK;
         let count = (CACHED / pack).max(2) * PACKED;
         let rows = (count / across).max(1);
@@ -156,8 +157,7 @@ impl Winograd {
             let block = set * PANELS;
             let results = &mut results[..rows.len().div_ceil(per_quad * QUADS) * stride];
             for (position, weights) in weights.chunks_exact(to * panel).enumerate() {
-                let panels = &weights[block * panel..];
-                multiply(transformed, tiles, position, panels.chunks_exact(panel), results);
+                multiply(transformed, tiles, position, (&weights[block * panel..], panel), results);
             }
             let mut target =
                 Target { layout, block, first_row, rows, per_quad, epilogue, turned: self.turned };
@@ -184,7 +184,8 @@ impl Winograd {
         output: &mut [f32],
     ) {
         let [from, to] = self.blocks();
-        let (rows, mut blocks) = (self.rows_of_group(), BLOCKS);
+        let rows = self.rows_of_group();
+        let mut blocks = BLOCKS;
         let full = self.tiles(0, rows).packed();
         let mut groups = bands(self.place.output, output, rows * TILE);
         while blocks > 1 && to.div_ceil(blocks) * groups.len() < 2 * rayon::current_num_threads() {
@@ -247,7 +248,7 @@ impl Winograd {
                         }
                         for (row, panels) in rows.iter().zip([&*first, &*second]) {
                             let position = row * SIDE + column;
-                            multiply(transformed, tiles, position, panels.chunks_exact(panel), results);
+                            multiply(transformed, tiles, position, (panels, panel), results);
                         }
                     }
                 }
@@ -262,25 +263,22 @@ fn halves(values: &mut [f32]) -> [&mut [f32]; 2] {
     [first, second]
 }
 
-/// Computes the products at one position, of one panel for each block of results.
-fn multiply<'a>(
+/// Computes the products of one or two blocks at one position; `panels` begins with their panels.
+fn multiply(
     transformed: &[f32],
     tiles: &Tiles,
     position: usize,
-    mut panels: impl Iterator<Item = &'a [f32]>,
+    (panels, panel): (&[f32], usize),
     results: &mut [f32],
 ) {
     let (start, stride, count) = (position * POSITION, tiles.packed(), tiles.numbers.len());
     let from = &transformed[start..];
-    let mut next = || panels.next().unwrap_or_default();
-    for results in results.chunks_mut(PANELS * stride) {
-        let (first, second) = results.split_at_mut(stride);
-        if second.is_empty() {
-            products(from, stride, [next()], [&mut first[start..]], count);
-        } else {
-            let to = [&mut first[start..], &mut second[start..]];
-            products(from, stride, [next(), next()], to, count);
-        }
+    let (first, second) = results.split_at_mut(stride);
+    if second.is_empty() {
+        products(from, stride, [&panels[..panel]], [&mut first[start..]], count);
+    } else {
+        let panels = [&panels[..panel], &panels[panel..][..panel]];
+        products(from, stride, panels, [&mut first[start..], &mut second[start..]], count);
     }
 }
 
