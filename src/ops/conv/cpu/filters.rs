@@ -6,19 +6,14 @@
     reason = "iterators that are not inlined are compiled without the vector instructions"
 )]
 
-use super::layout::BLOCK;
+use super::products::add_product;
 use super::transforms::{FILTER, SIDE};
 use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 
-/// Taps of a filter.
-pub(super) const TAPS: usize = 9;
 /// Pairs of rows of the transform that are computed together: those of opposite points share their terms, and those of 0
 /// and infinity have one term each.
 pub(super) const PAIRS: [[usize; 2]; SIDE / 2] = [[0, 5], [1, 2], [3, 4]];
-
-/// One weight for each of 16 results.
-pub(super) type Row = [f32; BLOCK];
 
 /// Transforms the rows of 3x3 taps to two columns, [`PAIRS`]`[pair]`: `lines[k] = sum over c of FILTER[column][c] *
 /// taps[k][c]`. `taps` has nine panels and `lines` three; a panel is `[sum][result % 16]`.
@@ -68,9 +63,9 @@ fn combine_panels<const FUSED: bool>(from: &[f32], factors: [f32; 3], to: &mut [
     let [a, b, c] = panels(from, to.len());
     let opposite = &mut opposite[..to.len()];
     for index in 0..to.len() {
-        let even = add::<FUSED>(factors[0] * a[index], factors[2], c[index]);
-        to[index] = add::<FUSED>(even, factors[1], b[index]);
-        opposite[index] = add::<FUSED>(even, -factors[1], b[index]);
+        let even = add_product::<FUSED>(factors[0] * a[index], factors[2], c[index]);
+        to[index] = add_product::<FUSED>(even, factors[1], b[index]);
+        opposite[index] = add_product::<FUSED>(even, -factors[1], b[index]);
     }
 }
 
@@ -79,15 +74,10 @@ fn panels(from: &[f32], length: usize) -> [&[f32]; 3] {
     [&from[..length], &from[length..][..length], &from[length * 2..][..length]]
 }
 
-/// `sum + factor * value`, with a fused multiply-add if `FUSED`.
-#[inline(always)]
-fn add<const FUSED: bool>(sum: f32, factor: f32, value: f32) -> f32 {
-    if FUSED { factor.mul_add(value, sum) } else { factor * value + sum }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::transforms::{POSITIONS, transform_filters};
+    use super::super::layout::BLOCK;
+    use super::super::transforms::{POSITIONS, TAPS, transform_filters};
     use super::*;
 
     #[test]

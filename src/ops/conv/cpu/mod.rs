@@ -24,6 +24,7 @@ use epilogue::Epilogue;
 use layout::Placement;
 use std::borrow::Cow;
 use std::sync::Arc;
+use weights::Packing;
 
 /// Up to this many input channels the direct sum is faster than the transforms.
 const FEW_CHANNELS: usize = 4;
@@ -37,10 +38,10 @@ enum Method {
 
 impl Method {
     /// Weights in this method's layout.
-    fn weights(&self, filter: &Arc<Filter>, adjoint: bool) -> CpuConstant {
+    fn weights(&self, filter: &Arc<Filter>, packing: Packing) -> CpuConstant {
         match self {
-            Self::Winograd(winograd) => winograd.weights(filter),
-            Self::Direct(_) => weights::direct(filter, adjoint),
+            Self::Winograd(winograd) => winograd.weights(filter, packing),
+            Self::Direct(_) => weights::direct(filter, packing),
             Self::Naive => weights::plain(filter),
         }
     }
@@ -75,7 +76,7 @@ pub(super) fn forward(conv: &Conv, input: MapLayout, output: MapLayout, device: 
     };
     let method = choose(conv, placement, false, device);
     let repeats = repeats && !matches!(method, Method::Naive);
-    let weights = method.weights(&conv.filter, false);
+    let weights = method.weights(&conv.filter, Packing::Forward);
     // The map with its edges repeated, and the map before the pool.
     let repeated = if repeats { edges::padded(input).texels() * 4 } else { 0 };
     let whole = if conv.pool { output.texels() * 4 } else { 0 };
@@ -122,7 +123,7 @@ pub(super) fn backward(
     };
     let method = choose(conv, placement, true, device);
     let folds = repeats && !matches!(method, Method::Naive);
-    let weights = method.weights(&conv.filter, true);
+    let weights = method.weights(&conv.filter, Packing::Adjoint);
     // Buffers for the gradient before the pool or masked by the ReLU, and for the gradient of the padded map.
     let masks = conv.relu && !matches!(method, Method::Winograd(_));
     let of_output = |needed: bool| if needed { output.texels() * 4 } else { 0 };

@@ -135,8 +135,14 @@ fn rows<const FUSED: bool, const ROWS: usize>(
 #[inline(always)]
 pub(super) fn multiply_add<const FUSED: bool>(sums: &mut [f32; BLOCK], factor: f32, values: &[f32; BLOCK]) {
     for (sum, value) in sums.iter_mut().zip(values) {
-        *sum = if FUSED { factor.mul_add(*value, *sum) } else { factor * value + *sum };
+        *sum = add_product::<FUSED>(*sum, factor, *value);
     }
+}
+
+/// `sum + factor * value`, with a fused multiply-add if `FUSED`.
+#[inline(always)]
+pub(super) fn add_product<const FUSED: bool>(sum: f32, factor: f32, value: f32) -> f32 {
+    if FUSED { factor.mul_add(value, sum) } else { factor * value + sum }
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ use std::ops::{Add, Mul, Range, Sub};
 /// Side of a tile's output, and of its input.
 pub(super) const TILE: usize = 4;
 pub(super) const SIDE: usize = 6;
+/// Taps of a filter.
+pub(super) const TAPS: usize = 9;
 /// Number of products per tile and pair of channels.
 pub(super) const POSITIONS: usize = SIDE * SIDE;
 
@@ -113,7 +115,7 @@ pub(super) const FILTER: [[f64; 3]; SIDE] = {
 /// `G g G^T` of a block of filters, computed in f64 and rounded once, with one filter per lane: `taps[tap][filter]`,
 /// `result[position][filter]`.
 #[multiversion(targets("x86_64+avx2+fma", "aarch64+neon"))]
-pub(super) fn transform_filters(taps: &[[f32; BLOCK]; 9], result: &mut [[f32; BLOCK]; POSITIONS]) {
+pub(super) fn transform_filters(taps: &[[f32; BLOCK]; TAPS], result: &mut [[f32; BLOCK]; POSITIONS]) {
     for r in 0..SIDE {
         let mut line = [[0.0; BLOCK]; 3];
         for c in 0..3 {

@@ -1,11 +1,13 @@
 //! Weight layouts of the CPU kernels.
 
-use super::filters::{Row, TAPS};
 use super::layout::{BLOCK, blocks};
-use super::transforms::{POSITIONS, transform_filters};
+use super::transforms::{POSITIONS, TAPS, transform_filters};
 use crate::ops::conv::filter::Filter;
 use crate::ops::{CpuConstant, CpuValues};
 use std::sync::Arc;
+
+/// One weight for each of 16 results.
+type Row = [f32; BLOCK];
 
 /// Which channels of a filter are results, and which are summed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,18 +107,14 @@ fn packed(
 
 /// Weights `[result / 16][tap][sum][result % 16]`, with sums padded to whole quads. For the adjoint, results are the
 /// inputs and the taps are rotated by 180 degrees.
-pub(super) fn direct(filter: &Arc<Filter>, adjoint: bool) -> CpuConstant {
+pub(super) fn direct(filter: &Arc<Filter>, packing: Packing) -> CpuConstant {
     let filter = filter.clone();
     let taps = filter.kernel[0] * filter.kernel[1];
-    let [results, sums] = if adjoint {
-        [filter.in_channels, filter.out_channels]
-    } else {
-        [filter.out_channels, filter.in_channels]
-    };
+    let [results, sums] = packing.channels(&filter);
     let padded = sums.next_multiple_of(4);
     let length = blocks(results) * taps * padded * BLOCK;
     CpuConstant {
-        key: format!("{} cpu direct{}", filter.id, if adjoint { " adjoint" } else { "" }),
+        key: format!("{} cpu direct {packing:?}", filter.id),
         bytes: length as u64 * 4,
         reading: read(&filter),
         make: Arc::new(move || {
@@ -125,7 +123,10 @@ pub(super) fn direct(filter: &Arc<Filter>, adjoint: bool) -> CpuConstant {
             for (index, value) in weights.iter().enumerate() {
                 let (pair, tap) = (index / taps, index % taps);
                 let (o, i) = (pair / filter.in_channels, pair % filter.in_channels);
-                let (result, sum, tap) = if adjoint { (i, o, taps - 1 - tap) } else { (o, i, tap) };
+                let (result, sum, tap) = match packing {
+                    Packing::Forward => (o, i, tap),
+                    Packing::Adjoint => (i, o, taps - 1 - tap),
+                };
                 let row = (result / BLOCK * taps + tap) * padded + sum;
                 packed[row * BLOCK + result % BLOCK] = *value;
             }

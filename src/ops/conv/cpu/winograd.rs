@@ -7,11 +7,11 @@
 //! as it goes. Neither the split into tasks nor the number of threads changes the order of summation.
 
 use super::epilogue::Epilogue;
-use super::filters::{PAIRS, TAPS, transform_column, transform_rows};
+use super::filters::{PAIRS, transform_column, transform_rows};
 use super::layout::{BLOCK, Placement, QUADS, bands, blocks};
 use super::products::products;
 use super::transforms::{
-    PACK, PACKED, POSITION, POSITIONS, SIDE, TILE, Target, Tiles, WinogradInput, transform_input,
+    PACK, PACKED, POSITION, POSITIONS, SIDE, TAPS, TILE, Target, Tiles, WinogradInput, transform_input,
     transform_output,
 };
 use super::weights::{self, Packing};
@@ -49,8 +49,7 @@ impl Winograd {
     }
 
     /// The weights that [`Self::run`] reads.
-    pub fn weights(&self, filter: &Arc<Filter>) -> CpuConstant {
-        let packing = if self.turned { Packing::Adjoint } else { Packing::Forward };
+    pub fn weights(&self, filter: &Arc<Filter>, packing: Packing) -> CpuConstant {
         if self.large() { weights::taps(filter, packing) } else { weights::winograd(filter, packing) }
     }
 
@@ -150,7 +149,7 @@ impl Winograd {
         for (block, transformed) in transformed.chunks_exact_mut(stride).enumerate() {
             transform_input(source, block, tiles, transformed);
         }
-        let panel = from * BLOCK * BLOCK;
+        let panel = weights::panel(self.place.input.channels);
         let layout = self.place.output;
         let per_quad = rows.len() / layout.quads();
         for (set, rows) in rows.chunks_mut(per_quad * QUADS * PANELS).enumerate() {
@@ -223,9 +222,8 @@ impl Winograd {
 
     /// Computes the products of the blocks starting at `target.block` and writes their pixels.
     fn blocks_of_group(&self, transformed: &[f32], tiles: &Tiles, taps: &[f32], target: &mut Target<'_, '_>) {
-        let [from, _] = self.blocks();
         let stride = tiles.packed();
-        let panel = from * BLOCK * BLOCK;
+        let panel = weights::panel(self.place.input.channels);
         let count = target.rows.len().div_ceil(target.per_quad * QUADS);
         let taps = taps.chunks_exact(TAPS * panel).skip(target.block).take(count);
         let mut results = Scratch::new(count * stride);
